@@ -1,0 +1,1 @@
+"""Rewards for grounded medical VQA: text in, numbers out, without verl, torch or Ray."""

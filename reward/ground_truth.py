@@ -1,0 +1,206 @@
+"""What a question should have been answered with: the `ground_truth` of a rollout row."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from reward.numbers import Box, to_box
+from reward.response import Region
+
+QuestionType = Literal["closed", "single", "multi", "open"]
+Coordinates = Literal["absolute", "norm1000"]
+
+QUESTION_TYPES: tuple[QuestionType, ...] = ("closed", "single", "multi", "open")
+COORDINATES: tuple[Coordinates, ...] = ("absolute", "norm1000")
+_KEYS = (
+    "question_type",
+    "answer",
+    "choices",
+    "regions",
+    "think_regions",
+    "image_size",
+    "coordinates",
+)
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The reference of one question.
+
+    `answer` is "Yes" or "No" (closed), a letter (single), a tuple of letters (multi) or a text
+    (open). Boxes are in the coordinates of the model's output: pixels of an image of
+    `image_size` (width, height) for "absolute", 0 to 1000 for "norm1000".
+    """
+
+    question_type: QuestionType
+    answer: str | tuple[str, ...]
+    choices: dict[str, str] | None
+    regions: tuple[Region, ...]
+    think_regions: tuple[Region, ...]
+    image_size: tuple[int, int]
+    coordinates: Coordinates
+
+    @classmethod
+    def parse(cls, source: str | Mapping[str, Any]) -> "GroundTruth":
+        """Read a JSON string or an object; ValueError says in one line what is wrong with it."""
+        data = _load(source)
+        missing = [key for key in _KEYS if key not in data and key != "choices"]
+        if missing:
+            raise ValueError(f"ground_truth lacks {', '.join(missing)}")
+        question_type = data["question_type"]
+        if question_type not in QUESTION_TYPES:
+            raise ValueError(
+                f"ground_truth.question_type is {question_type!r}, not one of "
+                f"{', '.join(QUESTION_TYPES)}"
+            )
+        coordinates = data["coordinates"]
+        if coordinates not in COORDINATES:
+            raise ValueError(
+                f"ground_truth.coordinates is {coordinates!r}, not one of {', '.join(COORDINATES)}"
+            )
+        choices = _choices(data.get("choices"))
+        return cls(
+            question_type=question_type,
+            answer=_answer(data["answer"], question_type, choices),
+            choices=choices,
+            regions=_regions(data["regions"], "regions"),
+            think_regions=_regions(data["think_regions"], "think_regions"),
+            image_size=_image_size(data["image_size"]),
+            coordinates=coordinates,
+        )
+
+    def to_json(self) -> str:
+        """Write the JSON string that `parse` reads; whole numbers are written as integers."""
+        answer = list(self.answer) if isinstance(self.answer, tuple) else self.answer
+        return json.dumps(
+            {
+                "question_type": self.question_type,
+                "answer": answer,
+                "choices": self.choices,
+                "regions": _plain(self.regions),
+                "think_regions": _plain(self.think_regions),
+                "image_size": list(self.image_size),
+                "coordinates": self.coordinates,
+            },
+            ensure_ascii=False,
+        )
+
+
+def normalise(box: Box, ground_truth: GroundTruth) -> Box:
+    """Map a box from the model's coordinates to [0, 1], clipped.
+
+    A box wholly outside the image comes out without area.
+    """
+    if ground_truth.coordinates == "norm1000":
+        width = height = 1000.0
+    else:
+        width, height = ground_truth.image_size
+    x1, y1, x2, y2 = box
+    return (_clip(x1 / width), _clip(y1 / height), _clip(x2 / width), _clip(y2 / height))
+
+
+def _clip(value: float) -> float:
+    return min(max(value, 0.0), 1.0)
+
+
+def _plain(regions: tuple[Region, ...]) -> list[dict[str, Any]]:
+    plain = []
+    for region in regions:
+        if region.box is None:
+            raise ValueError(f"region {region.ref!r} has no box to write")
+        box = [int(value) if float(value).is_integer() else value for value in region.box]
+        plain.append({"ref": region.ref, "box": box})
+    return plain
+
+
+def _load(source: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    data: Any = source
+    if isinstance(source, str):
+        try:
+            data = json.loads(source)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"ground_truth is not valid JSON: {error}") from None
+    if not isinstance(data, Mapping):
+        raise ValueError(f"ground_truth is a {type(data).__name__}, not an object")
+    return cast("Mapping[str, Any]", data)
+
+
+def _choices(value: Any) -> dict[str, str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or not all(
+        _is_letter(key) and isinstance(text, str) for key, text in value.items()
+    ):
+        raise ValueError("ground_truth.choices is not an object of capital letters to texts")
+    return dict(value) or None
+
+
+def _is_letter(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 1 and "A" <= value <= "Z"
+
+
+def _answer(
+    value: Any, question_type: str, choices: dict[str, str] | None
+) -> str | tuple[str, ...]:
+    if question_type == "closed":
+        if value not in ("Yes", "No"):
+            raise ValueError(f"ground_truth.answer is {value!r}, not Yes or No")
+        return str(value)
+    if question_type == "open":
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError("ground_truth.answer of an open question is not a text")
+        return value
+    if question_type == "single":
+        _check_letters([value], choices)
+        return str(value)
+    letters = list(value) if isinstance(value, list | tuple) else []
+    if not letters:
+        raise ValueError("ground_truth.answer of a multi question is not a list of letters")
+    _check_letters(letters, choices)
+    return tuple(sorted(set(letters)))
+
+
+def _check_letters(letters: list[Any], choices: dict[str, str] | None) -> None:
+    for letter in letters:
+        if not _is_letter(letter) or (choices is not None and letter not in choices):
+            among = f"one of {', '.join(choices)}" if choices else "a capital letter"
+            raise ValueError(f"ground_truth.answer is {letter!r}, not {among}")
+
+
+def _regions(value: Any, key: str) -> tuple[Region, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"ground_truth.{key} is not a list")
+    regions = []
+    for position, item in enumerate(value):
+        where = f"ground_truth.{key}[{position}]"
+        if not isinstance(item, Mapping) or not isinstance(item.get("ref", ""), str):
+            raise ValueError(f"{where} is not an object with ref and box")
+        box = _box(item.get("box"))
+        if box is None:
+            raise ValueError(f"{where}.box is not four finite numbers x1 < x2, y1 < y2")
+        regions.append(Region(item.get("ref", ""), box))
+    return tuple(regions)
+
+
+def _box(value: Any) -> Box | None:
+    if not isinstance(value, list | tuple) or not all(map(_is_number, value)):
+        return None
+    return to_box([float(number) for number in value])
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 1e12 and math.isfinite(value)
+
+
+def _image_size(value: Any) -> tuple[int, int]:
+    if (
+        not isinstance(value, list | tuple)
+        or len(value) != 2
+        or not all(_is_number(side) and side > 0 and float(side).is_integer() for side in value)
+    ):
+        raise ValueError(f"ground_truth.image_size is {value!r}, not two whole numbers above 0")
+    return (int(value[0]), int(value[1]))

@@ -1,0 +1,117 @@
+"""Boxes written as numbers in a text: which brackets are boxes, and where they stand."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Box = tuple[float, float, float, float]
+"""x1, y1, x2, y2: top-left and bottom-right corner."""
+
+# Possessive quantifiers and contents without brackets: no text makes these backtrack.
+_BRACKETS = re.compile(r"[\[(]([^\[\]()<>]*+)[\])]")
+_CITATION = re.compile(
+    r"(?<=<box>)([^\[\]()<>]++)(?=</box>)|[\[(]([^\[\]()<>]*+)[\])]", re.IGNORECASE
+)
+_SEPARATOR = re.compile(r"\s*+[,;]\s*+|\s++")
+_NUMBER = re.compile(
+    r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++|inf|nan)(?:e[+-]?[0-9]++)?", re.IGNORECASE
+)
+_LONGEST_NUMBER = 32
+
+
+@dataclass(frozen=True)
+class Group:
+    """A bracket with numbers, `text[start:end]`; `box` is None where they are no valid box."""
+
+    start: int
+    end: int
+    box: Box | None
+
+
+@dataclass(frozen=True)
+class _Bracket:
+    start: int
+    end: int
+    is_square: bool
+    numbers: list[float] | None
+
+
+def numbers_in(text: str) -> list[float] | None:
+    """Read numbers separated by commas, semicolons or spaces; None where anything else is there.
+
+    `inf` and `nan` are numbers here, so that a box with one is still seen as a box given.
+    """
+    stripped = text.strip()
+    if not stripped:
+        return None
+    numbers = []
+    for part in _SEPARATOR.split(stripped):
+        if len(part) > _LONGEST_NUMBER or not _NUMBER.fullmatch(part):
+            return None
+        numbers.append(_to_float(part))
+    return numbers
+
+
+def to_box(numbers: Sequence[float] | None) -> Box | None:
+    """Return four finite numbers that span an area as a box, else None."""
+    if numbers is None or len(numbers) != 4:
+        return None
+    x1, y1, x2, y2 = numbers
+    if not all(map(math.isfinite, numbers)) or x2 <= x1 or y2 <= y1:
+        return None
+    return (x1, y1, x2, y2)
+
+
+def bracket_groups(text: str) -> list[Group]:
+    """Return every innermost bracket of a text that should hold boxes only."""
+    brackets = [
+        _Bracket(match.start(), match.end(), True, numbers_in(match[1]))
+        for match in _BRACKETS.finditer(text)
+    ]
+    return [Group(item.start, item.end, to_box(item.numbers)) for item in _merged(text, brackets)]
+
+
+def cited_groups(text: str) -> list[Group]:
+    """Return the brackets of a free text that are boxes, valid or not.
+
+    A bracket is a box if it holds four numbers, or, as a failed try, three or more in square
+    brackets; so `[3]` and `(see 1, 2)` are not. Two brackets `(x1, y1), (x2, y2)` are one box.
+    """
+    brackets = []
+    for match in _CITATION.finditer(text):
+        inner = match[1] if match[1] is not None else match[2]
+        is_square = match[1] is not None or match[0][0] == "["
+        brackets.append(_Bracket(match.start(), match.end(), is_square, numbers_in(inner)))
+    groups = []
+    for item in _merged(text, brackets):
+        count = len(item.numbers) if item.numbers else 0
+        if count == 4 or (item.is_square and count >= 3):
+            groups.append(Group(item.start, item.end, to_box(item.numbers)))
+    return groups
+
+
+def _merged(text: str, brackets: list[_Bracket]) -> list[_Bracket]:
+    """Join neighbours with two numbers each into one with four."""
+    merged: list[_Bracket] = []
+    for item in brackets:
+        last = merged[-1] if merged else None
+        if (
+            last is not None
+            and last.numbers is not None
+            and item.numbers is not None
+            and len(last.numbers) == len(item.numbers) == 2
+            and not text[last.end : item.start].strip(" ,\t\r\n")
+        ):
+            numbers = last.numbers + item.numbers
+            merged[-1] = _Bracket(last.start, item.end, True, numbers)
+        else:
+            merged.append(item)
+    return merged
+
+
+def _to_float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,58 @@
+"""Names of regions: read from the words before a box, and compared with each other."""
+
+import re
+from functools import lru_cache
+
+_WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
+_REF_BEGIN = re.compile(r"<ref\s*+>", re.IGNORECASE)
+_TAG = re.compile(r"</ref\s*+>|</?box\s*+>", re.IGNORECASE)
+_BREAK = re.compile(r"[.,;:!?()\[\]<>\n]")
+_MOST_WORDS = 6
+_LINKS = frozenset(
+    "a an the this that these those in on at of to from with within and or over near by for as is "
+    "are was were be has have shows show showing see seen region regions box bbox area located "
+    "location coordinates coords bounding around both i we there it its into along between across "
+    "under above below behind involving including marked highlighted covering".split()
+)
+
+
+def words_before(text: str) -> str:
+    """Return the name that a text ends with, "" where it has none.
+
+    Trailing fillers ("at", "region") and punctuation are passed over; then the name is the last
+    words up to the next article, preposition or punctuation, six at most:
+    `"opacity in the left lower lung zone (region "` gives `"left lower lung zone"`.
+    """
+    marked = _TAG.sub(" ", _REF_BEGIN.sub(";", text))
+    clauses = [clause for clause in _BREAK.split(marked) if clause.strip()]
+    for clause in reversed(clauses[-2:]):
+        words = _WORD.findall(clause)
+        while words and words[-1].lower() in _LINKS:
+            words.pop()
+        name: list[str] = []
+        while words and words[-1].lower() not in _LINKS and len(name) < _MOST_WORDS:
+            name.insert(0, words.pop())
+        if name:
+            return " ".join(name)
+    return ""
+
+
+@lru_cache(maxsize=8192)
+def name_words(name: str) -> frozenset[str]:
+    """Return the words of a region's name, without case, plural and fillers."""
+    words = {word.lower() for word in _WORD.findall(name)} - _LINKS
+    return frozenset(
+        word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+        for word in words
+    )
+
+
+def name_similarity(first: str, second: str) -> float:
+    """Return how alike two region names are, in [0, 1]: shared words over all words.
+
+    1 where either is empty: a name that was not given cannot be wrong.
+    """
+    left, right = name_words(first[:200]), name_words(second[:200])
+    if not left or not right:
+        return 1.0
+    return len(left & right) / len(left | right)

@@ -1,0 +1,244 @@
+"""What a response is: the one definition that data preparation, reward and evaluation share.
+
+The canonical text is three blocks, `<think>`, `<answer>` and `<location>`, once each, in this
+order (see `render_response`). Reading is tolerant of unclosed tags, other case, wrappers and the
+ways in which datasets write several boxes; `Response.well_formed` is the strict check.
+
+Coordinates are left as written: `x1, y1, x2, y2`, top-left and bottom-right corner.
+Every function here takes time linear in the length of the text.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from reward.numbers import Box, bracket_groups, cited_groups, numbers_in, to_box
+from reward.regions import words_before
+
+__all__ = [
+    "Box",
+    "Region",
+    "Response",
+    "cited_regions",
+    "parse_location",
+    "parse_response",
+    "render_response",
+    "replace_boxes",
+]
+
+_BLOCK_TAG = re.compile(r"<(/?)(think|answer|location|response)\s*+>", re.IGNORECASE)
+_REGION_TAG = re.compile(r"<(/?)(ref|box)\s*+>", re.IGNORECASE)
+_STRICT_TAGS = ("<think>", "</think>", "<answer>", "</answer>", "<location>", "</location>")
+_STRICT_REGION = re.compile(r"\s*+<ref>([^<>]++)</ref>\s*+<box>\s*+\[([^\[\]<>]*+)\]\s*+</box>")
+_ONLY_LINKS = re.compile(r"(?:[\s,;&/()\[\]]|\band\b|</?box>)*+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Region:
+    """A named box. `ref` is "" where no name was given.
+
+    `box` is None where a box was given that is not four finite numbers spanning an area.
+    """
+
+    ref: str
+    box: Box | None
+
+
+@dataclass(frozen=True)
+class Response:
+    """A response taken apart.
+
+    `think` and `answer` are stripped texts, None where the block is missing. `regions` come from
+    every `<location>` outside the reasoning, `think_regions` from the reasoning.
+    """
+
+    think: str | None
+    answer: str | None
+    regions: tuple[Region, ...]
+    think_regions: tuple[Region, ...]
+    well_formed: bool
+
+
+@dataclass(frozen=True)
+class _Block:
+    name: str
+    text: str
+
+
+def parse_response(text: str) -> Response:
+    """Take a response apart; any text is accepted and nothing is raised.
+
+    The reasoning reaches from an outermost `<think>` to its `</think>`, or to the end of the text
+    where it is never closed; a lone `</think>` closes a reasoning that began with the text.
+    Answers and locations inside it do not count. Of several answers the first counts, and of
+    several locations all do. An unclosed block ends at the next block.
+    """
+    blocks = list(_blocks(text))
+    thoughts = [block.text.strip() for block in blocks if block.name == "think"]
+    answers = [block.text.strip() for block in blocks if block.name == "answer"]
+    locations = [block.text for block in blocks if block.name == "location"]
+    think = "\n".join(thoughts) if thoughts else None
+    return Response(
+        think=think,
+        answer=answers[0] if answers else None,
+        regions=tuple(region for location in locations for region in parse_location(location)),
+        think_regions=cited_regions(think) if think else (),
+        well_formed=_is_well_formed(text),
+    )
+
+
+def parse_location(text: str) -> tuple[Region, ...]:
+    """Read the contents of a `<location>`, in the order of the boxes.
+
+    Accepted: repeated `<ref>…</ref><box>…</box>` pairs, refs and boxes in two runs, one `<box>`
+    with a list of boxes, several refs in one `<ref>` separated by commas or semicolons (used
+    where their number is that of the boxes), and, without any `<box>`, boxes in plain text.
+    A ref without a box is no region.
+    """
+    tags = list(_REGION_TAG.finditer(text))
+    if not any(tag[2].lower() == "box" for tag in tags):
+        return cited_regions(text)
+    regions: list[Region] = []
+    refs: list[str] = []
+    boxes: list[Box | None] = []
+    for position, tag in enumerate(tags):
+        if tag[1]:
+            continue
+        end = tags[position + 1].start() if position + 1 < len(tags) else len(text)
+        content = text[tag.end() : end]
+        if tag[2].lower() == "ref":
+            if boxes:
+                regions += _pair(refs, boxes)
+                refs, boxes = [], []
+            refs.append(" ".join(content.split()))
+        else:
+            boxes += _boxes_in_element(content)
+    regions += _pair(refs, boxes)
+    return tuple(regions)
+
+
+def cited_regions(text: str) -> tuple[Region, ...]:
+    """Find the boxes in free text, such as `left lung ([63, 20, 98, 80])`, in order.
+
+    `ref` is the words just before the box, without articles and prepositions; boxes that follow
+    each other directly share it. Brackets are square or round, or the tags of a `<box>`.
+    """
+    regions: list[Region] = []
+    previous_end, previous_ref = 0, ""
+    for group in cited_groups(text):
+        start = max(previous_end, group.start - 120)
+        before = text[start : group.start]
+        is_continued = bool(regions) and start == previous_end and _ONLY_LINKS.fullmatch(before)
+        ref = previous_ref if is_continued else words_before(before)
+        regions.append(Region(ref, group.box))
+        previous_end, previous_ref = group.end, ref
+    return tuple(regions)
+
+
+def replace_boxes(text: str, mapping: Callable[[Box], Box]) -> str:
+    """Rewrite every valid box in a text, inline or in a `<box>`, where it stands.
+
+    `mapping` takes and returns `x1, y1, x2, y2`. The result is rounded to integers and written
+    `[x1, y1, x2, y2]`. What is not a valid box stays as it is.
+    """
+    parts: list[str] = []
+    position = 0
+    for group in cited_groups(text):
+        if group.box is None:
+            continue
+        parts += [text[position : group.start], _format_box(mapping(group.box))]
+        position = group.end
+    return "".join([*parts, text[position:]])
+
+
+def render_response(think: str, answer: str, regions: Sequence[Region]) -> str:
+    """Write the canonical text, with coordinates rounded to integers.
+
+    `render_response("…", "Yes", [Region("left lung", (63, 20, 98, 80))])` gives
+
+        <think>…</think>
+        <answer>Yes</answer>
+        <location><ref>left lung</ref><box>[63, 20, 98, 80]</box></location>
+
+    Raises ValueError for a region without a box.
+    """
+    pairs = []
+    for region in regions:
+        if region.box is None:
+            raise ValueError(f"region {region.ref!r} has no box to write")
+        pairs.append(f"<ref>{region.ref}</ref><box>{_format_box(region.box)}</box>")
+    location = "".join(pairs)
+    return (
+        f"<think>{think}</think>\n<answer>{answer}</answer>\n<location>{location}</location>"
+    )
+
+
+def _format_box(box: Box) -> str:
+    return "[" + ", ".join(str(round(value)) for value in box) + "]"
+
+
+def _blocks(text: str) -> Iterator[_Block]:
+    """Yield the outermost blocks in order."""
+    tags = list(_BLOCK_TAG.finditer(text))
+    think_tags = [tag for tag in tags if tag[2].lower() == "think"]
+    # A chat template may have written the opening tag into the prompt.
+    starts_inside = bool(think_tags) and bool(think_tags[0][1])
+    depth, begin, name = (1, 0, "think") if starts_inside else (0, 0, "")
+    for tag in tags:
+        is_closing, tag_name = bool(tag[1]), tag[2].lower()
+        if depth and tag_name != "think":
+            continue
+        if depth:
+            depth += -1 if is_closing else 1
+            if depth:
+                continue
+        elif tag_name == "think" and not is_closing:
+            depth = 1
+        if name:
+            yield _Block(name, text[begin : tag.start()])
+        begin, name = tag.end(), "" if is_closing else tag_name
+    if name:
+        yield _Block(name, text[begin:])
+
+
+def _boxes_in_element(content: str) -> list[Box | None]:
+    """Return every box in the contents of one `<box>`; one that cannot be read is None."""
+    groups = bracket_groups(content)
+    if groups:
+        return [group.box for group in groups]
+    return [to_box(numbers_in(content.strip(" \t\r\n[]()")))]
+
+
+def _pair(refs: list[str], boxes: list[Box | None]) -> list[Region]:
+    names = refs
+    if len(names) != len(boxes):
+        split = [part.strip() for ref in refs for part in re.split(r"[,;]", ref) if part.strip()]
+        names = split if len(split) == len(boxes) else refs
+    if len(names) == 1:
+        names = names * len(boxes)
+    names = names + [""] * (len(boxes) - len(names))
+    return [Region(name, box) for name, box in zip(names, boxes, strict=False)]
+
+
+def _is_well_formed(text: str) -> bool:
+    tags = list(_BLOCK_TAG.finditer(text))
+    if tuple(tag[0] for tag in tags) != _STRICT_TAGS:
+        return False
+    ends = [0, *(tag.end() for tag in tags)]
+    starts = [*(tag.start() for tag in tags), len(text)]
+    outside, inside = zip(ends[0::2], starts[0::2], strict=True), zip(ends[1::2], starts[1::2])
+    if any(text[begin:end].strip() for begin, end in outside):
+        return False
+    think, answer, location = (text[begin:end] for begin, end in inside)
+    return bool(think.strip()) and bool(answer.strip()) and _is_strict_location(location)
+
+
+def _is_strict_location(text: str) -> bool:
+    """Whether a location is empty or only `<ref>name</ref><box>[four numbers]</box>` repeated."""
+    position = 0
+    while match := _STRICT_REGION.match(text, position):
+        numbers = numbers_in(match[2])
+        if not match[1].strip() or numbers is None or len(numbers) != 4:
+            return False
+        position = match.end()
+    return not text[position:].strip()
