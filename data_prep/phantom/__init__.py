@@ -1,0 +1,1 @@
+"""A synthetic chest X-ray dataset in the published ThinkVG layout."""

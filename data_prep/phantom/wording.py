@@ -1,0 +1,60 @@
+"""Writes an item in the dataset's style: reasoning with boxes inline, tagged response."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from data_prep.phantom.findings import Finding, seen_in
+from data_prep.phantom.questions import Item
+
+FrameBox = tuple[int, int, int, int]
+
+_OPENERS = ("", "", "Look at the image.", "First, check the image.")
+_CLOSERS = ("So the {}.", "Therefore, the {}.")
+_VARIANT_SHARES = (0.88, 0.04, 0.04, 0.04)
+
+
+def reasoning(
+    item: Item,
+    findings: tuple[Finding, ...],
+    boxes: Mapping[str, FrameBox],
+    rng: np.random.Generator,
+) -> str:
+    """What is seen in each cited region, then a conclusion.
+
+    Boxes are written after the region's name as `[x1, y1, x2, y2]` or `([x1, y1, x2, y2])`.
+    """
+    bracketed = rng.random() < 0.3
+    sentences = [_OPENERS[rng.integers(len(_OPENERS))]]
+    for region in (*item.regions, *item.also):
+        box = f"({_box(boxes[region])})" if bracketed else _box(boxes[region])
+        sentences.append(f"The {region} {box} {seen_in(region, findings)}.")
+    sentences.append(_CLOSERS[rng.integers(len(_CLOSERS))].format(item.conclusion))
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def response(item: Item, boxes: Mapping[str, FrameBox], rng: np.random.Generator) -> str:
+    """The answer and its regions, in one of the variants that the dataset's readers meet.
+
+    Mostly repeated `<ref>…</ref><box>…</box>` pairs inside `<response>`; a few without the
+    wrapper, and a few with one `<ref>` and one `<box>` that list everything.
+    """
+    variant = int(rng.choice(4, p=_VARIANT_SHARES))
+    written = [_box(boxes[region]) for region in item.regions]
+    if variant >= 2:
+        mark = ", " if variant == 2 else "; "
+        listed = written[0] if len(written) == 1 else f"[{', '.join(written)}]"
+        location = f"<ref>{mark.join(item.regions)}</ref><box>{listed}</box>"
+    else:
+        location = "".join(
+            f"<ref>{region}</ref><box>{box}</box>"
+            for region, box in zip(item.regions, written, strict=True)
+        )
+    inner = f"<answer>{item.answer}</answer><location>{location}</location>"
+    return inner if variant == 1 else f"<response>{inner}</response>"
+
+
+def _box(box: FrameBox) -> str:
+    return f"[{box[0]}, {box[1]}, {box[2]}, {box[3]}]"
