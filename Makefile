@@ -1,0 +1,40 @@
+# `make` lists the targets. All of them set up .venv first where they need it; nothing else is
+# required but Python 3.11 with venv, git, and a network that reaches the package sources.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+SCRIPTS := $(wildcard tools/*.sh launch/*.sh) .ci/run
+
+.PHONY: help setup demo test test-unit lint format lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## .venv with the locked packages (minutes at first, nothing when it is up to date)
+	@tools/setup.sh
+
+demo: setup ## from nothing to outputs/demo/report.html; goes on where it was interrupted
+	$(PYTHON) -m recipe.demo
+
+test: test-unit ## unit tests, then the tests that start real engines
+	$(PYTHON) -m pytest -m system
+
+test-unit: setup ## unit tests only
+	$(PYTHON) -m pytest -m "not system"
+
+lint: setup ## ruff, mypy and shellcheck
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/shellcheck $(SCRIPTS)
+
+format: setup ## put the sources into ruff's format and fix what it can
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+lock: setup ## resolve requirements/cpu.lock again (newest versions: tools/lock.sh --upgrade)
+	@tools/lock.sh
+
+clean: ## remove caches and build leftovers (outputs/ and .venv stay)
+	rm -rf build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
