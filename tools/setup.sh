@@ -94,7 +94,7 @@ show_progress() {
         }
         /^Installing collected packages/ {
             if (tty) printf "\n"
-            print "  unpacking (a minute or two)"
+            print "  unpacking (up to two minutes)"
             fflush()
         }
         END { if (tty && done) printf "\n" }
@@ -152,7 +152,7 @@ install_project() {
     rm -rf build ./*.egg-info requirements/vllm-name/build requirements/vllm-name/*.egg-info
 }
 
-if [[ -f $stamp && $(<"$stamp") == "$(fingerprint)" ]]; then
+if [[ -x $python && -f $stamp && $(<"$stamp") == "$(fingerprint)" ]]; then
     exit 0
 fi
 [[ $(uname -sm) == "Linux x86_64" ]] ||
