@@ -1,0 +1,1 @@
+"""From generated responses to numbers: metrics, baselines, paired intervals, the summary."""

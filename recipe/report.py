@@ -1,0 +1,60 @@
+"""The report of a run: `python -m recipe.report RUN_DIR`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from recipe.evaluation.errors import InputError
+from recipe.evaluation.files import write_text_atomically
+from recipe.reporting.page import render_page
+from recipe.reporting.run_folder import read_run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page and print its path; 2 and one line on stderr where that cannot be done."""
+    options = _parser().parse_args(arguments)
+    output = options.output or options.run_dir / "report.html"
+    try:
+        page = render_page(read_run(options.run_dir), cases=options.cases)
+        write_text_atomically(output, page)
+    except (InputError, OSError) as error:
+        print(f"recipe.report: error: {error}", file=sys.stderr)
+        return 2
+    print(output)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipe.report",
+        description="Write curves, tables and single cases of a run as one HTML page that needs "
+        "no network. Parts that the run does not have are named on the page.",
+    )
+    parser.add_argument(
+        "run_dir",
+        type=Path,
+        metavar="RUN_DIR",
+        help="folder of a demo, or of one training run (with metrics.jsonl in it)",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="page to write (default: RUN_DIR/report.html)"
+    )
+    parser.add_argument(
+        "--cases",
+        type=_count,
+        default=24,
+        metavar="N",
+        help="single questions to show, spread over the question types (default: 24)",
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
