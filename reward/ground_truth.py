@@ -61,7 +61,7 @@ class GroundTruth:
                 f"ground_truth.coordinates is {coordinates!r}, not one of {', '.join(COORDINATES)}"
             )
         choices = _choices(data.get("choices"))
-        return cls(
+        truth = cls(
             question_type=question_type,
             answer=_answer(data["answer"], question_type, choices),
             choices=choices,
@@ -70,6 +70,8 @@ class GroundTruth:
             image_size=_image_size(data["image_size"]),
             coordinates=coordinates,
         )
+        _check_inside(truth)
+        return truth
 
     def to_json(self) -> str:
         """Write the JSON string that `parse` reads; whole numbers are written as integers."""
@@ -103,6 +105,15 @@ def normalise(box: Box, ground_truth: GroundTruth) -> Box:
 
 def _clip(value: float) -> float:
     return min(max(value, 0.0), 1.0)
+
+
+def _check_inside(truth: GroundTruth) -> None:
+    for key, regions in (("regions", truth.regions), ("think_regions", truth.think_regions)):
+        for position, region in enumerate(regions):
+            if region.box and to_box(normalise(region.box, truth)) is None:
+                raise ValueError(
+                    f"ground_truth.{key}[{position}].box {list(region.box)} lies outside the image"
+                )
 
 
 def _plain(regions: tuple[Region, ...]) -> list[dict[str, Any]]:

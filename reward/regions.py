@@ -9,10 +9,14 @@ _TAG = re.compile(r"</ref\s*+>|</?box\s*+>", re.IGNORECASE)
 _BREAK = re.compile(r"[.,;:!?()\[\]<>\n]")
 _MOST_WORDS = 6
 _LINKS = frozenset(
-    "a an the this that these those in on at of to from with within and or over near by for as is "
-    "are was were be has have shows show showing see seen region regions box bbox area located "
-    "location coordinates coords bounding around both i we there it its into along between across "
-    "under above below behind involving including marked highlighted covering".split()
+    word
+    for line in (
+        "a an the this that these those in on at of to from with within and or over near by for",
+        "as is are was were be has have shows show showing see seen region regions box bbox area",
+        "located location coordinates coords bounding around both i we there it its into along",
+        "between across under above below behind involving including marked highlighted covering",
+    )
+    for word in line.split()
 )
 
 

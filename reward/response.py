@@ -168,9 +168,7 @@ def render_response(think: str, answer: str, regions: Sequence[Region]) -> str:
             raise ValueError(f"region {region.ref!r} has no box to write")
         pairs.append(f"<ref>{region.ref}</ref><box>{_format_box(region.box)}</box>")
     location = "".join(pairs)
-    return (
-        f"<think>{think}</think>\n<answer>{answer}</answer>\n<location>{location}</location>"
-    )
+    return f"<think>{think}</think>\n<answer>{answer}</answer>\n<location>{location}</location>"
 
 
 def _format_box(box: Box) -> str:
@@ -224,12 +222,11 @@ def _is_well_formed(text: str) -> bool:
     tags = list(_BLOCK_TAG.finditer(text))
     if tuple(tag[0] for tag in tags) != _STRICT_TAGS:
         return False
-    ends = [0, *(tag.end() for tag in tags)]
-    starts = [*(tag.start() for tag in tags), len(text)]
-    outside, inside = zip(ends[0::2], starts[0::2], strict=True), zip(ends[1::2], starts[1::2])
-    if any(text[begin:end].strip() for begin, end in outside):
+    edges = [0, *(edge for tag in tags for edge in tag.span()), len(text)]
+    pieces = [text[begin:end] for begin, end in zip(edges[0::2], edges[1::2], strict=True)]
+    if any(piece.strip() for piece in pieces[0::2]):
         return False
-    think, answer, location = (text[begin:end] for begin, end in inside)
+    think, answer, location = pieces[1::2]
     return bool(think.strip()) and bool(answer.strip()) and _is_strict_location(location)
 
 

@@ -1,0 +1,39 @@
+"""Presets: named settings of the reward, in `configs/reward/NAME.yaml`.
+
+The files are entries of verl's Hydra group `reward`; here they are read as plain YAML, so that
+scoring needs neither Hydra nor verl.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reward.settings import Settings
+
+PRESETS = Path(__file__).resolve().parent.parent / "configs" / "reward"
+
+
+def preset_names() -> list[str]:
+    """Return the names of all presets, sorted."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """Return a preset's `reward_kwargs`, checked.
+
+    Raises ValueError naming the known presets, or the key of the file that is wrong.
+    """
+    if name not in preset_names():
+        known = ", ".join(preset_names()) or f"none in {PRESETS}"
+        raise ValueError(f"unknown preset {name!r}: known are {known}")
+    content = yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+    try:
+        kwargs = dict(content["custom_reward_function"]["reward_kwargs"])
+    except (KeyError, TypeError):
+        raise ValueError(f"preset {name!r} has no custom_reward_function.reward_kwargs") from None
+    try:
+        Settings.from_kwargs(kwargs)
+    except ValueError as error:
+        raise ValueError(f"preset {name!r}: {error}") from None
+    return kwargs

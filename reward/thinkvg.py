@@ -1,0 +1,135 @@
+"""The reward of a grounded answer: `compute_score`, in the form that verl calls.
+
+`score` is the weighted mean of five components in [0, 1]: `format` (the strict form),
+`answer`, `grounding` (final boxes), `think_grounding` (boxes cited in the reasoning) and
+`alignment` (reasoning and final answer agree). The rest are diagnostics.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from reward.alignment import alignment_score
+from reward.answers import answer_is_correct, answer_score
+from reward.boxes import matched_ious, usable_box
+from reward.ground_truth import GroundTruth
+from reward.grounding import count_gate_score, dense_score
+from reward.response import Region, Response, parse_response
+from reward.settings import COMPONENTS, Settings
+
+DIAGNOSTICS = (
+    "mean_iou",
+    "iou_50",
+    "iou_75",
+    "box_count_match",
+    "n_boxes",
+    "n_think_boxes",
+    "judge_used",
+    "judge_failed",
+    "response_chars",
+)
+SCORE_KEYS = ("score", *COMPONENTS, *DIAGNOSTICS)
+"""The keys of every result, in order."""
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: str | Mapping[str, Any],
+    extra_info: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> dict[str, float]:
+    """Score one response.
+
+    Args:
+        data_source: name of the data set; every set is scored alike.
+        solution_str: the response, decoded.
+        ground_truth: the row's ground truth, a JSON string or an object.
+        extra_info: not looked at without a judge.
+        **kwargs: exactly a preset's `reward_kwargs` (see `reward.settings.Settings`).
+
+    Returns:
+        Finite floats under `SCORE_KEYS`, the same keys for any response.
+
+    Raises:
+        ValueError: a setting or the ground truth is wrong, named in one line.
+    """
+    settings = _settings(kwargs)
+    truth = (
+        _parse_cached(ground_truth)
+        if isinstance(ground_truth, str)
+        else GroundTruth.parse(ground_truth)
+    )
+    response = parse_response(solution_str)
+    components = {
+        "format": float(response.well_formed),
+        "answer": _answer(response, truth, settings),
+        "grounding": _grounding(response.regions, truth.regions, truth, settings),
+        "think_grounding": _grounding(response.think_regions, truth.think_regions, truth, settings),
+        "alignment": alignment_score(response, truth),
+    }
+    weighted = zip(settings.weights, components.values(), strict=True)
+    score = sum(weight * value for weight, value in weighted) / sum(settings.weights)
+    return {
+        "score": score,
+        **components,
+        **_box_diagnostics(response.regions, truth),
+        "n_boxes": float(len(response.regions)),
+        "n_think_boxes": float(len(response.think_regions)),
+        "judge_used": 0.0,
+        "judge_failed": 0.0,
+        "response_chars": float(len(solution_str)),
+    }
+
+
+def _answer(response: Response, truth: GroundTruth, settings: Settings) -> float:
+    if settings.answer_rule == "paper":
+        return float(answer_is_correct(response.answer, truth, settings.open_threshold))
+    return answer_score(response.answer, truth, settings.multi_partial)
+
+
+def _grounding(
+    predicted: tuple[Region, ...],
+    reference: tuple[Region, ...],
+    truth: GroundTruth,
+    settings: Settings,
+) -> float:
+    if settings.grounding_rule == "paper":
+        return count_gate_score(predicted, reference, truth, settings.iou_threshold)
+    return dense_score(predicted, reference, truth)
+
+
+def _box_diagnostics(predicted: tuple[Region, ...], truth: GroundTruth) -> dict[str, float]:
+    ious = matched_ious(
+        [usable_box(region, truth) for region in predicted],
+        [usable_box(region, truth) for region in truth.regions],
+    ) or [1.0]
+    return {
+        "mean_iou": sum(ious) / len(ious),
+        "iou_50": sum(iou > 0.5 for iou in ious) / len(ious),
+        "iou_75": sum(iou > 0.75 for iou in ious) / len(ious),
+        "box_count_match": float(len(predicted) == len(truth.regions)),
+    }
+
+
+def _settings(kwargs: Mapping[str, Any]) -> Settings:
+    weights = kwargs.get("weights")
+    if not isinstance(weights, Mapping):
+        return Settings.from_kwargs(kwargs)
+    rest = {key: value for key, value in kwargs.items() if key != "weights"}
+    try:
+        return _settings_cached(tuple(weights.items()), tuple(rest.items()))
+    except TypeError:  # an unhashable value, which the check names
+        return Settings.from_kwargs(kwargs)
+
+
+@lru_cache(maxsize=64)
+def _settings_cached(
+    weights: tuple[tuple[str, Any], ...], rest: tuple[tuple[str, Any], ...]
+) -> Settings:
+    return Settings.from_kwargs({"weights": dict(weights), **dict(rest)})
+
+
+@lru_cache(maxsize=16384)
+def _parse_cached(ground_truth: str) -> GroundTruth:
+    return GroundTruth.parse(ground_truth)
