@@ -1,0 +1,99 @@
+"""Checks of a run's input that need no engine: each fault is one line, found before the start."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from omegaconf import DictConfig
+
+from data_prep.metadata import read_metadata
+from recipe.program import InputError
+
+ROLLOUT_COLUMNS = ("data_source", "prompt", "images", "ability", "reward_model", "extra_info")
+SFT_COLUMNS = ("messages", "images", "extra_info")
+
+
+def check_model_folder(path: str, key: str) -> dict[str, Any]:
+    """Check a local model folder and return its ``config.json``.
+
+    A path that is no local folder is taken for a hub name, which is for the hub client to find.
+
+    Raises:
+        InputError: a folder without configuration, weights, tokenizer or image processor.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        if path.startswith((".", "/", "~")) or path.count("/") != 1:
+            raise InputError(f"{key}={path}: no such folder")
+        return {}
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{key}={path}: no config.json; a Hugging Face model folder is needed")
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"{key}={path}: no *.safetensors weights in this folder")
+    if not (folder / "tokenizer_config.json").is_file():
+        raise InputError(f"{key}={path}: no tokenizer_config.json; copy the tokenizer of the base")
+    names = ("preprocessor_config.json", "processor_config.json")
+    if not any((folder / name).is_file() for name in names):
+        raise InputError(
+            f"{key}={path}: no preprocessor_config.json; copy the processor of the base model, or "
+            "save it with AutoProcessor.save_pretrained"
+        )
+    loaded: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return loaded
+
+
+def check_parquet(path: str, key: str, columns: tuple[str, ...]) -> dict[str, Any]:
+    """Check that a parquet file is there, not empty and has `columns`; return its own metadata.
+
+    Raises:
+        InputError: the fault, with the way out.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"{key}={path}: no such file; make it with python -m data_prep.thinkvg")
+    try:
+        schema, rows = pq.read_schema(file), pq.read_metadata(file).num_rows
+    except Exception as error:
+        raise InputError(f"{key}={path}: not a parquet file ({error})") from error
+    missing = [column for column in columns if column not in schema.names]
+    if missing:
+        raise InputError(
+            f"{key}={path}: column {', '.join(missing)} missing; make the file anew with "
+            "python -m data_prep.thinkvg"
+        )
+    if rows == 0:
+        raise InputError(f"{key}={path}: no rows")
+    return read_metadata(file)
+
+
+def check_family(metadata: dict[str, Any], model: dict[str, Any], data_key: str) -> None:
+    """Check that boxes were written for the family of the model.
+
+    Raises:
+        InputError: data of another family: its boxes would be in other coordinates.
+    """
+    prepared, actual = metadata.get("model_family"), model.get("model_type")
+    if prepared and actual and prepared != actual:
+        raise InputError(
+            f"{data_key}: prepared for {prepared}, the model is {actual}: its boxes are in other "
+            f"coordinates; run python -m data_prep.thinkvg with --model-family {actual}"
+        )
+
+
+def check_accelerator(config: DictConfig) -> None:
+    """Check that the chosen cluster fits this machine.
+
+    Raises:
+        InputError: GPUs asked for where there are none, or the CPU platform where there are.
+    """
+    import torch
+
+    here = torch.cuda.is_available()
+    if config.cluster.platform == "cpu" and here:
+        raise InputError("cluster=cpu is for machines without a GPU: choose another cluster")
+    if config.cluster.platform == "cuda" and not here:
+        raise InputError(
+            "cluster: this configuration needs GPUs and torch sees none here; cluster=cpu runs "
+            "without"
+        )

@@ -1,0 +1,78 @@
+"""``python -m recipe.sft``: supervised cold start on verl's SFT trainer."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from recipe import checks, program
+from recipe.program import InputError
+
+
+def check(config: DictConfig) -> None:
+    """Check everything that can be checked before an engine starts.
+
+    Raises:
+        InputError: the first fault found.
+    """
+    program.require(config, "model.path", "data.dir")
+    try:
+        OmegaConf.to_container(config.data, resolve=True)
+    except Exception as error:
+        raise InputError(f"data: {error}") from error
+    checks.check_accelerator(config)
+    model = checks.check_model_folder(config.model.path, "model.path")
+    for key in ("train_files", "val_files"):
+        metadata = checks.check_parquet(config.data[key], f"data.{key}", checks.SFT_COLUMNS)
+        checks.check_family(metadata, model, f"data.{key}={config.data[key]}")
+
+
+def _prepare(config: DictConfig) -> None:
+    run_dir = Path(config.run_dir).resolve()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with open_dict(config):
+        config.run_dir = str(run_dir)
+    os.environ["VERL_FILE_LOGGER_PATH"] = str(run_dir / "metrics.jsonl")
+    os.environ.setdefault("WANDB_DIR", str(run_dir))
+    os.environ.setdefault("WANDB_MODE", "offline")
+
+
+def _launch_processes(config: DictConfig) -> None:
+    """Start one process for each GPU of this node under torchrun, with the same overrides.
+
+    Raises:
+        SystemExit: with the code of torchrun, where it is not 0.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(config.trainer.n_gpus_per_node), "-m", "recipe.sft"]
+    code = subprocess.call([*command, *sys.argv[1:]])
+    if code:
+        raise SystemExit(code)
+
+
+def train(config: DictConfig) -> None:
+    """Check, then train: in this process under torchrun, else start torchrun on this node."""
+    check(config)
+    program.set_environment(config)
+    if "RANK" not in os.environ:
+        _launch_processes(config)
+        return
+    _prepare(config)
+    from verl.utils.device import auto_set_device
+
+    from recipe.sft_trainer import run
+
+    auto_set_device(config)
+    run(config)
+
+
+def main() -> Any:
+    """Entry point."""
+    program.run("sft", train)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""``python -m recipe.train``: GRPO on verl, with Ray, vLLM rollouts and an FSDP actor."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from recipe import checks, program
+from recipe.program import InputError
+
+
+def check(config: DictConfig) -> None:
+    """Check everything that can be checked before an engine starts.
+
+    Raises:
+        InputError: the first fault found.
+    """
+    program.require(config, "model.path", "data.dir")
+    try:
+        OmegaConf.to_container(config.data, resolve=True)
+    except Exception as error:
+        raise InputError(f"data: {error}") from error
+    checks.check_accelerator(config)
+    model = checks.check_model_folder(config.model.path, "model.path")
+    for key in ("train_files", "val_files"):
+        metadata = checks.check_parquet(config.data[key], f"data.{key}", checks.ROLLOUT_COLUMNS)
+        checks.check_family(metadata, model, f"data.{key}={config.data[key]}")
+
+
+def _prepare(config: DictConfig) -> None:
+    """Make paths absolute for the workers, and say where the logs of this run go."""
+    run_dir = Path(config.run_dir).resolve()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with open_dict(config):
+        config.run_dir = str(run_dir)
+        for key in ("train_files", "val_files"):
+            config.data[key] = str(Path(config.data[key]).resolve())
+        if Path(config.model.path).exists():
+            config.model.path = str(Path(config.model.path).resolve())
+    os.environ["VERL_FILE_LOGGER_PATH"] = str(run_dir / "metrics.jsonl")
+    os.environ.setdefault("WANDB_DIR", str(run_dir))
+    os.environ.setdefault("WANDB_MODE", "offline")
+
+
+def train(config: DictConfig) -> None:
+    """Check, validate and run."""
+    check(config)
+    program.set_environment(config)
+    _prepare(config)
+    from verl.trainer.main_ppo import run_ppo
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+    from verl.utils.device import auto_set_device
+
+    from recipe.task_runner import task_runner_class
+
+    auto_set_device(config)
+    validate_config(
+        config=config,
+        use_reference_policy=need_reference_policy(config),
+        use_critic=need_critic(config),
+    )
+    run_ppo(config, task_runner_class=task_runner_class())
+
+
+def main() -> Any:
+    """Entry point."""
+    program.run("train", train)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""GRPO trainer: verl's synchronous V1 trainer with every reward component in the training log.
+
+verl 0.9.1 logs the total reward while training and the components only in validation. Rollout
+workers leave the components of each row in TransferQueue (field ``extra_fields``, key
+``reward_extra_info``); this trainer reads them there and logs ``reward/NAME/mean`` and
+``reward/NAME/std`` at every step.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import transfer_queue as tq
+from omegaconf import open_dict
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+TRAINER_NAME = "thinkvg"
+
+
+def component_metrics(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Mean and population standard deviation of every reward component over the rows of a step.
+
+    Args:
+        rows: one mapping of component to value for each rollout, all with the same keys.
+
+    Returns:
+        ``reward/NAME/mean`` and ``reward/NAME/std`` for every component.
+
+    Raises:
+        ValueError: rows with different components.
+    """
+    rows = list(rows)
+    names = set(rows[0]) if rows else set()
+    if any(set(row) != names for row in rows):
+        raise ValueError("rollouts of one step carry different reward components")
+    metrics: dict[str, float] = {}
+    for name in sorted(names):
+        values = np.array([float(row[name]) for row in rows])
+        metrics[f"reward/{name}/mean"] = float(values.mean())
+        metrics[f"reward/{name}/std"] = float(values.std())
+    return metrics
+
+
+def group_metrics(scores: Sequence[float], groups: Sequence[str]) -> dict[str, float]:
+    """How much signal the groups of a step carry.
+
+    Args:
+        scores: total reward of each rollout.
+        groups: the prompt that each rollout answers.
+
+    Returns:
+        ``reward/group_std/mean`` over groups, and ``reward/group_std/zero``, the share of groups
+        whose rollouts all got the same reward and so have no advantage.
+    """
+    spreads = [
+        float(np.std([score for score, name in zip(scores, groups, strict=True) if name == group]))
+        for group in dict.fromkeys(groups)
+    ]
+    return {
+        "reward/group_std/mean": float(np.mean(spreads)),
+        "reward/group_std/zero": float(np.mean([spread < 1e-6 for spread in spreads])),
+    }
+
+
+@register_trainer(TRAINER_NAME)
+class ThinkVGTrainer(PPOTrainerSync):
+    """verl's synchronous trainer; ``trainer.v1.trainer_mode=thinkvg`` picks it."""
+
+    def __init__(self, config: Any) -> None:
+        # The registry name has picked this class; from here on verl compares the mode with "sync".
+        own = config.trainer.v1[TRAINER_NAME]
+        with open_dict(config):
+            config.trainer.v1.trainer_mode = "sync"
+        self._poll_interval = float(own.poll_interval)
+        super().__init__(config)
+
+    def _build_replay_buffer(self) -> ReplayBuffer:
+        # No setting of verl reaches the interval; 2 s is a large part of a small model's step.
+        buffer = super()._build_replay_buffer()
+        buffer.poll_interval = self._poll_interval
+        return buffer
+
+    def _compute_metrics(
+        self, batch: KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        super()._compute_metrics(batch, metrics, *args, **kwargs)
+        metrics.update(self._reward_metrics(batch))
+
+    def _reward_metrics(self, batch: KVBatchMeta) -> dict[str, float]:
+        """Component and group metrics of the rows that are not padding."""
+        keys = [
+            key
+            for key, tag in zip(batch.keys, batch.tags, strict=True)
+            if not tag.get("is_padding", False)
+        ]
+        data = tq.kv_batch_get(
+            keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields", "uid"]
+        )
+        rows = [row["reward_extra_info"] for row in data["extra_fields"].tolist()]
+        groups = [str(uid) for uid in data["uid"].tolist()]
+        return component_metrics(rows) | group_metrics([row["score"] for row in rows], groups)

@@ -1,0 +1,71 @@
+"""Guards against faults of verl 0.9.1, in one place; the installed package is never edited.
+
+Equal lengths
+    Multimodal position ids of one sample have shape (4, L): text, time, height, width. verl keeps a
+    batch of them as a jagged nested tensor that is ragged over L. Where every L is the same, torch
+    builds it ragged over the axis of length 4 instead (offsets 0, 4, 8, ...), and verl's
+    ``maybe_fix_3d_position_ids`` only renames the ragged axis without rebuilding the offsets. The
+    actor update then fails in ``split_with_sizes``. The guard rebuilds such a tensor.
+"""
+
+import importlib.metadata
+import sys
+from typing import Any
+
+import torch
+
+GUARDED_VERL = "0.9.1"
+
+
+def ragged_over_length(position_ids: torch.Tensor) -> torch.Tensor:
+    """Return `position_ids` as a nested tensor that is ragged over its last axis.
+
+    Args:
+        position_ids: jagged nested tensor of B samples of shape (4, L_b), ragged over either axis.
+
+    Returns:
+        The same samples with values of shape (4, sum of L_b) and offsets along the lengths.
+    """
+    values, offsets = position_ids._values, position_ids._offsets  # type: ignore[attr-defined]
+    samples = offsets.numel() - 1
+    if int(offsets[-1]) == values.shape[-1]:
+        position_ids._ragged_idx = 2  # type: ignore[attr-defined]
+        return position_ids
+    channels = values.shape[0] // samples
+    length = values.shape[-1]
+    packed = values.reshape(samples, channels, length).transpose(0, 1).reshape(channels, -1)
+    starts = torch.arange(samples + 1, device=values.device, dtype=offsets.dtype) * length
+    return torch.nested.nested_tensor_from_jagged(
+        packed.contiguous(), starts, jagged_dim=2, min_seqlen=length, max_seqlen=length
+    )
+
+
+def fix_position_ids(data: Any) -> None:
+    """Make ``data["position_ids"]`` ragged over the sequence length, in place."""
+    if "position_ids" not in data.keys():  # noqa: SIM118 (a TensorDict iterates over its rows)
+        return
+    position_ids = data["position_ids"]
+    if position_ids.dim() == 3 and position_ids.is_nested:
+        data["position_ids"] = ragged_over_length(position_ids)
+
+
+def install() -> None:
+    """Replace verl's ``maybe_fix_3d_position_ids`` by `fix_position_ids` wherever it was imported.
+
+    Raises:
+        RuntimeError: the installed verl is not the version that the guards were written for.
+    """
+    version = importlib.metadata.version("verl")
+    if version != GUARDED_VERL:
+        raise RuntimeError(
+            f"verl {version} is installed, the guards of this recipe are for {GUARDED_VERL}: "
+            f"install verl=={GUARDED_VERL} or review recipe/verl_guards.py"
+        )
+    from verl.utils import tensordict_utils
+
+    original = tensordict_utils.maybe_fix_3d_position_ids
+    for module in list(sys.modules.values()):
+        if getattr(module, "__name__", "").startswith("verl.") and (
+            getattr(module, "maybe_fix_3d_position_ids", None) is original
+        ):
+            module.maybe_fix_3d_position_ids = fix_position_ids  # type: ignore[attr-defined]
