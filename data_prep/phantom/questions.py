@@ -194,7 +194,7 @@ def _multi_plan(available: int, rng: np.random.Generator) -> tuple[int, bool]:
 
 
 def _pick(findings: Sequence[Finding], rng: np.random.Generator) -> Finding:
-    return findings[rng.integers(len(findings))]
+    return findings[int(rng.integers(len(findings)))]
 
 
 def _sample(options: Sequence[_Option], count: int, rng: np.random.Generator) -> list[_Option]:

@@ -1,0 +1,88 @@
+"""Question types, choices and answers: from the dataset's ways of writing to one form."""
+
+from __future__ import annotations
+
+import re
+
+Answer = str | tuple[str, ...]
+
+QUESTION_TYPES = {
+    "closed_ended_questions": "closed",
+    "single_choice_questions": "single",
+    "multi_choice_questions": "multi",
+    "open_ended_questions": "open",
+}
+
+_CHOICES = re.compile(r"<choices>\s*:?\s*\[(.*)\]\s*(?:</choices>)?\s*$", re.DOTALL | re.IGNORECASE)
+_LETTER = re.compile(r"(?:^|[,;\n]\s*)['\"]?([A-Z])\s*[:.)]\s*", re.MULTILINE)
+_YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
+_ONE_LETTER = re.compile(r"\W*([A-Z])(?:\W*|\s*[:.)]\s.*)", re.DOTALL)
+_BETWEEN = re.compile(r"\s*[,;&/]\s*(?:and\b)?\s*|\s+and\s+", re.IGNORECASE)
+
+
+def parse_choices(question: str) -> dict[str, str] | None:
+    """The choices at the end of a question, `<choices>: [A: …, B: …]`; None without any."""
+    match = _CHOICES.search(question)
+    if match is None:
+        return None
+    text = match[1]
+    marks = _in_sequence(list(_LETTER.finditer(text)))
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    choices = {
+        mark[1]: text[mark.end() : end].strip(" \n\t,;'\"")
+        for mark, end in zip(marks, ends, strict=True)
+    }
+    return choices or None
+
+
+def _in_sequence(marks: list[re.Match[str]]) -> list[re.Match[str]]:
+    """The marks A, B, C … in this order, so that a letter within a choice is no mark."""
+    kept: list[re.Match[str]] = []
+    for mark in marks:
+        if ord(mark[1]) == ord("A") + len(kept):
+            kept.append(mark)
+    return kept
+
+
+def normalise_answer(
+    text: str, question_type: str, choices: dict[str, str] | None
+) -> Answer | None:
+    """The answer in one form, or None where it is not among those that the question allows.
+
+    `question_type` is closed ("Yes" or "No"), single (a letter), multi (a sorted tuple of
+    letters) or open (the text, stripped). A choice may be given by its letter, its letter and
+    text, or its text. Without `choices` any capital letter is taken.
+    """
+    text = text.strip()
+    if question_type == "open":
+        return text
+    if question_type == "closed":
+        match = _YES_NO.match(text)
+        return match[1].capitalize() if match else None
+    if question_type == "single":
+        return _one_choice(text, choices)
+    parts = [part for part in _BETWEEN.split(text.strip("[]() .")) if part]
+    if len(parts) == 1 and re.fullmatch(r"[A-Z]{2,}", parts[0]):
+        parts = list(parts[0])
+    letters = [_one_choice(part, choices) for part in parts]
+    if not letters or None in letters:
+        return None
+    return tuple(sorted({letter for letter in letters if letter}))
+
+
+def _one_choice(text: str, choices: dict[str, str] | None) -> str | None:
+    match = _ONE_LETTER.fullmatch(text)
+    if match is not None:
+        return match[1] if choices is None or match[1] in choices else None
+    wanted = _plain(text)
+    same = [letter for letter, choice in (choices or {}).items() if _plain(choice) == wanted]
+    return same[0] if len(same) == 1 else None
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def answer_text(answer: Answer) -> str:
+    """The answer as a response states it: several letters as "A, C"."""
+    return answer if isinstance(answer, str) else ", ".join(answer)

@@ -1,0 +1,222 @@
+"""One source row to one training example, or to the code of the fault that rejects it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from data_prep.answers import (
+    QUESTION_TYPES,
+    Answer,
+    answer_text,
+    normalise_answer,
+    parse_choices,
+)
+from data_prep.coordinates import (
+    Frame,
+    ModelFamily,
+    Size,
+    clip_unit,
+    overhang,
+    scale_box,
+    smart_resize,
+)
+from data_prep.source import Picture, patient_and_study
+from reward.ground_truth import GroundTruth
+from reward.numbers import Box, cited_groups
+from reward.response import (
+    Region,
+    cited_regions,
+    parse_location,
+    parse_response,
+    render_response,
+    replace_boxes,
+)
+
+REJECT_CODES = {
+    "no_question": "the question is missing or empty",
+    "no_response": "the response is missing or empty",
+    "no_answer": "the response holds no <answer> or an empty one",
+    "unknown_question_type": "the question type is none of the four published ones",
+    "answer_not_in_choices": "the answer is not one that the question allows",
+    "bad_box": "a box has other than four finite numbers",
+    "degenerate_box": "a box has swapped or equal corners, or vanishes in the model's pixels",
+    "box_outside": "a box lies more than 2 % of the frame outside it",
+    "no_patient": "the image path names no patient, so its split is unknown",
+    "missing_image": "the image does not exist",
+    "unreadable_image": "the image does not open",
+    "image_too_narrow": "the image is too narrow for the model's resize",
+}
+MOST_OVERHANG = 0.02
+UNNAMED = "region"
+
+_MEDIA = re.compile(r"<(?:image|video|audio)>")
+_BLOCK_TAGS = re.compile(r"</?(?:think|answer|location|response)\s*>", re.IGNORECASE)
+_LOCATION = re.compile(r"<location\s*>(.*?)(?:</location\s*>|$)", re.IGNORECASE | re.DOTALL)
+_NUMBERS = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+|inf|nan)(?:e[+-]?\d+)?", re.IGNORECASE)
+
+
+class RowFault(Exception):
+    """A fault that rejects a row; its text is the reject code."""
+
+
+@dataclass(frozen=True)
+class ParsedRow:
+    """A row read but not yet mapped: all boxes are in the dataset's frame."""
+
+    source_index: int
+    image_path: str
+    patient: str
+    study: str
+    question: str
+    question_type: str
+    choices: dict[str, str] | None
+    answer: Answer
+    reasoning: str
+    regions: tuple[Region, ...]
+    media_tags: int
+
+    def boxes(self) -> list[Box]:
+        """Every box of the row, in its regions and in its reasoning."""
+        cited = cited_regions(self.reasoning)
+        return [region.box for region in (*self.regions, *cited) if region.box is not None]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row as training sees it: boxes in the coordinates of the model's output."""
+
+    parsed: ParsedRow
+    picture: Picture
+    question: str
+    ground_truth: GroundTruth
+    response: str | None
+    clipped_boxes: int
+
+
+def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
+    """Reads the texts of a row. Raises RowFault with a code of `REJECT_CODES`."""
+    question, response = _text(row["question"]), _text(row["response"])
+    if not question:
+        raise RowFault("no_question")
+    if not response:
+        raise RowFault("no_response")
+    question_type = QUESTION_TYPES.get(_text(row["question_type"]))
+    if question_type is None:
+        raise RowFault("unknown_question_type")
+    read = parse_response(response)
+    if not read.answer:
+        raise RowFault("no_answer")
+    choices = parse_choices(question) if question_type in ("single", "multi") else None
+    answer = normalise_answer(read.answer, question_type, choices)
+    if answer is None:
+        raise RowFault("answer_not_in_choices")
+    reasoning = " ".join(_BLOCK_TAGS.sub(" ", _text(row["thinkVG"])).split())
+    for text in (reasoning, *_LOCATION.findall(response)):
+        _check_boxes(text)
+    image_path = _text(row["image_path"])
+    if not image_path:
+        raise RowFault("missing_image")
+    subject = patient_and_study(image_path)
+    if subject is None:
+        raise RowFault("no_patient")
+    return ParsedRow(
+        source_index=source_index,
+        image_path=image_path,
+        patient=subject[0],
+        study=subject[1],
+        question=_MEDIA.sub("", question).strip(),
+        question_type=question_type,
+        choices=choices,
+        answer=answer,
+        reasoning=_MEDIA.sub("", reasoning),
+        regions=read.regions,
+        media_tags=len(_MEDIA.findall(question)) + len(_MEDIA.findall(reasoning)),
+    )
+
+
+def _text(value: object) -> str:
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _check_boxes(text: str) -> None:
+    """Raises RowFault where a box in the text is not four finite numbers with area."""
+    for group in cited_groups(text):
+        if group.box is None:
+            numbers = [float(part) for part in _NUMBERS.findall(text[group.start : group.end])]
+            is_four = len(numbers) == 4 and all(map(math.isfinite, numbers))
+            raise RowFault("degenerate_box" if is_four else "bad_box")
+    if "<box" in text.lower() and any(region.box is None for region in parse_location(text)):
+        raise RowFault("bad_box")
+
+
+@dataclass(frozen=True)
+class Mapper:
+    """Takes rows from the dataset's frame to the model's coordinates."""
+
+    frame: Frame
+    family: ModelFamily
+    min_pixels: int
+    max_pixels: int
+
+    def model_size(self, original: Size) -> Size:
+        """The size at which the model sees a picture; RowFault for one it cannot take."""
+        try:
+            return smart_resize(original, self.family.factor, self.min_pixels, self.max_pixels)
+        except ValueError:
+            raise RowFault("image_too_narrow") from None
+
+    def example(self, parsed: ParsedRow, picture: Picture) -> Example:
+        """Maps every box of a row, in its texts as in its ground truth.
+
+        Raises RowFault for a box too far outside the picture, or too small for its pixels.
+        """
+        image_size = self.model_size(picture.size)
+        space = self.family.box_space(image_size)
+        clipped: set[Box] = set()
+
+        def to_model(box: Box) -> Box:
+            unit = self.frame.to_unit(box, picture.size)
+            if overhang(unit) > MOST_OVERHANG:
+                raise RowFault("box_outside")
+            if overhang(unit) > 0:
+                clipped.add(box)
+            x1, y1, x2, y2 = (float(round(side)) for side in scale_box(clip_unit(unit), space))
+            if x2 <= x1 or y2 <= y1:
+                raise RowFault("degenerate_box")
+            return (x1, y1, x2, y2)
+
+        regions = tuple(
+            Region(region.ref, to_model(region.box))
+            for region in parsed.regions
+            if region.box is not None
+        )
+        reasoning = replace_boxes(parsed.reasoning, to_model)
+        answer = parsed.answer
+        if parsed.question_type == "open":
+            answer = replace_boxes(answer_text(answer), to_model)
+        truth = GroundTruth(
+            question_type=parsed.question_type,  # type: ignore[arg-type]
+            answer=answer,
+            choices=parsed.choices,
+            regions=regions,
+            think_regions=tuple(cited_regions(reasoning)),
+            image_size=image_size,
+            coordinates=self.family.coordinates,
+        )
+        return Example(
+            parsed=parsed,
+            picture=picture,
+            question=replace_boxes(parsed.question, to_model),
+            ground_truth=truth,
+            response=_write_response(reasoning, answer, regions) if reasoning else None,
+            clipped_boxes=len(clipped),
+        )
+
+
+def _write_response(reasoning: str, answer: Answer, regions: tuple[Region, ...]) -> str:
+    named = [Region(region.ref or UNNAMED, region.box) for region in regions]
+    return render_response(reasoning, answer_text(answer), named)

@@ -1,0 +1,128 @@
+"""The options of `data_prep.thinkvg`, checked."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.coordinates import MODEL_FAMILIES, Fit, ModelFamily, parse_frame
+from data_prep.source import InputError
+
+EPILOG = """\
+Writes {train,val,test}.parquet, sft_{train,val}.parquet, nested fractions of both training files
+(train-1of2.parquet to -1of16), rejects.parquet, audit.json and audit.html into --out.
+Rows at fault go to rejects.parquet with a reason; the exit code is 2 where the input as a whole
+is at fault."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run of `data_prep.thinkvg` was asked for."""
+
+    source: Path
+    images: Path
+    out: Path
+    frame: str
+    fit: Fit
+    family: ModelFamily
+    min_pixels: int
+    max_pixels: int
+    val: float
+    test: float
+    limit: int | None
+    seed: int
+    workers: int
+    tokenizer: Path | None
+    findings: Path | None
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.thinkvg",
+        description="Turns the ThinkVG dataset into parquet for SFT and for rollouts.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--source", type=Path, required=True, help="a parquet file, or a folder of data/*.parquet")
+    add("--images", type=Path, required=True, help="the folder that image_path is relative to")
+    add("--out", type=Path, required=True, help="folder to write")
+    add(
+        "--frame",
+        default="336",
+        metavar="336|224|WxH|original|auto",
+        help="the space of the dataset's boxes (336)",
+    )
+    add(
+        "--fit",
+        choices=("stretch", "pad"),
+        default="stretch",
+        help="how pictures were brought into the frame (stretch)",
+    )
+    add(
+        "--model-family",
+        choices=tuple(MODEL_FAMILIES),
+        default="qwen2_5_vl",
+        help="whose coordinates to write (qwen2_5_vl)",
+    )
+    add("--min-pixels", type=int, help="lower bound of a resized picture's area (4 tokens)")
+    add("--max-pixels", type=int, help="upper bound of a resized picture's area (1280 tokens)")
+    add("--val", type=float, default=0.05, help="share of patients for validation (0.05)")
+    add("--test", type=float, default=0.05, help="share of patients for the test (0.05)")
+    add("--limit", type=int, help="use this many source rows, chosen by the seed (all)")
+    add("--seed", type=int, default=0, help="of splits, fractions and the limit (0)")
+    add("--workers", type=int, default=2, help="threads that read image headers (2)")
+    add("--tokenizer", type=Path, help="folder of a tokenizer, to count tokens (off)")
+    add("--findings", type=Path, help="table of findings by image_path or study, for the judge")
+    return parser
+
+
+def settings_from(options: argparse.Namespace) -> Settings:
+    """Checks the options. Raises InputError with a line that names the one at fault."""
+    family = MODEL_FAMILIES[options.model_family]
+    low, high = family.default_pixels
+    minimum = low if options.min_pixels is None else options.min_pixels
+    maximum = max(high, minimum) if options.max_pixels is None else options.max_pixels
+    if minimum < 1:
+        raise InputError(f"--min-pixels is {minimum}: give 1 or more")
+    if maximum < max(minimum, family.factor**2):
+        raise InputError(
+            f"--max-pixels is {maximum}: give at least --min-pixels ({minimum}) and "
+            f"{family.factor**2}, one token of {family.name}"
+        )
+    for name in ("val", "test"):
+        if not 0 <= getattr(options, name) < 1:
+            raise InputError(f"--{name} is {getattr(options, name)}: give a share from 0 to 1")
+    if options.val + options.test >= 1:
+        raise InputError(f"--val and --test are {options.val + options.test:g} together: give less")
+    for name, least in (("seed", 0), ("workers", 1), ("limit", 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name} is {value}: give {least} or more")
+    if options.frame != "auto":
+        try:
+            parse_frame(options.frame)
+        except ValueError as error:
+            raise InputError(f"--frame: {error}") from None
+    if not options.images.is_dir():
+        raise InputError(f"--images {options.images} is not a folder")
+    if options.out.exists() and not options.out.is_dir():
+        raise InputError(f"--out {options.out} is a file: name a folder")
+    return Settings(
+        source=options.source,
+        images=options.images.resolve(),
+        out=options.out.resolve(),
+        frame=options.frame,
+        fit=options.fit,
+        family=family,
+        min_pixels=minimum,
+        max_pixels=maximum,
+        val=options.val,
+        test=options.test,
+        limit=options.limit,
+        seed=options.seed,
+        workers=options.workers,
+        tokenizer=options.tokenizer,
+        findings=options.findings,
+    )
