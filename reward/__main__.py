@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -43,21 +42,20 @@ def score_file(source: Path, target: Path, settings: dict[str, Any]) -> int:
         raise ValueError(f"--output {target}: the folder {target.parent} does not exist")
     if target.exists() and target.samefile(source):
         raise ValueError(f"--output {target} is the input: name another file")
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+        with temporary.open("w", encoding="utf-8") as out:
             count = _score_lines(source, out, settings)
-        os.chmod(temporary, 0o644)
         os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
     return count
 
 
 def _score_lines(source: Path, out: TextIO, settings: dict[str, Any]) -> int:
     count = 0
-    with tqdm(total=source.stat().st_size, unit="B", unit_scale=True, desc="score") as progress:
+    size = source.stat().st_size
+    with tqdm(total=size, unit="B", unit_scale=True, desc="score", delay=2) as progress:
         for number, line in _lines(source):
             row = _row(line, f"{source}, line {number}")
             try:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 
 from reward.answers import LONGEST_ANSWER, parse_yes_no
-from reward.boxes import iou, match, usable_box
+from reward.boxes import MOST_MATCHED, iou, match, usable_box
 from reward.choices import parse_letters
 from reward.ground_truth import GroundTruth
 from reward.response import Region, Response
@@ -52,7 +52,9 @@ def _share_cited(
     if not final:
         return 1.0
     boxes = [usable_box(region, ground_truth) for region in final]
-    sources = list(dict.fromkeys(usable_box(region, ground_truth) for region in cited))[:64]
+    sources = list(dict.fromkeys(usable_box(region, ground_truth) for region in cited))[
+        :MOST_MATCHED
+    ]
     pairs = match(len(boxes), len(sources), lambda i, j: iou(boxes[i], sources[j]))
     return sum(pair.value for pair in pairs) / len(boxes)
 
@@ -88,4 +90,7 @@ def _verdict(statement: str, answer: str, ground_truth: GroundTruth, is_weak: bo
         return None if is_weak or not statement else contradicts(statement, answer)
     letters = parse_letters(statement, ground_truth.choices)
     final = parse_letters(answer, ground_truth.choices)
-    return None if not letters or not final else letters != final
+    if not letters or not final:
+        return None
+    # Several options may be concluded one by one, so each need only be in the answer.
+    return not letters <= final

@@ -6,6 +6,7 @@ option is none, and neither is one that wavers between options (`A or C`, `B: te
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -35,7 +36,7 @@ _OTHER_LETTER = re.compile(
     r"(?:(?:option|choice|maybe|possibly|perhaps)\s++)?+\(?([A-Z])\b(?=\s*+(?:[.,;:!?)/]|\Z|is|are|"
     r"could|may|might|also|too))"
 )
-_NEW_LINE = re.compile(r"\s*+\n\s*+")
+_NEW_LINE = re.compile(r"[^\S\n]*+\n\s*+")
 _WORDS = re.compile(r"[^\W_]+")
 _OPENING = re.compile(r"[\s\[({\"'*`]*+(?:both\b\s*+)?+", re.IGNORECASE)
 
@@ -159,7 +160,9 @@ def _text_at(
 
 @lru_cache(maxsize=4096)
 def _patterns(options: tuple[tuple[str, str], ...]) -> tuple[tuple[str, re.Pattern[str]], ...]:
-    ordered = sorted(options, key=lambda option: -len(_words(option[1])))
+    texts = Counter(tuple(_words(text)) for _, text in options)
+    unique = [option for option in options if texts[tuple(_words(option[1]))] == 1]
+    ordered = sorted(unique, key=lambda option: -len(_words(option[1])))
     return tuple(
         (letter, re.compile(r"[\W_]++".join(map(re.escape, _words(text))) + r"\b", re.IGNORECASE))
         for letter, text in ordered

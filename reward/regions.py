@@ -8,6 +8,16 @@ _REF_BEGIN = re.compile(r"<ref\s*+>", re.IGNORECASE)
 _TAG = re.compile(r"</ref\s*+>|</?box\s*+>", re.IGNORECASE)
 _BREAK = re.compile(r"[.,;:!?()\[\]<>\n]")
 _MOST_WORDS = 6
+_REGION_WORDS = frozenset(
+    word
+    for line in (
+        "left right bilateral upper mid middle lower lung lungs zone zones hilar structures hilum",
+        "hila apical apex costophrenic angle angles hemidiaphragm hemidiaphragms diaphragm",
+        "clavicle clavicles trachea spine aortic arch aorta mediastinum mediastinal svc superior",
+        "vena cava cardiac silhouette heart cavoatrial junction atrium carina abdomen base pleura",
+    )
+    for word in line.split()
+)
 _LINKS = frozenset(
     word
     for line in (
@@ -23,9 +33,10 @@ _LINKS = frozenset(
 def words_before(text: str) -> str:
     """Return the name that a text ends with, "" where it has none.
 
-    Trailing fillers ("at", "region") and punctuation are passed over; then the name is the last
-    words up to the next article, preposition or punctuation, six at most:
-    `"opacity in the left lower lung zone (region "` gives `"left lower lung zone"`.
+    Trailing fillers ("at", "region") and punctuation are passed over. The name is then the run of
+    words of anatomy at the end, or, where there is none, the words up to the next article,
+    preposition or punctuation, six at most: `"opacity of left lower lung zone (region "` gives
+    `"left lower lung zone"`.
     """
     marked = _TAG.sub(" ", _REF_BEGIN.sub(";", text))
     clauses = [clause for clause in _BREAK.split(marked) if clause.strip()]
@@ -33,12 +44,20 @@ def words_before(text: str) -> str:
         words = _WORD.findall(clause)
         while words and words[-1].lower() in _LINKS:
             words.pop()
-        name: list[str] = []
-        while words and words[-1].lower() not in _LINKS and len(name) < _MOST_WORDS:
-            name.insert(0, words.pop())
-        if name:
-            return " ".join(name)
+        if words:
+            is_region = words[-1].lower() in _REGION_WORDS
+            return " ".join(_last_run(words, is_region))
     return ""
+
+
+def _last_run(words: list[str], is_region: bool) -> list[str]:
+    begin = len(words)
+    while begin > max(0, len(words) - _MOST_WORDS):
+        word = words[begin - 1].lower()
+        if word in _LINKS or (is_region and word not in _REGION_WORDS):
+            break
+        begin -= 1
+    return words[begin:]
 
 
 @lru_cache(maxsize=8192)

@@ -78,7 +78,11 @@ def text_score(answer: str, reference: str) -> float:
 def contradicts(first: str, second: str) -> bool:
     """Return whether two texts speak of the same thing in a different sense."""
     one, other = _read(first), _read(second)
-    return bool(one.words & other.words) and _sense_differs(one, other)
+    if not one.words & other.words:
+        return False
+    return _opposes(one, other) or bool(
+        one.findings and other.findings and not one.findings & other.findings
+    )
 
 
 def _has_it_both_ways(given: _Reading, wanted: _Reading) -> bool:
@@ -91,11 +95,14 @@ def _has_it_both_ways(given: _Reading, wanted: _Reading) -> bool:
 
 
 def _sense_differs(one: _Reading, other: _Reading) -> bool:
+    return one.findings != other.findings or _opposes(one, other)
+
+
+def _opposes(one: _Reading, other: _Reading) -> bool:
+    """Whether a negation, a side or a level that both texts have differs."""
     for word in one.polarity.keys() & other.polarity.keys():
         if one.polarity[word] != other.polarity[word]:
             return True
-    if one.findings != other.findings:
-        return True
     for kind in (frozenset({"left", "right"}), LEVELS):
         if _differ(one.named(kind), other.named(kind)):
             return True
