@@ -1,5 +1,6 @@
 """Tables of results per question type and overall, the baselines beside the models."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,6 +79,6 @@ def markdown(table: pd.DataFrame, corner: str = "question type") -> str:
 
 def cell(value: float, title: str) -> str:
     """A number under a column title, as text."""
-    if pd.isna(value):
+    if math.isnan(value):
         return "—"
     return f"{value:.0f}" if title == METRIC_TITLES["n"] else f"{value:.3f}"
