@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.lib import ArrowInvalid
 
@@ -85,7 +86,7 @@ def read_columns(
     except ArrowInvalid as error:
         raise InputError(f"{path}: not a readable parquet file") from error
     if rows is not None:
-        table = table.take(rows)
+        table = table.take(pa.array(rows, pa.int64()))
     return {column: table.column(column).to_pylist() for column in columns}
 
 

@@ -55,3 +55,7 @@ def test_a_missing_file_and_one_of_another_kind_are_named(tmp_path):
     (tmp_path / "text.parquet").write_text("hello, this is not parquet")
     with pytest.raises(InputError, match=r"text\.parquet: not a readable parquet file"):
         read_questions(tmp_path / "text.parquet")
+
+
+def test_no_wanted_image_gives_none(write_parquet, make_truth):
+    assert read_images(write_parquet("test", [make_truth()]), []) == {}

@@ -1,0 +1,222 @@
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from recipe.report import main
+from recipe.reporting.headline import headline_rows, sentences, verdict
+
+VOID = {"meta", "input", "link", "br", "image", "rect", "path", "use", "img"}
+
+
+class Page(HTMLParser):
+    """Ids, tags and visible text of a page; fails on tags that do not nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.tags, self.text, self.hrefs = [], [], [], "", []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.tags.append(tag)
+        if "id" in attributes and tag in ("section", "input"):
+            self.ids.append(attributes["id"])
+        self.hrefs += [value for name, value in attrs if name in ("href", "xlink:href", "src")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def report(run, *options):
+    assert main([str(run), *options]) == 0
+    return (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_whole_run_gives_every_part(make_run):
+    page = Page(report(make_run()))
+    sections = ["result", "types", "stage-1", "stage-2", "cases", "run"]
+    assert [name for name in page.ids if "-" not in name or name.startswith("stage")] == sections
+    assert page.tags.count("article") == 16
+    assert page.tags.count("image") == 16
+    assert "Not in this run" not in page.text
+
+
+def test_the_page_needs_nothing_from_outside(make_run):
+    text = report(make_run())
+    page = Page(text)
+    assert all(href.startswith(("#", "data:image/jpeg;base64,")) for href in page.hrefs)
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert "http" not in text
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_images_are_embedded_whole(make_run):
+    (first, *_) = re.findall(r'href="data:image/jpeg;base64,([^"]+)"', report(make_run()))
+    assert base64.b64decode(first, validate=True)[:2] == b"\xff\xd8"
+
+
+def test_all_text_of_models_and_data_is_escaped(make_run):
+    text = report(make_run())
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in text
+    assert "Question number 3, x &lt; y &amp; z?" in text
+
+
+def test_phantoms_are_called_synthetic_and_patients_are_not(make_run, tmp_path):
+    assert "Synthetic phantom data" in report(make_run())
+    shutil.rmtree(tmp_path / "run")
+    text = report(make_run(first_patient=10_000_000))
+    assert "Synthetic phantom data" not in text
+    assert "May show patient data" in text
+
+
+def test_numbers_of_the_summary_are_on_the_page(make_run):
+    run = make_run()
+    summary = json.loads((run / "summary.json").read_text())
+    text = report(run)
+    for model in summary["models"].values():
+        assert f"{model['v_score']:.3f}" in text
+    low, high = summary["gain"]["v_score"]["ci95"]
+    assert f"({low:+.3f} to {high:+.3f})" in text
+    assert "region prior" in text
+
+
+PARTS = [
+    ("summary.json", "result"),
+    ("sft", "stage-2"),
+    ("grpo", "stage-2"),
+    ("eval", "cases"),
+    ("data", None),
+]
+
+
+@pytest.mark.parametrize(("part", "section"), PARTS)
+def test_a_missing_part_is_named_and_the_rest_is_shown(make_run, part, section):
+    run = make_run()
+    gone = run / part
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    page = Page(report(run))
+    assert section not in page.ids
+    assert "missing" in page.ids
+    assert part in page.text[page.text.index("Not in this run\n") :]
+    assert {"types", "cases", "stage-1"} - {section} - ({"types"} if part == "eval" else set()) <= {
+        *page.ids
+    }
+
+
+def test_a_folder_with_only_metrics_gives_curves(make_run, tmp_path):
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    shutil.copy(make_run() / "grpo" / "metrics.jsonl", folder / "metrics.jsonl")
+    page = Page(report(folder))
+    assert "Total reward" in page.text
+    assert "Response length" in page.text
+    assert "Origin of the data not recorded" in page.text
+    assert "actor/kl_loss" in page.text  # named as not logged
+    assert "sft/metrics.jsonl" not in page.text
+
+
+def test_one_model_alone_is_shown(make_run):
+    run = make_run()
+    shutil.rmtree(run / "eval" / "grpo")
+    (run / "summary.json").unlink()
+    page = Page(report(run))
+    assert page.tags.count("article") == 16
+    assert "show-sft" in page.ids
+    assert "show-grpo" not in page.ids
+
+
+def test_the_number_of_cases_can_be_chosen(make_run):
+    run = make_run()
+    assert Page(report(run, "--cases", "4")).tags.count("article") == 4
+    assert "cases" not in Page(report(run, "--cases", "0")).ids
+
+
+def test_the_page_goes_where_output_says(make_run, tmp_path, capsys):
+    target = tmp_path / "deep" / "page.html"
+    assert main([str(make_run()), "--output", str(target)]) == 0
+    assert target.read_text().startswith("<!doctype html>")
+    assert capsys.readouterr().out == f"{target}\n"
+
+
+def _break(run, name):
+    if name == "no folder":
+        return run / "nowhere"
+    if name == "nothing usable":
+        (run / "empty").mkdir()
+        return run / "empty"
+    (run / name).write_text("{\n")
+    return run
+
+
+BROKEN = [
+    ("no folder", r"nowhere: no such run folder"),
+    ("nothing usable", r"empty: nothing to report on"),
+    ("summary.json", r"summary\.json: not JSON"),
+    ("grpo/metrics.jsonl", r"metrics\.jsonl:1: not JSON"),
+    ("eval/sft/greedy.jsonl", r"greedy\.jsonl:1: not JSON"),
+    ("data/test.parquet", r"test\.parquet: not a readable parquet file"),
+]
+
+
+@pytest.mark.parametrize(("fault", "message"), BROKEN)
+def test_a_fault_is_one_line_and_exit_code_2(make_run, capsys, fault, message):
+    run = _break(make_run(), fault)
+    assert main([str(run)]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert error.count("\n") == 1
+    assert not (run / "report.html").exists()
+
+
+def test_the_command_works_as_a_module(make_run):
+    done = subprocess.run(
+        [sys.executable, "-m", "recipe.report", str(make_run() / "nowhere")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "no such run folder" in done.stderr
+
+
+VERDICTS = [
+    ([0.01, 0.2], "higher"),
+    ([-0.2, -0.01], "lower"),
+    ([-0.1, 0.1], "no clear difference"),
+    ([0.0, 0.1], "no clear difference"),  # zero is in the interval
+]
+
+
+@pytest.mark.parametrize(("interval", "expected"), VERDICTS)
+def test_a_verdict_is_given_only_where_the_interval_leaves_out_zero(interval, expected):
+    assert verdict({"mean": sum(interval) / 2, "ci95": interval}) == expected
+
+
+def test_sentences_do_not_claim_more_than_the_numbers(make_run):
+    summary = json.loads((make_run() / "summary.json").read_text())
+    summary["gain"]["reward"] = {"mean": -0.1, "ci95": [-0.2, -0.05]}
+    summary["baselines"]["majority"]["a_score"] = 0.99
+    said = " ".join(sentences(summary))
+    assert "lowered that of greedy ones" in said
+    assert "is not above the majority answer baseline's 0.990" in said
+    assert headline_rows(summary)[0].gain == "−0.100 (−0.200 to −0.050)"
