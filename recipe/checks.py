@@ -64,7 +64,10 @@ def check_parquet(path: str, key: str, columns: tuple[str, ...]) -> dict[str, An
         )
     if rows == 0:
         raise InputError(f"{key}={path}: no rows")
-    return read_metadata(file)
+    try:
+        return read_metadata(file)
+    except ValueError as error:
+        raise InputError(f"{key}: {error}") from error
 
 
 def check_family(metadata: dict[str, Any], model: dict[str, Any], data_key: str) -> None:

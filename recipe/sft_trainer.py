@@ -4,14 +4,39 @@ from typing import Any
 
 from omegaconf import DictConfig
 from verl.trainer.sft_trainer import SFTTrainer
+from verl.utils import tensordict_utils as tu
 from verl.utils.distributed import destroy_global_process_group, initialize_global_process_group
+
+from recipe.coordinate_loss import CoordinateLoss, coordinate_ids
+from recipe.program import InputError
+
+LARGEST_COORDINATE = 336
 
 
 class ThinkVGSFTTrainer(SFTTrainer):
-    """verl's SFT trainer."""
+    """verl's SFT trainer, with soft coordinate targets where the configuration asks for them."""
+
+    def _build_engine(self) -> None:
+        super()._build_engine()
+        width = float(self.config.coordinate_smoothing)
+        self._soft_targets = width > 0
+        if self._soft_targets:
+            ids = coordinate_ids(self.model_config.tokenizer, LARGEST_COORDINATE)
+            if ids is None:
+                raise InputError(
+                    f"coordinate_smoothing={width}: the tokenizer of {self.config.model.path} "
+                    "splits numbers into digits: set coordinate_smoothing=0"
+                )
+            self.training_client.set_loss_fn(CoordinateLoss(ids, width))
+
+    def _get_batch_seqlens(self, data: Any) -> Any:
+        # verl calls this once for each training batch and for no other: the place to mark it.
+        if self._soft_targets:
+            tu.assign_non_tensor(data, distillation_use_topk=True, distillation_only=True)
+        return super()._get_batch_seqlens(data)
 
 
-def run(config: DictConfig) -> Any:
+def run(config: DictConfig) -> None:
     """Train in this process, one of those that torchrun started."""
     initialize_global_process_group()
     ThinkVGSFTTrainer(config=config).fit()

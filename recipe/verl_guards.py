@@ -26,10 +26,10 @@ def ragged_over_length(position_ids: torch.Tensor) -> torch.Tensor:
     Returns:
         The same samples with values of shape (4, sum of L_b) and offsets along the lengths.
     """
-    values, offsets = position_ids._values, position_ids._offsets  # type: ignore[attr-defined]
+    values, offsets = position_ids._values, position_ids._offsets
     samples = offsets.numel() - 1
     if int(offsets[-1]) == values.shape[-1]:
-        position_ids._ragged_idx = 2  # type: ignore[attr-defined]
+        position_ids._ragged_idx = 2
         return position_ids
     channels = values.shape[0] // samples
     length = values.shape[-1]

@@ -32,7 +32,7 @@ def _offload_without_pinning() -> None:
     def init(self: CPUOffloadPolicy, pin_memory: bool = False) -> None:
         original(self, pin_memory=False)
 
-    CPUOffloadPolicy.__init__ = init  # type: ignore[method-assign]
+    CPUOffloadPolicy.__init__ = init
 
 
 @functools.cache

@@ -22,7 +22,7 @@ class PlatformCPU(PlatformBase):
     def is_available(self) -> bool:
         return True
 
-    def current_device(self) -> str:  # type: ignore[override]  # verl passes it on to Tensor.to
+    def current_device(self) -> str:  # verl passes it on to Tensor.to
         return device.current_device()
 
     def device_count(self) -> int:
