@@ -67,6 +67,11 @@ def iou(predicted: Box | None, reference: Box | None) -> float:
     return overlap(predicted, reference).iou if predicted and reference else 0.0
 
 
+def is_above(value: float, threshold: float) -> bool:
+    """Whether an IoU is above a threshold by more than rounding, so that 0.75 is not above 0.75."""
+    return value > threshold + 1e-9
+
+
 def match(n_predicted: int, n_reference: int, value: Callable[[int, int], float]) -> list[Pair]:
     """Match boxes one to one so that the sum of the values is the largest there is.
 

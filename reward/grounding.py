@@ -37,7 +37,7 @@ Properties, each tested:
 from collections import Counter
 from collections.abc import Sequence
 
-from reward.boxes import match, matched_ious, overlap, usable_box
+from reward.boxes import is_above, match, matched_ious, overlap, usable_box
 from reward.ground_truth import GroundTruth
 from reward.numbers import Box
 from reward.regions import name_similarity
@@ -65,7 +65,7 @@ def count_gate_score(
         [usable_box(region, ground_truth) for region in predicted],
         [usable_box(region, ground_truth) for region in reference],
     )
-    return float(sum(ious) / len(ious) > iou_threshold)
+    return float(is_above(sum(ious) / len(ious), iou_threshold))
 
 
 def dense_score(

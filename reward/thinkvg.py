@@ -11,7 +11,7 @@ from typing import Any
 
 from reward.alignment import alignment_score
 from reward.answers import answer_is_correct, answer_score
-from reward.boxes import matched_ious, usable_box
+from reward.boxes import is_above, matched_ious, usable_box
 from reward.ground_truth import GroundTruth
 from reward.grounding import count_gate_score, dense_score
 from reward.response import Region, Response, parse_response
@@ -106,8 +106,8 @@ def _box_diagnostics(predicted: tuple[Region, ...], truth: GroundTruth) -> dict[
     ) or [1.0]
     return {
         "mean_iou": sum(ious) / len(ious),
-        "iou_50": sum(iou > 0.5 for iou in ious) / len(ious),
-        "iou_75": sum(iou > 0.75 for iou in ious) / len(ious),
+        "iou_50": sum(is_above(iou, 0.5) for iou in ious) / len(ious),
+        "iou_75": sum(is_above(iou, 0.75) for iou in ious) / len(ious),
         "box_count_match": float(len(predicted) == len(truth.regions)),
     }
 

@@ -1,0 +1,103 @@
+"""Agreement of the reasoning with the final answer and boxes."""
+
+from collections.abc import Callable
+
+import pytest
+
+from reward.alignment import alignment_score
+from reward.ground_truth import GroundTruth
+from reward.response import parse_response
+
+CHOICES = {"A": "Normal", "B": "Effusion", "C": "Edema"}
+
+
+def _response(think: str, answer: str = "Yes", *boxes: str) -> str:
+    location = "".join(f"<ref>lung</ref><box>{box}</box>" for box in boxes)
+    return f"<think>{think}</think><answer>{answer}</answer><location>{location}</location>"
+
+
+@pytest.mark.parametrize(
+    ("think", "boxes", "expected"),
+    [
+        ("left lung [10, 10, 40, 40]", ["[10, 10, 40, 40]"], 1),  # the box is cited
+        ("lungs [10, 10, 40, 40], [60, 10, 90, 40]", ["[60, 10, 90, 40]"], 1),  # one of several
+        ("left lung [10, 10, 40, 40]", ["[10, 10, 40, 25]"], 0.5),  # IoU
+        ("left lung [10, 10, 40, 40]", ["[60, 10, 90, 40]"], 0),  # another box
+        ("left lung", ["[10, 10, 40, 40]"], 0),  # none is cited
+        ("left lung [10, 10, 40, 40]", ["[10, 10, 40, 40]"] * 2, 0.5),  # cited once, given twice
+        ("lung [10, 10, 40, 40], [10, 10, 40, 40]", ["[10, 10, 40, 40]"] * 2, 0.5),
+        ("left lung [40, 10, 10, 40]", ["[40, 10, 10, 40]"], 0),  # no box on either side
+        ("nothing to point at", [], 1),
+    ],
+)
+def test_final_boxes_are_among_the_cited(
+    think: str, boxes: list[str], expected: float, make_truth: Callable[..., GroundTruth]
+) -> None:
+    response = parse_response(_response(think, "Yes", *boxes))
+    assert alignment_score(response, make_truth()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("think", "answer", "expected"),
+    [
+        ("The answer is yes.", "Yes", 1),
+        ("The answer is no.", "Yes", 0),
+        ("Therefore, no.", "Yes", 0),
+        ("So the answer is No because it is clear", "Yes, there is", 0),
+        ("At first the answer is no. But there is a shadow: the answer is yes.", "Yes", 1),
+        ("The answer: **No**", "Yes", 0),
+        # no conclusion, or none that can be held against the answer
+        ("There is no effusion.", "Yes", 1),
+        ("Therefore, no effusion is seen.", "Yes", 1),
+        ("The answer is yes or no.", "Yes", 1),
+        ("The answer depends on the margin.", "Yes", 1),
+        ("The answer is no.", "Perhaps", 1),
+    ],
+)
+def test_yes_no_conclusion(
+    think: str, answer: str, expected: float, make_truth: Callable[..., GroundTruth]
+) -> None:
+    assert alignment_score(parse_response(_response(think, answer)), make_truth()) == expected
+
+
+@pytest.mark.parametrize(
+    ("think", "answer", "expected"),
+    [
+        ("The correct option is B.", "B", 1),
+        ("The correct option is B: Effusion.", "C", 0),
+        ("Thus, Effusion.", "C: Edema", 0),
+        ("Thus a large effusion is seen.", "C", 1),  # a step, not an option
+        ("The answers are A and B.", "A", 0),
+        ("The best choice is A. The best choice is B.", "A, B", 1),  # one by one
+    ],
+)
+def test_choice_conclusion(
+    think: str, answer: str, expected: float, make_truth: Callable[..., GroundTruth]
+) -> None:
+    truth = make_truth(question_type="multi", answer=["A"], choices=CHOICES)
+    assert alignment_score(parse_response(_response(think, answer)), truth) == expected
+
+
+@pytest.mark.parametrize(
+    ("think", "answer", "expected"),
+    [
+        ("The answer is the left lung.", "left lung", 1),
+        ("The answer is the left lung.", "right lung", 0),
+        ("The conclusion is: no effusion.", "An effusion", 0),
+        ("The answer is an opacity in the left lung.", "left lung", 1),  # says more
+        ("Therefore the left lung is clear.", "right lung", 1),  # a step
+    ],
+)
+def test_open_conclusion(
+    think: str, answer: str, expected: float, make_truth: Callable[..., GroundTruth]
+) -> None:
+    truth = make_truth(question_type="open", answer="left lung")
+    assert alignment_score(parse_response(_response(think, answer)), truth) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "<answer>Yes</answer>", "<think>yes</think>", "<think></think><answer>Yes</answer>"],
+)
+def test_nothing_to_agree_scores_0(text: str, make_truth: Callable[..., GroundTruth]) -> None:
+    assert alignment_score(parse_response(text), make_truth()) == 0

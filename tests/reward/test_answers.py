@@ -1,0 +1,221 @@
+"""Answers: every way a model writes them, and no luck."""
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reward.answers import answer_is_correct, answer_score, parse_yes_no
+from reward.choices import parse_letters
+from reward.ground_truth import GroundTruth
+
+CHOICES = {"A": "Normal", "B": "Pleural effusion", "C": "Enlarged heart and effusion", "D": "None"}
+
+
+@pytest.mark.parametrize(
+    ("text", "side"),
+    [
+        ("Yes", "Yes"),
+        ("yes.", "Yes"),
+        ("YES!", "Yes"),
+        ("**Yes**", "Yes"),
+        ("'No'", "No"),
+        ("Yes, there is an effusion.", "Yes"),
+        ("No, there is no effusion.", "No"),
+        ("Yes, there is no effusion", "Yes"),  # a "no" within a sentence
+        ("Yes, an opacity or a nodule", "Yes"),  # an "or" between other things
+        ("No evidence of effusion", "No"),
+        ("The answer is yes.", "Yes"),
+        ("Final answer: No", "No"),
+        # no side at all
+        ("", None),
+        ("Normal", None),  # begins with "No"
+        ("None", None),
+        ("Not seen", None),
+        ("Nope", None),
+        ("yesterday", None),
+        ("no-one", None),
+        ("There is no effusion", None),
+        ("Maybe yes", None),
+        ("Unknown", None),
+        # both sides
+        ("Yes or no", None),
+        ("Yes and no", None),
+        ("Yes/No", None),
+        ("Yes. No.", None),
+        ("No. Yes.", None),
+        ("Yes, no", None),
+        ("No, but yes", None),
+        ("Yes (no)", None),
+        ("Yes, maybe", None),
+        ("Yes, or maybe not", None),
+        ("No, not sure", None),
+    ],
+)
+def test_yes_no(text: str, side: str | None) -> None:
+    assert parse_yes_no(text) == side
+
+
+@pytest.mark.parametrize(
+    ("text", "letters"),
+    [
+        ("B", "B"),
+        ("b.", "B"),
+        ("(B)", "B"),
+        ("B)", "B"),
+        ("**B**", "B"),
+        ("`B`", "B"),
+        ("Option B", "B"),
+        ("Answer: B", "B"),
+        ("The correct answer is B.", "B"),
+        ("I would choose B", "B"),
+        ("B: Pleural effusion", "B"),
+        ("B. pleural effusion.", "B"),
+        ("B - Pleural effusion", "B"),
+        ("B (Pleural effusion)", "B"),
+        ("B Pleural effusion", "B"),
+        ("Pleural effusion", "B"),
+        ("pleural  effusion.", "B"),
+        ("B because the angle is blunted", "B"),
+        ("B, as the angle is blunted", "B"),
+        ("B. A large effusion is seen", "B"),  # "A" is an article here
+        ("A", "A"),
+        ("a", "A"),
+        ("A Normal", "A"),
+        ("Normal", "A"),
+        ("None", "D"),
+        # sets
+        ("['A', 'C']", "AC"),
+        ('["A","C"]', "AC"),
+        ("[A, C]", "AC"),
+        ("A, C", "AC"),
+        ("A,C.", "AC"),
+        ("A; C", "AC"),
+        ("A and C", "AC"),
+        ("a and c", "AC"),
+        ("A & C", "AC"),
+        ("A\nC", "AC"),
+        ("AC", "AC"),
+        ("A, B, and C", "ABC"),
+        ("Both A and C", "AC"),
+        ("A and C are correct", "AC"),
+        ("Options A and C", "AC"),
+        ("A: Normal, C: Enlarged heart and effusion", "AC"),
+        ("A. Normal\nB. Pleural effusion", "AB"),
+        ("['A: Normal', 'B: Pleural effusion']", "AB"),
+        ("Normal, Pleural effusion", "AB"),
+        ("Enlarged heart and effusion", "C"),  # "and" within a choice
+        ("Normal and Enlarged heart and effusion", "AC"),
+        ("A, A", "A"),
+        # nothing that reads as options
+        ("", ""),
+        ("E", ""),  # no such choice
+        ("A large opacity", ""),  # an article
+        ("Abnormal", ""),  # a choice as part of a word
+        ("Normal heart", ""),  # a choice as part of a phrase
+        ("effusion", ""),
+        ("Not B", ""),
+        ("B is wrong", ""),
+        ("The image shows B", ""),
+        # wavering
+        ("A or C", ""),
+        ("B or maybe A", ""),
+        ("B: Normal", ""),  # letter and text of different choices
+        ("B: effusion on the right, or C", ""),
+        ("B: Pleural effusion or Normal", ""),
+        ("B, not A", ""),
+    ],
+)
+def test_letters(text: str, letters: str) -> None:
+    assert (parse_letters(text, CHOICES) or frozenset()) == frozenset(letters)
+
+
+def test_letters_without_known_choices() -> None:
+    assert parse_letters("B.", None) == frozenset("B")
+    assert parse_letters("A, C", None) == frozenset("AC")
+    assert parse_letters("Normal", None) is None
+
+
+def test_choices_with_the_same_text_are_not_told_apart_by_it() -> None:
+    choices = {"A": "Normal", "B": "Normal", "C": "Edema"}
+    assert parse_letters("Normal", choices) is None
+    assert parse_letters("B: Normal", choices) == frozenset("B")
+
+
+@given(st.sets(st.sampled_from("ABCD"), min_size=1))
+def test_sets_written_as_lists_are_read_back(letters: set[str]) -> None:
+    ordered = sorted(letters)
+    written = [
+        str(ordered),
+        json.dumps(ordered),
+        ", ".join(ordered),
+        " and ".join(ordered),
+        "; ".join(f"{letter}: {CHOICES[letter]}" for letter in ordered),
+        "\n".join(f"{letter}. {CHOICES[letter]}" for letter in ordered),
+    ]
+    assert [parse_letters(text, CHOICES) for text in written] == [frozenset(letters)] * len(written)
+
+
+@given(st.text(max_size=300), st.one_of(st.none(), st.just(CHOICES)))
+def test_any_text_is_read(text: str, choices: dict[str, str] | None) -> None:
+    letters = parse_letters(text, choices)
+    assert letters is None or letters <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    assert parse_yes_no(text) in ("Yes", "No", None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "score", "is_correct"),
+    [
+        ("A, C", 1, True),
+        ("A", 0.25, False),  # half of the set
+        ("A, B, C", 0, False),  # an extra option
+        ("A, B", 0, False),
+        ("A, B, C, D", 0, False),  # all of them
+        ("", 0, False),
+        (None, 0, False),
+    ],
+)
+def test_multi_choice(
+    answer: str | None, score: float, is_correct: bool, make_truth: Callable[..., GroundTruth]
+) -> None:
+    truth = make_truth(question_type="multi", answer=["A", "C"], choices=CHOICES)
+    assert answer_score(answer, truth, multi_partial=0.5) == score
+    assert answer_is_correct(answer, truth) is is_correct
+
+
+def test_single_choice_takes_one_letter_only(make_truth: Callable[..., GroundTruth]) -> None:
+    truth = make_truth(question_type="single", answer="B", choices=CHOICES)
+    assert answer_score("B: Pleural effusion", truth, multi_partial=0.5) == 1
+    for wrong in ("A", "A, B", "A or B", "AB", "A: no; B: yes"):
+        assert answer_score(wrong, truth, multi_partial=0.5) == 0
+
+
+def test_open_answer_is_correct_from_the_threshold(make_truth: Callable[..., GroundTruth]) -> None:
+    truth = make_truth(question_type="open", answer="Small left pleural effusion")
+    assert answer_is_correct("A small left pleural effusion.", truth)
+    assert not answer_is_correct("Pleural effusion", truth)  # 0.67
+    assert answer_is_correct("Pleural effusion", truth, open_threshold=0.6)
+
+
+def test_an_answer_of_thousands_of_characters_is_none(
+    make_truth: Callable[..., GroundTruth],
+) -> None:
+    assert answer_score("Yes", make_truth()) == 1
+    assert answer_score("Yes. " + "There is an opacity. " * 100, make_truth()) == 0
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["A,", "A. ", "a.,", "(", "or ", "the answer is ", "Normal ", "A (", " ", "yes ", "B\n"],
+)
+def test_the_longest_answers_are_decided_quickly(
+    piece: str, make_truth: Callable[..., GroundTruth]
+) -> None:
+    answer = (piece * 2000)[:1999]
+    start = time.process_time()
+    for kind, right in (("closed", "Yes"), ("single", "B"), ("multi", ["A"]), ("open", "No mass")):
+        answer_score(answer, make_truth(question_type=kind, answer=right, choices=CHOICES))
+    assert time.process_time() - start < 2

@@ -1,0 +1,263 @@
+"""Grounding: the published count gate, and every property that the dense score claims."""
+
+import itertools
+from collections.abc import Sequence
+from random import Random
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from reward.boxes import match, matched_ious, overlap
+from reward.ground_truth import GroundTruth
+from reward.grounding import box_quality, count_gate_score, dense_score
+from reward.numbers import Box
+from reward.response import Region
+
+A: Box = (10, 10, 40, 40)
+B: Box = (60, 10, 90, 40)
+C: Box = (10, 60, 40, 90)
+FULL: Box = (0, 0, 100, 100)
+
+
+def _truth(size: int = 100, coordinates: str = "absolute") -> GroundTruth:
+    return GroundTruth.parse(
+        {
+            "question_type": "closed",
+            "answer": "Yes",
+            "regions": [],
+            "think_regions": [],
+            "image_size": [size, size],
+            "coordinates": coordinates,
+        }
+    )
+
+
+FRAME = _truth()
+
+
+def _regions(boxes: Sequence[Box | None], names: Sequence[str] = ()) -> list[Region]:
+    padded = [*names, *[""] * (len(boxes) - len(names))]
+    return [Region(name, box) for name, box in zip(padded, boxes, strict=True)]
+
+
+def dense(given: Sequence[Box | None], wanted: Sequence[Box]) -> float:
+    return dense_score(_regions(given), _regions(wanted), FRAME)
+
+
+def paper(given: Sequence[Box | None], wanted: Sequence[Box]) -> float:
+    return count_gate_score(_regions(given), _regions(wanted), FRAME, 0.75)
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> Box:
+    x1, y1 = draw(st.integers(0, 90)), draw(st.integers(0, 90))
+    x2, y2 = draw(st.integers(x1 + 5, 100)), draw(st.integers(y1 + 5, 100))
+    return (float(x1), float(y1), float(x2), float(y2))
+
+
+LISTS = st.lists(boxes(), min_size=1, max_size=5)
+DISTINCT = st.lists(boxes(), min_size=1, max_size=5, unique=True)
+
+
+def _shift(box: Box, dx: float) -> Box:
+    return (box[0] + dx, box[1], box[2] + dx, box[3])
+
+
+class TestPaper:
+    @pytest.mark.parametrize(
+        ("given_boxes", "wanted", "expected"),
+        [
+            ([A], [A], 1),
+            ([B, A], [A, B], 1),  # any order
+            ([(10, 10, 40, 37)], [A], 1),  # IoU 0.9
+            ([(10, 10, 40, 32.5)], [A], 0),  # IoU 0.75 exactly: not above
+            ([(10, 10, 40, 30), B], [A, B], 1),  # mean of 0.67 and 1
+            ([(10, 10, 40, 20), B], [A, B], 0),  # mean of 0.33 and 1
+            ([A, A], [A], 0),  # one too many
+            ([A], [A, B], 0),  # one missing
+            ([A, None], [A, B], 0),  # one that is no box
+            ([A, A], [A, B], 0),  # the count alone is not enough
+            ([], [], 1),
+            ([A], [], 0),
+            ([], [A], 0),
+            ([None], [], 0),
+        ],
+    )
+    def test_count_gate(
+        self, given_boxes: list[Box | None], wanted: list[Box], expected: float
+    ) -> None:
+        assert paper(given_boxes, wanted) == expected
+
+
+class TestDense:
+    @pytest.mark.parametrize(
+        ("given_boxes", "wanted", "low", "high"),
+        [
+            ([A], [A], 1, 1),
+            ([C, A, B], [A, B, C], 1, 1),  # any order
+            ([], [], 1, 1),
+            ([], [A], 0, 0),
+            ([A], [], 0, 0),
+            ([None], [A], 0, 0),  # not four numbers
+            ([(200, 200, 300, 300)], [A], 0, 0),  # wholly outside the image
+            ([B], [A], 0, 0.05),  # far off
+            ([FULL], [A], 0, 0.001),  # all of the image
+            ([(5, 5, 95, 95)], [A], 0, 0.01),  # most of it
+            ([FULL], [(0, 0, 50, 100)], 0, 0.05),  # truth is half of it
+            ([FULL], [(0, 0, 95, 100)], 0.9, 1),  # truth is most of it, too
+            ([(15, 10, 45, 40)], [A], 0.6, 0.8),  # a sixth of the width off
+            ([A, B], [A], 0.35, 0.45),  # one too many
+            ([A, A], [A], 0.35, 0.45),  # twice
+            ([A], [A, B], 0.5, 0.5),  # one missing
+            ([A, A], [A, B], 0.25, 0.35),  # a copy is worse than nothing
+            ([A, None], [A, B], 0.5, 0.5),
+            ([A, None], [A], 0.35, 0.45),
+        ],
+    )
+    def test_values(
+        self, given_boxes: list[Box | None], wanted: list[Box], low: float, high: float
+    ) -> None:
+        assert low <= dense(given_boxes, wanted) <= high
+
+    @given(LISTS, LISTS)
+    def test_range(self, given_boxes: list[Box], wanted: list[Box]) -> None:
+        assert 0 <= dense(given_boxes, wanted) <= 1
+
+    @given(LISTS)
+    def test_the_reference_itself_scores_1(self, wanted: list[Box]) -> None:
+        assert dense(wanted, wanted) == pytest.approx(1)
+
+    @given(LISTS, LISTS, st.randoms())
+    def test_order_does_not_matter(
+        self, given_boxes: list[Box], wanted: list[Box], rng: Random
+    ) -> None:
+        before = dense(given_boxes, wanted)
+        rng.shuffle(given_boxes)
+        rng.shuffle(wanted)
+        assert dense(given_boxes, wanted) == pytest.approx(before)
+
+    @given(DISTINCT, boxes())
+    def test_an_extra_box_costs_clearly(self, wanted: list[Box], extra: Box) -> None:
+        n = len(wanted)
+        assert dense([*wanted, extra], wanted) <= 1.0001 * n / (n + 1.5)
+
+    @given(DISTINCT, DISTINCT, st.integers(0, 4))
+    def test_a_copy_costs(self, given_boxes: list[Box], wanted: list[Box], which: int) -> None:
+        before = dense(given_boxes, wanted)
+        assume(before > 0)
+        copied = [*given_boxes, given_boxes[which % len(given_boxes)]]
+        assert dense(copied, wanted) < 0.95 * before
+
+    @given(DISTINCT, st.integers(0, 4))
+    def test_a_missing_box_costs_its_share(self, wanted: list[Box], which: int) -> None:
+        n = len(wanted)
+        rest = [box for index, box in enumerate(wanted) if index != which % n]
+        assert dense(rest, wanted) == pytest.approx((n - 1) / n)
+
+    @given(boxes(), boxes(), st.lists(boxes(), max_size=2), st.floats(0, 1), st.floats(0, 1))
+    def test_sliding_towards_the_partner_never_costs(
+        self, box: Box, target: Box, others: list[Box], first: float, second: float
+    ) -> None:
+        near, far = sorted((first, second))
+        centre = ((target[0] + target[2]) / 2, (target[1] + target[3]) / 2)
+        width, height = target[2] - target[0], target[3] - target[1]
+        half_w = min(width, box[2] - box[0]) / 2
+        half_h = min(height, box[3] - box[1]) / 2
+        start = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+
+        def at(share: float) -> Box:
+            x = centre[0] + share * (start[0] - centre[0])
+            y = centre[1] + share * (start[1] - centre[1])
+            return (x - half_w, y - half_h, x + half_w, y + half_h)
+
+        closer, further = dense([at(near)], [target]), dense([at(far)], [target])
+        assert closer >= further - 1e-9
+
+    def test_each_step_of_a_slide_gains_even_before_the_boxes_meet(self) -> None:
+        scores = [dense([_shift(A, dx)], [A]) for dx in range(60, -1, -1)]
+        gains = [later - earlier for earlier, later in itertools.pairwise(scores)]
+        assert min(gains) > 0
+        assert max(gains) < 0.1  # smooth: no step of a pixel is a jump
+
+    def test_shrinking_from_the_full_image_gains_at_every_step(self) -> None:
+        scores = [dense([(k, k, 100 - k, 100 - k)], [(30, 30, 70, 70)]) for k in range(31)]
+        assert all(a < b for a, b in itertools.pairwise(scores))
+
+    @given(LISTS, LISTS, st.integers(2, 9))
+    def test_scale_and_coordinate_system_do_not_matter(
+        self, given_boxes: list[Box], wanted: list[Box], scale: int
+    ) -> None:
+        def scaled(items: list[Box], factor: float) -> list[Region]:
+            return _regions([tuple(factor * v for v in box) for box in items])  # type: ignore[misc]
+
+        expected = dense(given_boxes, wanted)
+        larger = dense_score(scaled(given_boxes, scale), scaled(wanted, scale), _truth(100 * scale))
+        thousand = dense_score(
+            scaled(given_boxes, 10), scaled(wanted, 10), _truth(7, coordinates="norm1000")
+        )
+        assert larger == pytest.approx(expected)
+        assert thousand == pytest.approx(expected)
+
+    def test_copies_in_the_reference_may_be_copied(self) -> None:
+        assert dense([A, A], [A, A]) == 1
+        assert dense([A, A, A], [A, A]) < 0.7
+
+    @given(DISTINCT)
+    def test_spam_is_worth_almost_nothing(self, wanted: list[Box]) -> None:
+        spam: list[Box | None] = [
+            (x, y, x + 10.0, y + 10.0) for x in range(0, 90, 3) for y in range(0, 90, 3)
+        ]
+        assert dense([*wanted, *spam], wanted) < 0.01
+
+    def test_two_guesses_are_worth_less_than_half_a_hit(self) -> None:
+        assert dense([A, B], [A]) < 0.5 * dense([A], [A])
+
+
+class TestNames:
+    def test_a_wrong_name_costs_a_little(self) -> None:
+        wanted = _regions([A], ["left lung"])
+        right = dense_score(_regions([A], ["The left lung"]), wanted, FRAME)
+        side = dense_score(_regions([A], ["right lung"]), wanted, FRAME)
+        other = dense_score(_regions([A], ["spine"]), wanted, FRAME)
+        assert right == 1
+        assert 0.89 < other < side < right
+
+    def test_an_absent_name_costs_nothing(self) -> None:
+        assert dense_score(_regions([A]), _regions([A], ["left lung"]), FRAME) == 1
+        assert dense_score(_regions([A], ["left lung"]), _regions([A]), FRAME) == 1
+
+    def test_swapped_names_do_not_outweigh_the_boxes(self) -> None:
+        wanted = _regions([A, B], ["left lung", "right lung"])
+        swapped = _regions([A, B], ["right lung", "left lung"])
+        assert dense_score(swapped, wanted, FRAME) > 0.9
+
+
+class TestGeometry:
+    @pytest.mark.parametrize(
+        ("box", "other", "iou", "giou", "excess"),
+        [
+            ((0, 0, 1, 1), (0, 0, 1, 1), 1, 1, 0),
+            ((0, 0, 0.5, 1), (0, 0, 1, 1), 0.5, 0.5, 0),
+            ((0, 0, 1, 1), (0, 0, 0.5, 1), 0.5, 0.5, 0.5),
+            ((0, 0, 0.5, 1), (0.5, 0, 1, 1), 0, 0, 0.5),  # they touch
+            ((0, 0, 0.25, 1), (0.75, 0, 1, 1), 0, -0.5, 0.25),  # apart
+        ],
+    )
+    def test_overlap(self, box: Box, other: Box, iou: float, giou: float, excess: float) -> None:
+        assert overlap(box, other) == pytest.approx((iou, giou, excess))
+
+    @given(boxes(), boxes())
+    def test_quality_is_1_only_for_equal_boxes(self, box: Box, other: Box) -> None:
+        unit, target = (tuple(v / 100 for v in item) for item in (box, other))
+        assert (box_quality(unit, target) > 0.9999) == (box == other)  # type: ignore[arg-type]
+
+    def test_matching_is_optimal_where_greedy_is_not(self) -> None:
+        values = [[0.9, 0.8], [0.8, 0.0]]
+        pairs = match(2, 2, lambda i, j: values[i][j])
+        assert sorted(pairs) == [(0, 1, 0.8), (1, 0, 0.8)]
+
+    def test_unmatched_boxes_have_iou_0(self) -> None:
+        box, other = (0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0)
+        assert sorted(matched_ious([box, other, None], [box])) == [0, 0, 1]
+        assert matched_ious([], []) == []
