@@ -104,8 +104,10 @@ def mean_by_question(predictions: Sequence[Prediction], metric: str) -> dict[str
             f"question {least!r} has {low} samples and question {most!r} has {high}; "
             "generate the same number for all"
         )
-    means = prediction_values(predictions).groupby("id", sort=False)[metric].mean()
-    return {str(key): float(value) for key, value in means.items()}
+    values: dict[str, list[float]] = {}
+    for prediction in predictions:
+        values.setdefault(prediction.id, []).append(metric_value(prediction, metric))
+    return {key: sum(found) / len(found) for key, found in values.items()}
 
 
 def check_same_questions(a: Collection[str] | Mapping[str, object], b: Collection[str]) -> None:
@@ -117,24 +119,33 @@ def check_same_questions(a: Collection[str] | Mapping[str, object], b: Collectio
         )
 
 
-def _values(prediction: Prediction) -> dict[str, str | int | float]:
-    row: dict[str, str | int | float] = {
-        "id": prediction.id,
-        "sample": prediction.sample,
-        "question_type": prediction.question_type,
-    }
-    for metric, key in _SCORE_KEYS.items():
-        if key not in prediction.scores:
-            raise InputError(
-                f"prediction {prediction.id!r} sample {prediction.sample} has no score {key!r}; "
-                "score the predictions first"
-            )
-        row[metric] = float(prediction.scores[key])
-    row["a_score"] = float(answer_correct(prediction))
-    return row
+def metric_value(prediction: Prediction, metric: str) -> float:
+    """One of `METRICS` for one prediction, in 0..1.
+
+    Raises:
+        InputError: the prediction has not been scored.
+    """
+    if metric == "a_score":
+        return float(answer_correct(prediction))
+    key = _SCORE_KEYS[metric]
+    if key not in prediction.scores:
+        raise InputError(
+            f"prediction {prediction.id!r} sample {prediction.sample} has no score {key!r}; "
+            "score the predictions first"
+        )
+    return float(prediction.scores[key])
 
 
 def answer_correct(prediction: Prediction) -> bool:
     """Whether the answer is right: exact for closed, single and multi, by text score for open."""
     truth = GroundTruth.parse(prediction.ground_truth)
     return answer_is_correct(parse_response(prediction.response).answer, truth)
+
+
+def _values(prediction: Prediction) -> dict[str, str | int | float]:
+    return {
+        "id": prediction.id,
+        "sample": prediction.sample,
+        "question_type": prediction.question_type,
+        **{metric: metric_value(prediction, metric) for metric in METRICS},
+    }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,8 +114,9 @@ def _parse_line(line: str, where: str) -> Prediction:
     if unknown := set(row) - set(_TYPES):
         raise InputError(f"{where}: unknown key {min(unknown)!r}")
     for name, value in row["scores"].items():
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise InputError(f'{where}: score "{name}" is not a number')
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value):
+            raise InputError(f'{where}: score "{name}" is not a finite number')
     try:
         GroundTruth.parse(row["ground_truth"])
     except ValueError as error:

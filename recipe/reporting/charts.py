@@ -52,7 +52,7 @@ def curve_chart(
         wide: for a chart that takes a whole row.
     """
     with rc_context(_STYLE):
-        figure = Figure(figsize=(9.2, 2.9) if wide else (4.6, 2.5), layout="constrained")
+        figure = Figure(figsize=(12.6, 3.3) if wide else (4.0, 2.3), layout="constrained")
         axes = figure.subplots()
         for (label, values), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
             _draw_curve(axes, label, values, (spreads or {}).get(label), colour, unit_range)

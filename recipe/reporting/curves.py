@@ -26,7 +26,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Section:
-    """A group of charts, with a title unless it is the only one; `folded`: closed at first."""
+    """A titled group of charts; a `folded` one is closed at first."""
 
     title: str
     charts: tuple[Chart, ...]
@@ -42,7 +42,12 @@ class _Curve:
 
 
 SFT_CURVES = (
-    _Curve("Loss", {"training": "train/loss", "validation": "val/loss"}, "loss", wide=True),
+    _Curve(
+        "Training and validation",
+        {"training": "train/loss", "validation": "val/loss"},
+        "loss",
+        wide=True,
+    ),
 )
 COURSE_CURVES = (
     _Curve("Response length", {"mean": "response_length/mean"}, "tokens"),
@@ -52,6 +57,8 @@ COURSE_CURVES = (
         "Rollout against actor: probability gap",
         {"mean |difference|": "training/rollout_probs_diff_mean"},
     ),
+    _Curve("Spread of the reward within a group", {"standard deviation": "reward/group_std/mean"}),
+    _Curve("Groups without a signal", {"share": "reward/group_std/zero"}),
     _Curve("Time per step", {"step": "timing_s/step"}, "seconds"),
 )
 
@@ -67,7 +74,7 @@ def sections(log: MetricsLog) -> tuple[list[Section], list[str]]:
     if "train/loss" in logged:
         charts = [_plain_chart(table, logged, curve) for curve in SFT_CURVES]
         missing = [name for curve in SFT_CURVES for name in curve.metrics.values()]
-        found = [Section("", tuple(c for c in charts if c))]
+        found = [Section("Loss", tuple(c for c in charts if c))]
         return found, [name for name in missing if name not in logged]
     return _policy_sections(table, logged)
 
@@ -99,7 +106,7 @@ def _policy_sections(table: pd.DataFrame, logged: set[str]) -> tuple[list[Sectio
     others = sorted(
         match.group(1)
         for match in map(_REWARD_MEAN.fullmatch, logged)
-        if match and match.group(1) not in (*COMPONENTS, "score")
+        if match and match.group(1) not in (*COMPONENTS, "score", "group_std")
     )
     diagnostics = [_component_chart(table, logged, name, name.replace("_", " ")) for name in others]
     groups = [

@@ -22,7 +22,7 @@ def titles(found):
 
 def test_supervised_training_shows_both_losses_in_one_chart():
     found, missing = sections(log(train__loss=[3, 2, 1], val__loss=[None, None, 1.5]))
-    assert titles(found) == {"": ["Loss"]}
+    assert titles(found) == {"Loss": ["Training and validation"]}
     assert missing == []
     assert found[0].charts[0].caption == (
         "training: 3 at step 1, 1 at step 3; validation: 1.5 at step 3, 1.5 at step 3"
@@ -37,13 +37,18 @@ def test_reinforcement_learning_shows_reward_components_course_and_diagnostics()
             critic__score__mean=[0.4, 0.5],
             reward__answer__mean=[0.2, 0.3],
             reward__n_boxes__mean=[1.0, 2.0],
+            reward__group_std__mean=[0.1, 0.1],
             response_length__mean=[60, 61],
             timing_s__step=[5, 5],
         )
     )
     assert titles(found) == {
         "Reward": ["Total reward", "answer"],
-        "Course of training": ["Response length", "Time per step"],
+        "Course of training": [
+            "Response length",
+            "Spread of the reward within a group",
+            "Time per step",
+        ],
         "Diagnostics of the reward": ["n boxes"],
     }
     assert missing == [
@@ -54,6 +59,7 @@ def test_reinforcement_learning_shows_reward_components_course_and_diagnostics()
         "actor/ppo_kl",
         "actor/kl_loss",
         "training/rollout_probs_diff_mean",
+        "reward/group_std/zero",
     ]
 
 
