@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader
 from PIL import Image, ImageDraw
 
 from data_prep.answers import answer_text
-from data_prep.coordinates import scale_box
+from data_prep.coordinates import Size, scale_box
 from data_prep.files import whole_file
 from data_prep.rows import REJECT_CODES, Example
 from data_prep.settings import Settings
@@ -67,6 +67,7 @@ def build_audit(
             for example in examples
         ),
         "media_tags_removed": sum(example.parsed.media_tags for example in examples),
+        "images_below_min_pixels": _count_small(examples, settings.min_pixels),
         "image_sizes": _count_sizes(examples),
     }
 
@@ -93,10 +94,18 @@ def _sorted_counts(values: Any) -> dict[str, int]:
     return {str(value): count for value, count in sorted(Counter(values).items())}
 
 
+def _model_sizes(examples: Sequence[Example]) -> list[Size]:
+    """The size at which the model sees each picture, one entry for a picture."""
+    return list({one.picture.path: one.ground_truth.image_size for one in examples}.values())
+
+
+def _count_small(examples: Sequence[Example], min_pixels: int) -> int:
+    return sum(width * height < min_pixels for width, height in _model_sizes(examples))
+
+
 def _count_sizes(examples: Sequence[Example]) -> dict[str, int]:
     """How many pictures the model sees at each size, most frequent first, twenty at most."""
-    sizes = {example.picture.path: example.ground_truth.image_size for example in examples}
-    counted = Counter(f"{width}x{height}" for width, height in sizes.values())
+    counted = Counter(f"{width}x{height}" for width, height in _model_sizes(examples))
     return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0]))[:20])
 
 

@@ -51,11 +51,15 @@ def smart_resize(size: Size, factor: int, min_pixels: int, max_pixels: int) -> S
 
     Both sides are multiples of `factor`: the nearest ones, or, where their product leaves
     `[min_pixels, max_pixels]`, the picture is scaled to the bound first and the sides are
-    rounded into it (down from above, up from below). So the result can lie below `min_pixels`
-    where both bounds are close. The formula is that of Qwen2-VL's and Qwen2.5-VL's processor,
-    which Qwen3-VL shares with another factor.
+    rounded (down from above, up from below). Where both bounds are close, rounding can carry the
+    result past the other one.
 
-    Raises ValueError for a picture more than 200 times as long as wide, or without area.
+    The formula is the published one of Qwen2-VL, Qwen2.5-VL and, with another factor, Qwen3-VL.
+    A side is at least one factor before the area is looked at, as in qwen_vl_utils, which verl
+    resizes with; transformers differs from it for sides below half a factor.
+
+    Raises ValueError for a picture without area, more than 200 times as long as wide, or so
+    narrow that within `max_pixels` no whole factor of it is left.
     """
     width, height = size
     if min(size) < 1:
@@ -67,8 +71,10 @@ def smart_resize(size: Size, factor: int, min_pixels: int, max_pixels: int) -> S
     area = wide * high * factor**2
     if area > max_pixels:
         shrink = math.sqrt(width * height / max_pixels)
-        wide = max(1, math.floor(width / shrink / factor))
-        high = max(1, math.floor(height / shrink / factor))
+        wide = math.floor(width / shrink / factor)
+        high = math.floor(height / shrink / factor)
+        if min(wide, high) < 1:
+            raise ValueError(f"a picture of {width} x {height} pixels is too narrow to resize")
     elif area < min_pixels:
         grow = math.sqrt(min_pixels / (width * height))
         wide = math.ceil(width * grow / factor)

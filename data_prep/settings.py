@@ -95,7 +95,9 @@ def settings_from(options: argparse.Namespace) -> Settings:
         if not 0 <= getattr(options, name) < 1:
             raise InputError(f"--{name} is {getattr(options, name)}: give a share from 0 to 1")
     if options.val + options.test >= 1:
-        raise InputError(f"--val and --test are {options.val + options.test:g} together: give less")
+        raise InputError(
+            f"--val {options.val:g} and --test {options.test:g} leave nothing to train on"
+        )
     for name, least in (("seed", 0), ("workers", 1), ("limit", 1)):
         value = getattr(options, name)
         if value is not None and value < least:

@@ -21,6 +21,12 @@ def main(argv: list[str] | None = None) -> int:
     counts = ", ".join(f"{rows[name]} {name}" for name in ("train", "val", "test", "rejects"))
     sizes = ", ".join(f"{size} ({count})" for size, count in list(audit["image_sizes"].items())[:3])
     print(f"{rows['source']} rows: {counts}, {rows['left_out']} left out. Model sizes: {sizes}")
+    if small := audit["images_below_min_pixels"]:
+        print(
+            f"{small} images come out below --min-pixels {settings.min_pixels}, because sides are "
+            f"rounded down from --max-pixels {settings.max_pixels}: raise it",
+            file=sys.stderr,
+        )
     print(f"see {settings.out / 'audit.html'}")
     return 0
 

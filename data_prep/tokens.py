@@ -37,7 +37,7 @@ def summarise(lengths: Sequence[int]) -> dict[str, float]:
     """Count, extremes, mean and percentiles of some lengths."""
     if not lengths:
         return {"n": 0}
-    p50, p95, p99 = (float(value) for value in np.percentile(lengths, [50, 95, 99]))
+    p50, p95, p99 = (round(float(value), 1) for value in np.percentile(lengths, [50, 95, 99]))
     return {
         "n": len(lengths),
         "min": min(lengths),

@@ -1,0 +1,159 @@
+import pytest
+
+from data_prep.coordinates import MODEL_FAMILIES, Frame
+from data_prep.rows import Mapper, RowFault, parse_row
+from data_prep.source import Picture
+from reward.response import parse_response
+
+BOX = "[84, 42, 168, 210]"
+PICTURE = Picture("/pictures/a.jpg", (672, 336))
+
+
+def make_row(**changes):
+    row = {
+        "image_path": "/p10/p10000001/s50000001/a.jpg",
+        "question": "Is there an opacity?",
+        "question_type": "closed_ended_questions",
+        "thinkVG": f"The left lung ({BOX}) shows an opacity. The heart {BOX} is normal.",
+        "response": f"<response><answer>Yes.</answer><location><ref>left lung</ref>"
+        f"<box>{BOX}</box></location></response>",
+    }
+    return row | changes
+
+
+def located(box):
+    return f"<answer>Yes</answer><location><ref>left lung</ref><box>{box}</box></location>"
+
+
+def make_mapper(family="qwen2_5_vl", frame=None):
+    return Mapper(frame or Frame((336, 336)), MODEL_FAMILIES[family], 3136, 1003520)
+
+
+@pytest.mark.parametrize(
+    ("code", "changes"),
+    [
+        ("no_question", {"question": None}),
+        ("no_question", {"question": " "}),
+        ("no_response", {"response": None}),
+        ("no_response", {"response": ""}),
+        ("no_answer", {"response": f"<location><box>{BOX}</box></location>"}),
+        ("no_answer", {"response": "<answer> </answer>"}),
+        ("no_answer", {"response": "<think><answer>Yes</answer></think>"}),
+        ("unknown_question_type", {"question_type": "closed"}),
+        ("unknown_question_type", {"question_type": None}),
+        ("answer_not_in_choices", {"response": "<answer>Perhaps</answer>"}),
+        ("bad_box", {"response": located("[1, 2, 3]")}),
+        ("bad_box", {"response": located("[1, 2, 3, 4, 5]")}),
+        ("bad_box", {"response": located("[1, 2, nan, 4]")}),
+        ("bad_box", {"response": located("somewhere")}),
+        ("bad_box", {"thinkVG": "The lung [1, 2, 3] is clear."}),
+        ("degenerate_box", {"response": located("[168, 42, 84, 210]")}),
+        ("degenerate_box", {"response": located("[84, 42, 84, 210]")}),
+        ("degenerate_box", {"thinkVG": "The lung [84, 210, 168, 42] is clear."}),
+        ("missing_image", {"image_path": None}),
+        ("no_patient", {"image_path": "/pictures/a.jpg"}),
+    ],
+)
+def test_faults_of_a_row_are_named(code, changes):
+    with pytest.raises(RowFault, match=f"^{code}$"):
+        parse_row(make_row(**changes), 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "box"),
+    [
+        ("box_outside", "[84, 42, 343, 210]"),  # 2.1 % outside
+        ("box_outside", "[-7, 42, 168, 210]"),
+        ("degenerate_box", "[84, 42, 84.2, 210]"),  # vanishes when rounded
+        ("degenerate_box", "[336, 42, 340, 210]"),  # nothing is left after clipping
+    ],
+)
+@pytest.mark.parametrize("place", ["response", "thinkVG"])
+def test_boxes_that_cannot_be_mapped_are_rejected(code, box, place):
+    text = located(box) if place == "response" else f"The left lung {box} is clear."
+    parsed = parse_row(make_row(**{place: text}), 0)
+    with pytest.raises(RowFault, match=f"^{code}$"):
+        make_mapper().example(parsed, PICTURE)
+
+
+def test_text_and_ground_truth_are_rewritten_together():
+    example = make_mapper().example(parse_row(make_row(), 0), PICTURE)
+    # 336 x 336 stretched from 672 x 336: x doubles, y stays.
+    assert example.ground_truth.image_size == (672, 336)
+    assert [region.box for region in example.ground_truth.regions] == [(168, 42, 336, 210)]
+    read = parse_response(example.response)
+    assert read.well_formed
+    assert read.regions == example.ground_truth.regions
+    assert read.think_regions == example.ground_truth.think_regions
+    assert [region.ref for region in read.think_regions] == ["left lung", "heart"]
+    assert BOX not in example.response
+    assert "([168, 42, 336, 210])" in example.response
+    assert read.answer == example.ground_truth.answer == "Yes"
+
+
+def test_qwen3_boxes_are_thousandths():
+    example = make_mapper("qwen3_vl").example(parse_row(make_row(), 0), PICTURE)
+    assert example.ground_truth.coordinates == "norm1000"
+    assert example.ground_truth.regions[0].box == (250, 125, 500, 625)
+
+
+def test_boxes_a_little_outside_are_clipped_and_counted_once():
+    parsed = parse_row(
+        make_row(response=located("[84, 42, 340, 210]"), thinkVG="The lung [84, 42, 340, 210]."), 0
+    )
+    example = make_mapper().example(parsed, PICTURE)
+    assert example.ground_truth.regions[0].box == (168, 42, 672, 210)
+    assert example.ground_truth.think_regions[0].box == (168, 42, 672, 210)
+    assert example.clipped_boxes == 1
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "<ref>left lung</ref><box>[84, 42, 168, 210]</box>"
+        "<ref>heart</ref><box>[10, 20, 30, 40]</box>",
+        "<ref>left lung, heart</ref><box>[[84, 42, 168, 210], [10, 20, 30, 40]]</box>",
+        "<ref>left lung; heart</ref><box>[84, 42, 168, 210], [10, 20, 30, 40]</box>",
+    ],
+)
+def test_several_boxes_are_read_in_every_variant(location):
+    response = f"<answer>Yes</answer><location>{location}</location>"
+    example = make_mapper().example(parse_row(make_row(response=response), 0), PICTURE)
+    assert [(region.ref, region.box) for region in example.ground_truth.regions] == [
+        ("left lung", (168, 42, 336, 210)),
+        ("heart", (20, 20, 60, 40)),
+    ]
+
+
+def test_tags_that_would_break_training_are_taken_out():
+    row = make_row(
+        question="<image> Is there an opacity? <video>",
+        thinkVG=f"<think>The <image> lung {BOX} is <answer>clear</answer>.</think>",
+    )
+    parsed = parse_row(row, 0)
+    assert parsed.question == "Is there an opacity?"
+    assert parsed.media_tags == 3
+    assert parse_response(make_mapper().example(parsed, PICTURE).response).well_formed
+
+
+def test_a_row_without_reasoning_has_no_text_to_imitate():
+    example = make_mapper().example(parse_row(make_row(thinkVG=None), 0), PICTURE)
+    assert example.response is None
+    assert example.ground_truth.think_regions == ()
+
+
+def test_a_row_may_have_no_box():
+    example = make_mapper().example(parse_row(make_row(response="<answer>No</answer>"), 0), PICTURE)
+    assert example.ground_truth.regions == ()
+
+
+def test_a_region_without_a_name_is_written_with_one():
+    response = f"<answer>No</answer><location><box>{BOX}</box></location>"
+    example = make_mapper().example(parse_row(make_row(response=response), 0), PICTURE)
+    assert example.ground_truth.regions[0].ref == ""
+    assert parse_response(example.response).well_formed
+
+
+def test_a_picture_too_narrow_to_resize_is_named():
+    with pytest.raises(RowFault, match=r"^image_too_narrow$"):
+        make_mapper().example(parse_row(make_row(), 0), Picture("/a.jpg", (4000, 10)))
