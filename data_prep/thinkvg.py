@@ -17,6 +17,9 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"{error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
+        return 2
     rows = audit["rows"]
     counts = ", ".join(f"{rows[name]} {name}" for name in ("train", "val", "test", "rejects"))
     sizes = ", ".join(f"{size} ({count})" for size, count in list(audit["image_sizes"].items())[:3])

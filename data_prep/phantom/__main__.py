@@ -36,7 +36,13 @@ def main(argv: list[str] | None = None) -> int:
     if options.out.exists() and not options.out.is_dir():
         print(f"--out {options.out} is a file: name a folder", file=sys.stderr)
         return 2
-    rows = write_dataset(options.out, options.images, options.seed, options.workers, options.dirty)
+    try:
+        rows = write_dataset(
+            options.out, options.images, options.seed, options.workers, options.dirty
+        )
+    except OSError as error:
+        print(f"{error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
+        return 2
     print(f"{options.images} synthetic images, {rows} rows: {options.out / PARQUET}")
     return 0
 

@@ -150,7 +150,7 @@ def ask_open(findings: Findings, rng: np.random.Generator) -> Item:
         names = " and ".join(finding.name for finding in findings)
         answer = f"{names[0].upper()}{names[1:]}."
     else:
-        region = _region_to_ask(findings, rng, quiet=0.12)
+        region = _region_to_ask(findings, rng, quiet=0.2)
         verb = "How large is the heart?" if region == HEART else f"Describe the {region}."
         state = seen_in(region, findings)
         return Item(
@@ -227,8 +227,9 @@ def _absent_finding(findings: Findings, rng: np.random.Generator) -> Finding:
 
 
 def _normal_regions(findings: Findings) -> list[str]:
+    """Regions without a finding that could have one, so that the name alone tells nothing."""
     abnormal = {finding.region for finding in findings}
-    return [region for region in (*asked_regions(), *QUIET_REGIONS) if region not in abnormal]
+    return [region for region in asked_regions() if region not in abnormal]
 
 
 def _region_to_ask(findings: Findings, rng: np.random.Generator, quiet: float = 0.0) -> str:

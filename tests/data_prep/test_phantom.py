@@ -12,7 +12,7 @@ from data_prep.phantom.__main__ import main
 from data_prep.phantom.anatomy import region_boxes, sample_anatomy
 from data_prep.phantom.dataset import PARQUET, plan_studies, with_findings
 from data_prep.phantom.drawing import draw_chest
-from data_prep.phantom.findings import Finding, possible_findings
+from data_prep.phantom.findings import Finding, possible_findings, sample_findings
 from data_prep.phantom.questions import LETTERS, ask, ask_closed, ask_multi, ask_single
 from reward.response import parse_response
 
@@ -126,8 +126,6 @@ def test_answers_are_balanced(rows):
 def test_a_closed_question_does_not_tell_its_own_answer():
     rng = np.random.default_rng(0)
     answers = defaultdict(Counter)
-    from data_prep.phantom.findings import sample_findings
-
     for _ in range(6000):
         item = ask_closed(sample_findings(rng), rng)
         answers[item.regions[0]][item.answer] += 1
@@ -245,6 +243,12 @@ def test_options_out_of_range_are_named(tmp_path, capsys, option, value):
     assert option in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["--out", str(tmp_path / "file" / "out"), "--images", "2"]) == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_an_output_that_is_a_file_is_named(tmp_path, capsys):

@@ -396,6 +396,12 @@ def test_no_usable_row_is_an_error_with_its_reason(make_dataset, paths, tmp_path
     assert audit_of(tmp_path / "out")["rows"]["conserved"] is True
 
 
+def test_a_folder_that_cannot_be_made_is_named(make_dataset, paths, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(paths(make_dataset({}), tmp_path / "file" / "out")) == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_bounds_too_close_are_pointed_out(dirty_phantom, paths, tmp_path, capsys):
     options = ["--min-pixels", "12544", "--max-pixels", "12544"]
     assert main([*paths(dirty_phantom, tmp_path), *options]) == 0
