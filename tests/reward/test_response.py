@@ -115,6 +115,7 @@ def test_anything_else_is_not_well_formed(text: str) -> None:
         ("<think><answer>No</answer> and so on", None),  # reasoning never closed
         ("<answer>No</answer></think><answer>Yes</answer>", "Yes"),  # opened by the template
         ("<think>a<think>b</think><answer>No</answer></think><answer>Yes</answer>", "Yes"),
+        ("<think>the <answer> tag</think><answer>Yes</answer>", "Yes"),  # a lone tag inside
         ("<answer>Yes</answer><answer>No</answer>", "Yes"),  # the first counts
         ("<answer>Yes<answer>No</answer>", "Yes"),
         ("<answer> Yes \n", "Yes"),  # unclosed at the end

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from reward.ground_truth import GroundTruth
 from reward.presets import load_preset
@@ -250,6 +251,10 @@ class TestSettings:
     def test_a_wrong_setting_is_named(self, changes: dict[str, Any], named: str) -> None:
         with pytest.raises(ValueError, match=named):
             compute_score("thinkvg", "", TRUTH, None, **DENSE | changes)
+
+    def test_settings_may_come_from_hydra(self) -> None:
+        kwargs = dict(OmegaConf.create(DENSE))  # how the engine hands them over
+        assert compute_score("thinkvg", respond(), TRUTH, None, **kwargs)["score"] == 1
 
     def test_a_wrong_ground_truth_is_named(self) -> None:
         with pytest.raises(ValueError, match="image_size"):
