@@ -53,6 +53,8 @@ SAME_WORD: dict[str, str] = {
     "hyperinflated": "hyperinflation",
     "metastases": "metastasis",
     "diaphragm": "hemidiaphragm",
+    "cavities": "cavity",
+    "cavitation": "cavity",
 }
 
 FINDINGS = _words(
@@ -61,7 +63,9 @@ FINDINGS = _words(
     "elevated emphysema enlarged fibrosis fracture granuloma hematoma hernia hyperinflation "
     "infiltrate infection lesion mass metastasis nodule normal opacity pacemaker pneumonia "
     "pneumothorax pneumomediastinum scarring scoliosis shift stable stent sternotomy thickening "
-    "tortuous tube tuberculosis tumor unremarkable widened wire worsened improved"
+    "tortuous tube tuberculosis tumor unremarkable widened wire worsened improved "
+    "sharp intact increased decreased dilated lucency hemorrhage embolism cavity adenopathy "
+    "lymphadenopathy kyphosis osteopenia dislocation pneumoperitoneum implant port bronchitis"
 )
 
 NEGATES_AFTER = _words("no without denies nor")

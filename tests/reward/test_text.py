@@ -48,6 +48,7 @@ def test_same_words_in_the_same_sense_score_1(answer: str, reference: str) -> No
         # finding
         ("small left pleural thickening", SMALL),
         ("heart is abnormal", "heart is normal"),
+        ("The left costophrenic angle is blunted", "The left costophrenic angle is sharp"),
         ("opacity", "opacity and effusion"),
         ("small left pleural effusion and pneumothorax", SMALL),
     ],

@@ -253,7 +253,8 @@ class TestSettings:
             compute_score("thinkvg", "", TRUTH, None, **DENSE | changes)
 
     def test_settings_may_come_from_hydra(self) -> None:
-        kwargs = dict(OmegaConf.create(DENSE))  # how the engine hands them over
+        weights = OmegaConf.create(DENSE["weights"])  # how the engine hands them over
+        kwargs = DENSE | {"weights": weights}
         assert compute_score("thinkvg", respond(), TRUTH, None, **kwargs)["score"] == 1
 
     def test_a_wrong_ground_truth_is_named(self) -> None:
