@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
 from data_prep.metadata import read_metadata
-from recipe.program import InputError
+from recipe.errors import InputError
 
 ROLLOUT_COLUMNS = ("data_source", "prompt", "images", "ability", "reward_model", "extra_info")
 SFT_COLUMNS = ("messages", "images", "extra_info")

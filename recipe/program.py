@@ -12,11 +12,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from recipe.errors import InputError
 from recipe.settings import CONFIG_FOLDER, register_resolvers
-
-
-class InputError(Exception):
-    """A fault of the user's input; its message is one line that names the fault and the way out."""
 
 
 def fail(message: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import checks, program
-from recipe.program import InputError
+from recipe.errors import InputError
 
 
 def check(config: DictConfig) -> None:

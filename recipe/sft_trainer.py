@@ -8,7 +8,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.distributed import destroy_global_process_group, initialize_global_process_group
 
 from recipe.coordinate_loss import CoordinateLoss, coordinate_ids
-from recipe.program import InputError
+from recipe.errors import InputError
 
 LARGEST_COORDINATE = 336
 

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import checks, program
-from recipe.program import InputError
+from recipe.errors import InputError
 
 
 def check(config: DictConfig) -> None:
@@ -38,6 +38,11 @@ def _prepare(config: DictConfig) -> None:
             config.data[key] = str(Path(config.data[key]).resolve())
         if Path(config.model.path).exists():
             config.model.path = str(Path(config.model.path).resolve())
+    # Workers know neither the resolvers of this process nor what was merged into what.
+    OmegaConf.resolve(config)
+    if config.cluster.platform == "cpu":
+        # A private cluster, unless the user names one: logical resources are ours to declare.
+        os.environ.setdefault("RAY_ADDRESS", "local")
     os.environ["VERL_FILE_LOGGER_PATH"] = str(run_dir / "metrics.jsonl")
     os.environ.setdefault("WANDB_DIR", str(run_dir))
     os.environ.setdefault("WANDB_MODE", "offline")
