@@ -13,6 +13,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.messages import prompt_text
+
 CHUNK = 256  # questions whose images are held in memory at a time
 
 
@@ -71,25 +73,10 @@ def start_engine(config: DictConfig) -> Any:
 def _request(prompt: Prompt, processor: Any) -> dict[str, Any]:
     from verl.utils.dataset.vision_utils import process_image
 
-    messages = [
-        {"role": message["role"], "content": _parts(message["content"])}
-        for message in prompt.messages
-    ]
-    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    text = prompt_text(prompt.messages, processor)
     patch = processor.image_processor.patch_size
     images = [process_image(dict(image), image_patch_size=patch) for image in prompt.images]
     return {"prompt": text, "multi_modal_data": {"image": images}}
-
-
-def _parts(content: str) -> list[dict[str, str]]:
-    """A prompt with ``<image>`` marks as the chat template takes it."""
-    parts: list[dict[str, str]] = []
-    for position, text in enumerate(content.split("<image>")):
-        if position:
-            parts.append({"type": "image"})
-        if text:
-            parts.append({"type": "text", "text": text})
-    return parts
 
 
 def answer(

@@ -9,6 +9,7 @@ from verl.utils.distributed import destroy_global_process_group, initialize_glob
 
 from recipe.coordinate_loss import CoordinateLoss, coordinate_ids
 from recipe.errors import InputError
+from recipe.metrics_file import continue_from
 
 LARGEST_COORDINATE = 336
 
@@ -34,6 +35,12 @@ class ThinkVGSFTTrainer(SFTTrainer):
         if self._soft_targets:
             tu.assign_non_tensor(data, distillation_use_topk=True, distillation_only=True)
         return super()._get_batch_seqlens(data)
+
+    def fit(self) -> None:
+        """Train from the step that was loaded; see verl's trainer."""
+        if self.rank == 0:
+            continue_from(self.resume_global_step)
+        super().fit()
 
 
 def run(config: DictConfig) -> None:

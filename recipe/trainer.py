@@ -16,6 +16,8 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
+from recipe.metrics_file import continue_from
+
 TRAINER_NAME = "thinkvg"
 
 
@@ -75,6 +77,11 @@ class ThinkVGTrainer(PPOTrainerSync):
             config.trainer.v1.trainer_mode = "sync"
         self._poll_interval = float(own.poll_interval)
         super().__init__(config)
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        """Train from the step that was loaded; see verl's trainer."""
+        continue_from(self.global_steps)
+        super().fit(agent_loop_manager)
 
     def _build_replay_buffer(self) -> ReplayBuffer:
         # No setting of verl reaches the interval; 2 s is a large part of a small model's step.

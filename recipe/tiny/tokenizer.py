@@ -1,10 +1,14 @@
 """A byte-level BPE tokenizer learned from a rollout set, with one token for each coordinate.
 
-Coordinates and tags are plain added tokens, not special ones: rollouts are decoded with special
-tokens skipped, and boxes and tags must survive that.
+Sequences are kept short, since time on a CPU goes with their length: pieces may span several words
+("left mid lung zone"), and a line that many prompts share (the instruction) is one token.
+
+Coordinates, tags and shared lines are plain added tokens, not special ones: rollouts are decoded
+with special tokens skipped, and boxes and tags must survive that.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -16,9 +20,10 @@ VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 SPECIAL_TOKENS = (PAD, START, END, VISION_START, VISION_END, IMAGE, VIDEO)
 
-# A word takes the space before it; a comma takes the space behind it, so that a box is
-# "[", x1, ", ", y1, ", ", x2, ", ", y2, "]".
-_PIECES = Regex(r", | ?\p{L}+|\n+| ?[^\s\p{L}\p{N}]|\p{N}| +")
+# Words take the space before them, and lower-case words in a row make one piece that the merges
+# work in. A comma takes the space behind it: a box is "[", x1, ", ", y1, ", ", x2, ", ", y2, "]".
+_PIECES = Regex(r", |(?: ?\p{Ll}+)+| ?\p{L}+|\n+| ?[^\s\p{L}\p{N}]|\p{N}| +")
+SHARED_LINE = 0.02  # of the texts hold a line that becomes one token
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}{{ '<|im_start|>' + message.role + '\n' }}"
@@ -36,7 +41,14 @@ def coordinate_tokens() -> list[str]:
     return [str(number) for number in range(LARGEST_COORDINATE + 1)]
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+def shared_lines(texts: Sequence[str]) -> list[str]:
+    """Lines of more than one word that more than `SHARED_LINE` of the texts hold, sorted."""
+    counts = Counter(line for text in texts for line in set(text.split("\n")) if "</" in line)
+    least = SHARED_LINE * len(texts)
+    return sorted(line for line, count in counts.items() if count > least and len(line) > 80)
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """Learn a tokenizer from `texts`.
 
     Args:
@@ -52,7 +64,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     )
     tokenizer.decoder = decoders.ByteLevel()
     tags = [f"<{slash}{tag}>" for tag in TAGS for slash in ("", "/")]
-    plain = [AddedToken(text, normalized=False) for text in [*tags, *coordinate_tokens()]]
+    whole = [*tags, *coordinate_tokens(), *shared_lines(texts)]
+    plain = [AddedToken(text, normalized=False) for text in whole]
     tokenizer.add_tokens(plain)
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,

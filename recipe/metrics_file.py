@@ -1,0 +1,43 @@
+"""Keeps the metrics file of a resumed run whole.
+
+verl 0.9.1's ``file`` logger opens its file anew at every start, so a resumed run would lose the
+curve up to its checkpoint. Here the lines up to the resumed step stay, later ones, which the run
+will log again, go, and the logger appends.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from verl.utils import tracking
+
+from recipe.evaluation.files import write_text_atomically
+
+
+class AppendingFileLogger(tracking.FileLogger):  # type: ignore[misc]
+    """verl's file logger, appending to what is there."""
+
+    def __init__(self, project_name: str, experiment_name: str) -> None:
+        self.filepath = os.environ["VERL_FILE_LOGGER_PATH"]
+        self.fp = open(self.filepath, "ab", buffering=0)  # noqa: SIM115 (verl closes it)
+
+
+def lines_up_to(text: str, step: int) -> str:
+    """The lines of a metrics file whose step is not after `step`; a cut-off last line goes."""
+    kept = []
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if entry["step"] <= step:
+            kept.append(line + "\n")
+    return "".join(kept)
+
+
+def continue_from(step: int) -> None:
+    """Have verl's ``file`` logger of this process go on behind `step`; before it is created."""
+    path = Path(os.environ.get("VERL_FILE_LOGGER_PATH", ""))
+    if path.is_file():
+        write_text_atomically(path, lines_up_to(path.read_text(encoding="utf-8"), step))
+    tracking.FileLogger = AppendingFileLogger

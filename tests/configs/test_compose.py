@@ -1,0 +1,126 @@
+"""Every shipped configuration composes, and verl's own checks accept it."""
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from recipe.errors import InputError
+from recipe.program import compose_config
+from recipe.settings import CONFIG_FOLDER, FRACTIONS
+
+RUN = ["data.dir=DIR"]
+MODELS = {"tiny": ["model.path=MODEL"], "qwen2_5_vl_3b": [], "qwen2_5_vl_7b": []}
+
+
+def entries(group: str) -> list[str]:
+    """Names of a group's entries."""
+    return sorted(path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml"))
+
+
+def validate(config: DictConfig) -> None:
+    """verl's own validation of a training configuration."""
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    with open_dict(config):
+        OmegaConf.resolve(config)
+    validate_config(
+        config=config,
+        use_reference_policy=need_reference_policy(config),
+        use_critic=need_critic(config),
+    )
+
+
+def test_every_model_is_covered() -> None:
+    assert entries("model") == sorted(MODELS)
+
+
+@pytest.mark.parametrize(
+    ("model", "cluster", "reward"),
+    list(product(entries("model"), entries("cluster"), entries("reward"))),
+)
+def test_training_composes_and_validates(model: str, cluster: str, reward: str) -> None:
+    overrides = [f"model={model}", f"cluster={cluster}", f"reward={reward}", *MODELS[model], *RUN]
+    config = compose_config("train", overrides)
+    validate(config)
+    assert config.actor_rollout_ref.model.path == config.model.path
+    assert config.reward.custom_reward_function.path == "pkg://reward.thinkvg"
+
+
+@pytest.mark.parametrize("fraction", FRACTIONS)
+def test_a_fraction_picks_its_file(fraction: str) -> None:
+    config = compose_config("train", [*RUN, f"data.fraction={fraction}"])
+    suffix = "" if fraction == "full" else f"-{fraction}"
+    assert config.data.train_files == f"DIR/train{suffix}.parquet"
+
+
+def test_paper_scale_run_is_what_it_says() -> None:
+    config = compose_config("train", ["model=qwen2_5_vl_7b", "cluster=h100x8", *RUN])
+    validate(config)
+    policy = config.actor_rollout_ref
+    assert policy.model.override_config.attn_implementation == "flash_attention_2"
+    assert policy.rollout.dtype == "bfloat16"
+    assert policy.actor.fsdp_config.mixed_precision.param_dtype == "bf16"
+    assert policy.model.use_remove_padding is True
+    assert policy.rollout.tensor_model_parallel_size > 1
+    assert policy.actor.use_kl_loss is True
+    assert config.algorithm.adv_estimator == "grpo"
+
+
+# Overrides that README and docs name.
+DOCUMENTED = [
+    ["model=qwen2_5_vl_7b", "cluster=h100x8", "reward=dense", "data.fraction=1of8"],
+    ["model=qwen2_5_vl_3b", "cluster=h100x8", "reward=paper"],
+    ["cluster.nodes=2"],
+    ["actor_rollout_ref.rollout.n=16"],
+    ["actor_rollout_ref.actor.kl_loss_coef=0.001"],
+    ["reward.custom_reward_function.reward_kwargs.weights.alignment=0"],
+    ["trainer.logger=[console]"],
+    ["experiment=demo_grpo", "model=tiny", "model.path=MODEL", "cluster=cpu"],
+]
+
+
+@pytest.mark.parametrize("overrides", DOCUMENTED, ids=" ".join)
+def test_documented_overrides_validate(overrides: list[str]) -> None:
+    validate(compose_config("train", [*RUN, *overrides]))
+
+
+@pytest.mark.parametrize(("model", "cluster"), list(product(entries("model"), entries("cluster"))))
+@pytest.mark.parametrize("program", ["sft", "evaluate"])
+def test_other_programs_compose(program: str, model: str, cluster: str) -> None:
+    overrides = [f"model={model}", f"cluster={cluster}", *MODELS[model], *RUN]
+    config = compose_config(program, overrides)
+    OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+def test_sft_sections_are_verls() -> None:
+    from verl.utils.config import omega_conf_to_dataclass
+
+    config = compose_config("sft", RUN)
+    with open_dict(config):
+        OmegaConf.resolve(config)
+    for section in ("engine", "optim", "checkpoint"):
+        omega_conf_to_dataclass(config[section])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["reward=nonsense"], "reward/nonsense"),  # an unknown preset
+        (["cluster=nonsense"], "cluster/nonsense"),  # an unknown cluster
+        (["trainer.nonsense=1"], "trainer.nonsense"),  # an unknown key
+        (["data.fraction"], "data.fraction"),  # not an override at all
+    ],
+)
+def test_a_wrong_override_is_one_line_that_names_it(overrides: list[str], named: str) -> None:
+    with pytest.raises(InputError) as caught:
+        compose_config("train", overrides)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_of_verl_is_copied() -> None:
+    names = {path.name for path in Path(CONFIG_FOLDER).rglob("*.yaml")}
+    assert not names & {"ppo_trainer.yaml", "hf_model.yaml", "rollout.yaml", "actor.yaml"}
