@@ -30,7 +30,7 @@ def check(config: DictConfig) -> None:
         checks.check_family(metadata, model, f"data.{key}={config.data[key]}")
 
 
-def _prepare(config: DictConfig) -> None:
+def prepare(config: DictConfig) -> None:
     run_dir = Path(config.run_dir).resolve()
     run_dir.mkdir(parents=True, exist_ok=True)
     with open_dict(config):
@@ -60,7 +60,7 @@ def train(config: DictConfig) -> None:
     if "RANK" not in os.environ:
         _launch_processes(config)
         return
-    _prepare(config)
+    prepare(config)
     from verl.utils.device import auto_set_device
 
     from recipe.sft_trainer import run

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from recipe import checks, program
+from recipe import checks, program, resources
 from recipe.errors import InputError
 
 
@@ -26,9 +26,11 @@ def check(config: DictConfig) -> None:
     for key in ("train_files", "val_files"):
         metadata = checks.check_parquet(config.data[key], f"data.{key}", checks.ROLLOUT_COLUMNS)
         checks.check_family(metadata, model, f"data.{key}={config.data[key]}")
+    if not resources.joins_a_cluster():
+        resources.check_declared(config)
 
 
-def _prepare(config: DictConfig) -> None:
+def prepare(config: DictConfig) -> None:
     """Make paths absolute for the workers, and say where the logs of this run go."""
     run_dir = Path(config.run_dir).resolve()
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -38,6 +40,10 @@ def _prepare(config: DictConfig) -> None:
             config.data[key] = str(Path(config.data[key]).resolve())
         if Path(config.model.path).exists():
             config.model.path = str(Path(config.model.path).resolve())
+        if resources.joins_a_cluster():
+            # What a running cluster has is not ours to declare.
+            config.ray_kwargs.ray_init.num_cpus = None
+            config.ray_kwargs.ray_init.num_gpus = None
     # Workers know neither the resolvers of this process nor what was merged into what.
     OmegaConf.resolve(config)
     if config.cluster.platform == "cpu":
@@ -52,7 +58,9 @@ def train(config: DictConfig) -> None:
     """Check, validate and run."""
     check(config)
     program.set_environment(config)
-    _prepare(config)
+    prepare(config)
+    if resources.joins_a_cluster():
+        resources.wait_for_cluster(config)
     from verl.trainer.main_ppo import run_ppo
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config

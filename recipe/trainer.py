@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 import transfer_queue as tq
 from omegaconf import open_dict
 from transfer_queue import KVBatchMeta
@@ -66,6 +67,15 @@ def group_metrics(scores: Sequence[float], groups: Sequence[str]) -> dict[str, f
     }
 
 
+def log_prob_gap(rollout: torch.Tensor, actor: torch.Tensor) -> float:
+    """Mean absolute difference between the log-probabilities of rollout and actor.
+
+    Args:
+        rollout, actor: nested tensors of the same rows, one value for each response token.
+    """
+    return float((rollout.values() - actor.values()).abs().mean())
+
+
 @register_trainer(TRAINER_NAME)
 class ThinkVGTrainer(PPOTrainerSync):
     """verl's synchronous trainer; ``trainer.v1.trainer_mode=thinkvg`` picks it."""
@@ -93,18 +103,22 @@ class ThinkVGTrainer(PPOTrainerSync):
         self, batch: KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
         super()._compute_metrics(batch, metrics, *args, **kwargs)
-        metrics.update(self._reward_metrics(batch))
+        metrics.update(self._row_metrics(batch))
 
-    def _reward_metrics(self, batch: KVBatchMeta) -> dict[str, float]:
-        """Component and group metrics of the rows that are not padding."""
+    def _row_metrics(self, batch: KVBatchMeta) -> dict[str, float]:
+        """Reward components, groups and the gap to the rollout, of the rows that are no padding."""
         keys = [
             key
             for key, tag in zip(batch.keys, batch.tags, strict=True)
             if not tag.get("is_padding", False)
         ]
-        data = tq.kv_batch_get(
-            keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields", "uid"]
-        )
-        rows = [row["reward_extra_info"] for row in data["extra_fields"].tolist()]
-        groups = [str(uid) for uid in data["uid"].tolist()]
-        return component_metrics(rows) | group_metrics([row["score"] for row in rows], groups)
+        gap = self.config.actor_rollout_ref.rollout.calculate_log_probs
+        fields = ["extra_fields", "uid", *(["rollout_log_probs", "old_log_probs"] if gap else [])]
+        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
+        rows = [row["reward_extra_info"] for row in list(data["extra_fields"])]
+        groups = [str(uid) for uid in list(data["uid"])]
+        metrics = component_metrics(rows) | group_metrics([row["score"] for row in rows], groups)
+        if gap:
+            difference = log_prob_gap(data["rollout_log_probs"], data["old_log_probs"])
+            metrics["training/rollout_actor_log_prob_diff/mean"] = difference
+        return metrics

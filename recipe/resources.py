@@ -1,0 +1,73 @@
+"""What a training run needs of Ray, checked first: with too little, verl waits without a word."""
+
+import os
+import time
+
+from omegaconf import DictConfig
+
+from recipe.errors import InputError
+
+# verl 0.9.1 reserves this many CPUs beside each GPU (ResourcePoolManager.max_colocate_count).
+CPUS_BESIDE_A_GPU = 3
+# TransferQueue's controller keeps one; one more must be free for every actor that is created.
+CONTROLLER_AND_SPARE = 2
+
+
+def needed(config: DictConfig) -> dict[str, int]:
+    """Logical resources of a training run, by Ray's names."""
+    gpus = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    units = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
+    return {"GPU": gpus, "CPU": CPUS_BESIDE_A_GPU * gpus + units + CONTROLLER_AND_SPARE}
+
+
+def joins_a_cluster() -> bool:
+    """Whether the user named a running cluster (``RAY_ADDRESS``)."""
+    return os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
+
+
+def check_declared(config: DictConfig) -> None:
+    """Check the logical resources that a private cluster is to be started with.
+
+    Raises:
+        InputError: too few; names the key and the number needed.
+    """
+    for name, amount in needed(config).items():
+        key = {"GPU": "num_gpus", "CPU": "num_cpus"}[name]
+        declared = config.ray_kwargs.ray_init[key]
+        if declared is not None and declared < amount:
+            raise InputError(
+                f"cluster.ray.{key}={declared}: this run needs {amount} logical {name}s; with fewer "
+                f"it would wait for ever: set cluster.ray.{key}={amount} or more"
+            )
+
+
+def wait_for_cluster(config: DictConfig) -> None:
+    """Wait until the running cluster offers what the run needs, ``cluster.ray.timeout`` s at most.
+
+    Raises:
+        InputError: it cannot be reached, or offers too little.
+    """
+    import ray
+
+    address = os.environ["RAY_ADDRESS"]
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise InputError(f"RAY_ADDRESS={address}: no Ray cluster answers ({error})") from error
+    deadline = time.monotonic() + config.cluster.ray.timeout
+    wanted = needed(config)
+    while True:
+        offered = ray.available_resources()
+        missing = {name: n for name, n in wanted.items() if offered.get(name, 0) < n}
+        if not missing or time.monotonic() > deadline:
+            break
+        time.sleep(1)
+    ray.shutdown()
+    if missing:
+        lacks = ", ".join(
+            f"{n} {name}s (free: {offered.get(name, 0):g})" for name, n in missing.items()
+        )
+        raise InputError(
+            f"RAY_ADDRESS={address}: the run needs {lacks}, and the cluster did not offer them within "
+            f"{config.cluster.ray.timeout} s: add nodes, or lower cluster.nodes, cluster.gpus_per_node"
+        )

@@ -1,0 +1,50 @@
+"""Metrics that the trainer adds, and its place in verl's registry."""
+
+import pytest
+import torch
+
+from recipe.trainer import (
+    TRAINER_NAME,
+    ThinkVGTrainer,
+    component_metrics,
+    group_metrics,
+    log_prob_gap,
+)
+
+
+def test_mean_and_std_of_each_component() -> None:
+    rows = [{"score": 1.0, "format": 1.0}, {"score": 0.0, "format": 1.0}]
+    assert component_metrics(rows) == {
+        "reward/score/mean": 0.5,
+        "reward/score/std": 0.5,
+        "reward/format/mean": 1.0,
+        "reward/format/std": 0.0,
+    }
+
+
+def test_components_must_agree_between_rollouts() -> None:
+    with pytest.raises(ValueError, match="different reward components"):
+        component_metrics([{"score": 1.0}, {"score": 1.0, "format": 1.0}])
+
+
+def test_groups_without_signal_are_counted() -> None:
+    # a: spread 0.5; b: all the same
+    metrics = group_metrics([1.0, 0.0, 0.3, 0.3], ["a", "a", "b", "b"])
+    assert metrics["reward/group_std/mean"] == pytest.approx(0.25)
+    assert metrics["reward/group_std/zero"] == 0.5
+
+
+def test_gap_is_averaged_over_tokens() -> None:
+    rollout = torch.nested.as_nested_tensor(
+        [torch.tensor([0.0, -1.0]), torch.tensor([-2.0])], layout=torch.jagged
+    )
+    actor = torch.nested.as_nested_tensor(
+        [torch.tensor([0.0, -1.3]), torch.tensor([-2.6])], layout=torch.jagged
+    )
+    assert log_prob_gap(rollout, actor) == pytest.approx(0.3)
+
+
+def test_verl_knows_the_trainer() -> None:
+    from verl.trainer.ppo.v1 import get_trainer_cls
+
+    assert get_trainer_cls(TRAINER_NAME) is ThinkVGTrainer

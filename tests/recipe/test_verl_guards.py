@@ -1,0 +1,73 @@
+"""The guard for batches in which every sequence has the same length."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from recipe.verl_guards import fix_position_ids, ragged_over_length
+
+
+def sample(length: int, seed: int) -> torch.Tensor:
+    """Position ids of one sample, (4, length)."""
+    return torch.randint(0, 99, (4, length), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        [7, 5, 9],  # torch finds the ragged axis by itself
+        [6, 6, 6],  # all the same: torch takes the axis of length 4
+        [4, 4],  # as long as there are channels
+        [6],  # a single sample
+        [1, 1, 1],  # the shortest there is
+    ],
+)
+def test_samples_come_out_as_they_went_in(lengths: list[int]) -> None:
+    samples = [sample(length, seed) for seed, length in enumerate(lengths)]
+    nested = torch.nested.as_nested_tensor(samples, layout=torch.jagged)
+    fixed = ragged_over_length(nested)
+    assert fixed._ragged_idx == 2
+    assert fixed.offsets().diff().tolist() == lengths
+    for got, wanted in zip(fixed.unbind(), samples, strict=True):
+        assert got.equal(wanted)
+
+
+def test_the_fault_is_there_without_the_guard() -> None:
+    nested = torch.nested.as_nested_tensor([sample(6, 0), sample(6, 1)], layout=torch.jagged)
+    nested._ragged_idx = 2  # what verl does
+    assert nested.offsets().diff().tolist() != [6, 6]
+
+
+def test_padding_works_after_the_guard() -> None:
+    samples = [sample(6, 0), sample(6, 1)]
+    nested = torch.nested.as_nested_tensor(samples, layout=torch.jagged)
+    padded = torch.nested.to_padded_tensor(
+        ragged_over_length(nested), padding=0, output_size=(2, 4, 6)
+    )
+    assert padded.equal(torch.stack(samples))
+
+
+def test_a_batch_is_fixed_in_place() -> None:
+    samples = [sample(6, 0), sample(6, 1)]
+    data = TensorDict(
+        {"position_ids": torch.nested.as_nested_tensor(samples, layout=torch.jagged)},
+        batch_size=[2],
+    )
+    fix_position_ids(data)
+    assert data["position_ids"].offsets().diff().tolist() == [6, 6]
+
+
+def test_text_positions_and_absent_ones_are_left_alone() -> None:
+    flat = torch.nested.as_nested_tensor([torch.arange(3), torch.arange(3)], layout=torch.jagged)
+    data = TensorDict({"position_ids": flat}, batch_size=[2])
+    fix_position_ids(data)
+    assert data["position_ids"] is not None
+    fix_position_ids(TensorDict({}, batch_size=[2]))
+
+
+def test_verl_uses_the_guard() -> None:
+    from verl.workers import engine_workers
+    from verl.workers.engine import base
+
+    assert engine_workers.maybe_fix_3d_position_ids is fix_position_ids
+    assert base.maybe_fix_3d_position_ids is fix_position_ids

@@ -1,0 +1,111 @@
+"""A small phantom set and an untrained tiny model, and a way to run the programs on them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+PROGRAM_TIMEOUT = 600
+RESPONSE_LENGTH = 24
+
+# `train(RUN_DIR, *overrides)` and so on: the command line of a program on the small set.
+Command = Callable[..., list[str]]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder starts engines."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("system")
+            item.add_marker(pytest.mark.timeout(3 * PROGRAM_TIMEOUT))
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Run ``python -m ARGUMENTS`` to its end; everything it started is gone afterwards."""
+
+    def execute(*arguments: str, timeout: float = PROGRAM_TIMEOUT) -> Any:
+        with subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "WANDB_MODE": "offline"},
+        ) as process:
+            try:
+                output, _ = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                for child in [*psutil.Process(process.pid).children(recursive=True), process]:
+                    child.kill()
+                output, _ = process.communicate()
+                pytest.fail(f"{arguments[0]} took more than {timeout} s\n{output[-5000:]}")
+        return subprocess.CompletedProcess(arguments, process.returncode, output)
+
+    return execute
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """Folder with ``data`` (prepared phantom set) and ``model`` (tiny, untrained)."""
+    root = tmp_path_factory.mktemp("workspace")
+    phantom = str(root / "phantom")
+    steps = [
+        ("data_prep.phantom", "--out", phantom, "--images", "120", "--seed", "3"),
+        (
+            "data_prep.thinkvg",
+            *("--source", phantom, "--images", f"{phantom}/files", "--out", str(root / "data")),
+            *("--min-pixels", "12544", "--max-pixels", "15680", "--val", "0.1", "--test", "0.1"),
+        ),
+        ("recipe.tiny", "--data", str(root / "data"), "--out", str(root / "model")),
+    ]
+    for step in steps:
+        finished = run(*step)
+        assert finished.returncode == 0, finished.stdout
+    return root
+
+
+@pytest.fixture(scope="session")
+def training(workspace: Path) -> Command:
+    """Command line of a short GRPO run in a folder of its own."""
+
+    def command(run_dir: Path, *overrides: str) -> list[str]:
+        return [
+            "recipe.train",
+            "cluster=cpu",
+            "model=tiny",
+            f"model.path={workspace / 'model'}",
+            f"data.dir={workspace / 'data'}",
+            f"run_dir={run_dir}",
+            "data.train_batch_size=4",
+            "data.max_prompt_length=256",
+            f"data.max_response_length={RESPONSE_LENGTH}",
+            "actor_rollout_ref.rollout.n=4",
+            "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
+            "actor_rollout_ref.actor.use_kl_loss=false",
+            "trainer.val_before_train=false",
+            "trainer.test_freq=-1",
+            "trainer.save_freq=-1",
+            "trainer.logger=[console,file]",
+            *overrides,
+        ]
+
+    return command
+
+
+def read_metrics(run_dir: Path) -> dict[int, dict[str, float]]:
+    """Metrics of each step, from the file that verl's logger wrote."""
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return {entry["step"]: entry["data"] for entry in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="session")
+def metrics() -> Callable[[Path], dict[int, dict[str, float]]]:
+    """`read_metrics`."""
+    return read_metrics

@@ -1,0 +1,137 @@
+"""GRPO on the real engine: what is logged, what is kept, and what a killed run goes on with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from reward.thinkvg import COMPONENTS, SCORE_KEYS
+
+STEPS = 6
+SAVE_EVERY = 2
+OVERRIDES = (
+    f"trainer.total_training_steps={STEPS}",
+    f"trainer.save_freq={SAVE_EVERY}",
+    "trainer.logger=[console,file,wandb]",
+    # Large, so that a rollout with old weights would differ visibly from the actor.
+    "actor_rollout_ref.actor.optim.lr=1e-2",
+)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    tmp_path_factory: pytest.TempPathFactory, run: Any, training: Any
+) -> tuple[Path, str]:
+    """Folder and output of a run from the first step to the last."""
+    run_dir = tmp_path_factory.mktemp("uninterrupted")
+    finished = run(
+        *training(run_dir, *OVERRIDES, f"trainer.rollout_data_dir={run_dir / 'rollouts'}")
+    )
+    assert finished.returncode == 0, finished.stdout[-8000:]
+    return run_dir, finished.stdout
+
+
+def prompts_of(run_dir: Path) -> dict[int, list[str]]:
+    """The prompts that each step rolled out, sorted within the step."""
+    return {
+        int(path.stem): sorted(json.loads(line)["input"] for line in path.open())
+        for path in (run_dir / "rollouts").glob("*.jsonl")
+    }
+
+
+def test_every_component_is_logged_at_every_step(uninterrupted: Any, metrics: Any) -> None:
+    run_dir, _ = uninterrupted
+    logged = metrics(run_dir)
+    assert sorted(logged) == list(range(1, STEPS + 1))
+    for values in logged.values():
+        for name in (*COMPONENTS, *SCORE_KEYS):
+            assert f"reward/{name}/mean" in values
+            assert f"reward/{name}/std" in values
+        assert values["reward/score/mean"] == pytest.approx(values["critic/score/mean"], abs=1e-5)
+
+
+def test_rollout_follows_the_actor(uninterrupted: Any, metrics: Any) -> None:
+    run_dir, _ = uninterrupted
+    for step, values in metrics(run_dir).items():
+        assert values["actor/grad_norm"] > 0 or step < STEPS
+        assert values["training/rollout_actor_log_prob_diff/mean"] < 0.05
+        assert values["training/rollout_probs_diff_mean"] < 0.05
+
+
+def test_no_row_is_lost_before_training(uninterrupted: Any, workspace: Path) -> None:
+    run_dir, output = uninterrupted
+    rows = pq.read_metadata(workspace / "data" / "train.parquet").num_rows
+    dropped = (run_dir / "overlong" / "train.jsonl").read_text().splitlines()
+    assert f"train: {rows} rows, {rows - len(dropped)} used, {len(dropped)} prompts" in output
+
+
+def test_checkpoint_is_a_hugging_face_folder(uninterrupted: Any, workspace: Path) -> None:
+    from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+    run_dir, _ = uninterrupted
+    folder = run_dir / "checkpoints" / f"global_step_{STEPS}" / "actor" / "huggingface"
+    trained = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder).state_dict()
+    start = Qwen2_5_VLForConditionalGeneration.from_pretrained(workspace / "model").state_dict()
+    assert trained.keys() == start.keys()
+    assert any(not trained[name].equal(start[name]) for name in trained)
+    assert len(AutoProcessor.from_pretrained(folder).tokenizer) == len(trained["lm_head.weight"])
+
+
+def test_weights_and_biases_runs_offline(uninterrupted: Any) -> None:
+    run_dir, _ = uninterrupted
+    assert list((run_dir / "wandb").glob("offline-run-*"))
+
+
+def kill_in_the_middle_of_a_step(
+    command: list[str], steps_done: Callable[[], int], after: int
+) -> None:
+    """Start a run, and end all its processes with SIGKILL once `after` steps are logged."""
+    with subprocess.Popen(
+        [sys.executable, "-m", *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, "WANDB_MODE": "offline"},
+    ) as process:
+        deadline = time.monotonic() + 600
+        while steps_done() < after:
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline, "the run did not get far enough to be killed"
+            time.sleep(0.05)
+        everything = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGKILL)
+        for child in everything:
+            if child.is_running():
+                child.kill()
+        psutil.wait_procs(everything, timeout=30)
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(
+    uninterrupted: Any, tmp_path: Path, run: Any, training: Any, metrics: Any
+) -> None:
+    command = training(tmp_path, *OVERRIDES, f"trainer.rollout_data_dir={tmp_path / 'rollouts'}")
+
+    def steps_done() -> int:
+        try:
+            return max(metrics(tmp_path), default=0)
+        except (FileNotFoundError, json.JSONDecodeError):
+            return 0
+
+    kill_in_the_middle_of_a_step(command, steps_done, after=SAVE_EVERY + 1)
+    killed_at = max(metrics(tmp_path))
+    assert SAVE_EVERY < killed_at < STEPS
+
+    resumed = run(*command)
+    assert resumed.returncode == 0, resumed.stdout[-8000:]
+    assert sorted(metrics(tmp_path)) == list(range(1, STEPS + 1))
+    reference, _ = uninterrupted
+    assert prompts_of(tmp_path) == prompts_of(reference)
