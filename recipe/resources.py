@@ -36,8 +36,8 @@ def check_declared(config: DictConfig) -> None:
         declared = config.ray_kwargs.ray_init[key]
         if declared is not None and declared < amount:
             raise InputError(
-                f"cluster.ray.{key}={declared}: this run needs {amount} logical {name}s; with fewer "
-                f"it would wait for ever: set cluster.ray.{key}={amount} or more"
+                f"cluster.ray.{key}={declared}: this run needs {amount} logical {name}s; with "
+                f"fewer it would wait for ever: set cluster.ray.{key}={amount} or more"
             )
 
 
@@ -68,6 +68,7 @@ def wait_for_cluster(config: DictConfig) -> None:
             f"{n} {name}s (free: {offered.get(name, 0):g})" for name, n in missing.items()
         )
         raise InputError(
-            f"RAY_ADDRESS={address}: the run needs {lacks}, and the cluster did not offer them within "
-            f"{config.cluster.ray.timeout} s: add nodes, or lower cluster.nodes, cluster.gpus_per_node"
+            f"RAY_ADDRESS={address}: the run needs {lacks}, and the cluster did not offer them "
+            f"within {config.cluster.ray.timeout} s: add nodes, or lower cluster.nodes or "
+            "cluster.gpus_per_node"
         )

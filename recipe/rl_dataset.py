@@ -61,8 +61,8 @@ class GroundedRLHFDataset(RLHFDataset):  # type: ignore[misc]
         listed.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(listed, "".join(json.dumps(row) + "\n" for row in dropped))
         message = (
-            f"{name}: {total} rows, {total - len(dropped)} used, {len(dropped)} prompts longer than "
-            f"data.max_prompt_length={self.max_prompt_length}, listed in {listed}"
+            f"{name}: {total} rows, {total - len(dropped)} used, {len(dropped)} prompts longer "
+            f"than data.max_prompt_length={self.max_prompt_length}, listed in {listed}"
         )
         print(message, flush=True)
         if len(dropped) == total:
