@@ -69,9 +69,9 @@ def sample_anatomy(rng: np.random.Generator) -> Anatomy:
     The lungs of a patient share most of their jitter in height (so that a raised
     hemidiaphragm can be told by comparing sides), and have their own in width.
     """
-    scale_x, scale_y = 1 + 0.070 * _bell(rng, 2)
-    midline = 0.5 + 0.031 * float(_bell(rng))
-    middle = 0.43 + 0.031 * float(_bell(rng))
+    scale_x, scale_y = 1 + 0.085 * _bell(rng, 2)
+    midline = 0.5 + 0.038 * float(_bell(rng))
+    middle = 0.43 + 0.038 * float(_bell(rng))
     height = 0.58 * scale_y
     lungs = {
         side: _sample_lung(rng, side, midline, middle - height / 2, height, scale_x)

