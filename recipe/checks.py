@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from data_prep.metadata import read_metadata
 from recipe.errors import InputError
+from recipe.program import require
 
 ROLLOUT_COLUMNS = ("data_source", "prompt", "images", "ability", "reward_model", "extra_info")
 SFT_COLUMNS = ("messages", "images", "extra_info")
@@ -82,6 +84,28 @@ def check_family(metadata: dict[str, Any], model: dict[str, Any], data_key: str)
             f"{data_key}: prepared for {prepared}, the model is {actual}: its boxes are in other "
             f"coordinates; run python -m data_prep.thinkvg with --model-family {actual}"
         )
+
+
+def check_training_input(config: DictConfig, columns: tuple[str, ...]) -> None:
+    """Check model and data of a training configuration.
+
+    Args:
+        config: with ``model.path``, ``data.dir``, ``data.train_files`` and ``data.val_files``.
+        columns: that both files must have.
+
+    Raises:
+        InputError: the first fault found.
+    """
+    require(config, "model.path", "data.dir")
+    try:
+        OmegaConf.to_container(config.data, resolve=True)
+    except OmegaConfBaseException as error:
+        raise InputError(f"data: {error}") from error
+    check_accelerator(config)
+    model = check_model_folder(config.model.path, "model.path")
+    for key in ("train_files", "val_files"):
+        metadata = check_parquet(config.data[key], f"data.{key}", columns)
+        check_family(metadata, model, f"data.{key}={config.data[key]}")
 
 
 def check_accelerator(config: DictConfig) -> None:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
@@ -53,8 +53,8 @@ def start_engine(config: DictConfig) -> Any:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     from vllm import LLM
 
-    extra = OmegaConf.to_container(config.cluster.engine_kwargs, resolve=True)
-    assert isinstance(extra, dict)
+    kwargs = OmegaConf.to_container(config.cluster.engine_kwargs, resolve=True)
+    extra = cast("dict[str, Any]", kwargs)
     extra.pop("worker_extension_cls", None)  # evaluation writes no weights
     return LLM(
         model=str(config.model.path),

@@ -14,7 +14,7 @@ from verl.utils import tracking
 from recipe.evaluation.files import write_text_atomically
 
 
-class AppendingFileLogger(tracking.FileLogger):  # type: ignore[misc]
+class AppendingFileLogger(tracking.FileLogger):
     """verl's file logger, appending to what is there."""
 
     def __init__(self, project_name: str, experiment_name: str) -> None:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipe.evaluation.errors import InputError
+from recipe.errors import InputError
 from recipe.evaluation.files import write_text_atomically
 from recipe.reporting.page import render_page
 from recipe.reporting.run_folder import read_run

@@ -32,7 +32,7 @@ def prompt_length(row: dict[str, Any], processor: Any) -> int:
     return int(tokens + placeholders * (width // factor) * (height // factor) - placeholders)
 
 
-class GroundedRLHFDataset(RLHFDataset):  # type: ignore[misc]
+class GroundedRLHFDataset(RLHFDataset):
     """Drops prompts above ``data.max_prompt_length`` and lists them in ``data.overlong_dir``."""
 
     def maybe_filter_out_long_prompts(self, dataframe: datasets.Dataset) -> datasets.Dataset:

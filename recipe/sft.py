@@ -6,28 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from recipe import checks, program
-from recipe.errors import InputError
-
-
-def check(config: DictConfig) -> None:
-    """Check everything that can be checked before an engine starts.
-
-    Raises:
-        InputError: the first fault found.
-    """
-    program.require(config, "model.path", "data.dir")
-    try:
-        OmegaConf.to_container(config.data, resolve=True)
-    except Exception as error:
-        raise InputError(f"data: {error}") from error
-    checks.check_accelerator(config)
-    model = checks.check_model_folder(config.model.path, "model.path")
-    for key in ("train_files", "val_files"):
-        metadata = checks.check_parquet(config.data[key], f"data.{key}", checks.SFT_COLUMNS)
-        checks.check_family(metadata, model, f"data.{key}={config.data[key]}")
 
 
 def prepare(config: DictConfig) -> None:
@@ -55,7 +36,7 @@ def _launch_processes(config: DictConfig) -> None:
 
 def train(config: DictConfig) -> None:
     """Check, then train: in this process under torchrun, else start torchrun on this node."""
-    check(config)
+    checks.check_training_input(config, checks.SFT_COLUMNS)
     program.set_environment(config)
     if "RANK" not in os.environ:
         _launch_processes(config)

@@ -7,7 +7,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import checks, program, resources
-from recipe.errors import InputError
 
 
 def check(config: DictConfig) -> None:
@@ -16,16 +15,7 @@ def check(config: DictConfig) -> None:
     Raises:
         InputError: the first fault found.
     """
-    program.require(config, "model.path", "data.dir")
-    try:
-        OmegaConf.to_container(config.data, resolve=True)
-    except Exception as error:
-        raise InputError(f"data: {error}") from error
-    checks.check_accelerator(config)
-    model = checks.check_model_folder(config.model.path, "model.path")
-    for key in ("train_files", "val_files"):
-        metadata = checks.check_parquet(config.data[key], f"data.{key}", checks.ROLLOUT_COLUMNS)
-        checks.check_family(metadata, model, f"data.{key}={config.data[key]}")
+    checks.check_training_input(config, checks.ROLLOUT_COLUMNS)
     if not resources.joins_a_cluster():
         resources.check_declared(config)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -122,7 +123,7 @@ def _run_with_bar(stage: Stage, metrics: Path, log: Path) -> int:
         return process.returncode
 
 
-def _move(bar: "tqdm[None]", metrics: Path) -> None:
+def _move(bar: Any, metrics: Path) -> None:
     """Set the bar to the last step in the metrics file, with its loss or reward."""
     if not metrics.is_file():
         return

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from recipe.evaluation.errors import InputError
+from recipe.errors import InputError
 from recipe.evaluation.metrics import OVERALL, table_by_type
 from recipe.evaluation.questions import Question
 from reward.answers import answer_is_correct

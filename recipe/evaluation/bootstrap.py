@@ -6,7 +6,7 @@ from typing import TypedDict
 import numpy as np
 from scipy import stats
 
-from recipe.evaluation.errors import InputError
+from recipe.errors import InputError
 from recipe.evaluation.metrics import check_same_questions, mean_by_question
 from recipe.evaluation.predictions import Prediction
 

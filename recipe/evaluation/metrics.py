@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
-from recipe.evaluation.errors import InputError
+from recipe.errors import InputError
 from recipe.evaluation.predictions import Prediction
 from reward.answers import answer_is_correct
 from reward.ground_truth import GroundTruth

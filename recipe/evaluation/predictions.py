@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recipe.evaluation.errors import InputError
+from recipe.errors import InputError
 from recipe.evaluation.files import write_text_atomically
 from reward.ground_truth import GroundTruth
 from reward.presets import load_preset

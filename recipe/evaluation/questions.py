@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.lib import ArrowInvalid
 
-from recipe.evaluation.errors import InputError
+from recipe.errors import InputError
 from reward.ground_truth import GroundTruth
 
 

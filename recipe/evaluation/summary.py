@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recipe.errors import InputError
 from recipe.evaluation.baselines import baseline_summary
 from recipe.evaluation.bootstrap import gains
-from recipe.evaluation.errors import InputError
 from recipe.evaluation.files import write_text_atomically
 from recipe.evaluation.metrics import summary_metrics
 from recipe.evaluation.predictions import Prediction

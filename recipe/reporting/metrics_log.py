@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from recipe.evaluation.errors import InputError
+from recipe.errors import InputError
 
 
 @dataclass(frozen=True)

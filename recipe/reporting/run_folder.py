@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recipe.evaluation.errors import InputError
+from recipe.errors import InputError
 from recipe.evaluation.predictions import Prediction, read_predictions
 from recipe.evaluation.summary import read_summary
 from recipe.reporting.metrics_log import MetricsLog, read_metrics

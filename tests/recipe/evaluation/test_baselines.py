@@ -1,12 +1,12 @@
 import pytest
 
+from recipe.errors import InputError
 from recipe.evaluation.baselines import (
     baseline_summary,
     majority_baseline,
     mean_boxes,
     region_prior_baseline,
 )
-from recipe.evaluation.errors import InputError
 from recipe.evaluation.questions import read_questions
 
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recipe.errors import InputError
 from recipe.evaluation.bootstrap import gains, paired_gain
-from recipe.evaluation.errors import InputError
 from recipe.evaluation.predictions import score_predictions
 
 SHARES = st.lists(

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from recipe.evaluation.errors import InputError
+from recipe.errors import InputError
 from recipe.evaluation.metrics import mean_by_question, metrics_table, summary_metrics
 from recipe.evaluation.predictions import score_predictions
 

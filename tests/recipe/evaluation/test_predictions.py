@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.evaluation.errors import InputError
+from recipe.errors import InputError
 from recipe.evaluation.predictions import read_predictions, score_predictions, write_predictions
 from reward.presets import load_preset
 from reward.thinkvg import SCORE_KEYS, compute_score

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from recipe.evaluation.errors import InputError
+from recipe.errors import InputError
 from recipe.evaluation.predictions import score_predictions
 from recipe.evaluation.summary import build_summary, read_summary, write_summary
 

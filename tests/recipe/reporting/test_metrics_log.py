@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from recipe.evaluation.errors import InputError
+from recipe.errors import InputError
 from recipe.reporting.metrics_log import read_metrics
 
 
