@@ -81,7 +81,7 @@ def _generate(config: DictConfig, prompts: list[Prompt]) -> dict[str, list[Predi
             temperature=config.sampling.temperature,
             n=config.sampling.samples,
             max_tokens=limit,
-            seed=config.seed,
+            # Seeded by the engine: a generator for each request fails on vLLM 0.28's CPU sampler.
         )
     results = {}
     for name, params in runs.items():
