@@ -7,7 +7,7 @@ from recipe.demo.stage import Stage
 
 IMAGES = 6000
 SFT_STEPS = 800
-GRPO_STEPS = 60
+GRPO_STEPS = 50
 GRPO_PROMPTS = 16
 GRPO_GROUP = 8
 # Admits 112 x 112 for every picture of the phantom set, whatever its aspect.
@@ -53,11 +53,13 @@ class Plan:
         ]
 
     def _phantom(self) -> Stage:
-        arguments = ("--out", str(self.root / "phantom"), "--images", str(IMAGES))
+        phantom = self.root / "phantom"
+        arguments = ("--out", str(phantom), "--images", str(IMAGES))
         return Stage(
             "phantom",
             f"draw {IMAGES} synthetic chest X-rays with questions",
             ("data_prep.phantom", *arguments, "--seed", str(self.seed)),
+            phantom,
         )
 
     def _prepare(self) -> Stage:
@@ -66,16 +68,17 @@ class Plan:
         sizes = ("--min-pixels", MIN_PIXELS, "--max-pixels", MAX_PIXELS)
         shares = ("--val", 0.02, "--test", 0.03, "--seed", self.seed)
         arguments = tuple(str(value) for value in (*folders, *sizes, *shares))
-        return Stage(
-            "data", "turn them into rollout and SFT parquet", ("data_prep.thinkvg", *arguments)
-        )
+        title = "turn them into rollout and SFT parquet"
+        return Stage("data", title, ("data_prep.thinkvg", *arguments), self.data)
 
     def _model(self) -> Stage:
-        arguments = ("--data", str(self.data), "--out", str(self.root / "model"))
+        model = self.root / "model"
+        arguments = ("--data", str(self.data), "--out", str(model))
         return Stage(
             "model",
             "make a tiny Qwen2.5-VL with its own tokenizer",
             ("recipe.tiny", *arguments, "--seed", str(self.seed)),
+            model,
         )
 
     def _program(self, name: str, *overrides: str) -> tuple[str, ...]:
@@ -98,7 +101,7 @@ class Plan:
             f"trainer.total_training_steps={SFT_STEPS}",
         )
         title = f"supervised cold start, {SFT_STEPS} steps"
-        return Stage("sft", title, arguments, run / "metrics.jsonl", SFT_STEPS)
+        return Stage("sft", title, arguments, run, run / "metrics.jsonl", SFT_STEPS)
 
     def _grpo(self) -> Stage:
         run = self.root / "grpo"
@@ -112,7 +115,7 @@ class Plan:
             f"actor_rollout_ref.rollout.n={GRPO_GROUP}",
         )
         title = f"GRPO with Ray, vLLM and FSDP, {GRPO_STEPS} steps"
-        return Stage("grpo", title, arguments, run / "metrics.jsonl", GRPO_STEPS)
+        return Stage("grpo", title, arguments, run, run / "metrics.jsonl", GRPO_STEPS)
 
     def _evaluate(self, model: str) -> Stage:
         arguments = self._program(
@@ -122,4 +125,5 @@ class Plan:
             f"out={self.predictions(model)}",
         )
         title = {"sft": "the supervised model", "grpo": "the model after GRPO"}[model]
-        return Stage(f"eval-{model}", f"answer the test split with {title}", arguments)
+        title = f"answer the test split with {title}"
+        return Stage(f"eval-{model}", title, arguments, self.predictions(model))

@@ -1,6 +1,7 @@
 """A stage of the demo: a command that is run once, and again only where it or its input changed."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ class Stage:
         name: short name; its marker and its log bear it.
         title: what the stage does, for the reader of the terminal.
         arguments: command line behind ``python -m``.
+        output: folder that the stage writes and no other stage does.
         metrics: file with one line for each training step, for the progress bar; None where the
             command shows its own progress.
         steps: training steps in all, with `metrics`.
@@ -33,6 +35,7 @@ class Stage:
     name: str
     title: str
     arguments: tuple[str, ...]
+    output: Path
     metrics: Path | None = None
     steps: int = 0
 
@@ -57,8 +60,12 @@ class Ledger:
         return entry if entry.get("command") == list(stage.arguments) else {}
 
     def is_done(self, stage: Stage) -> bool:
-        """Whether the stage has ended well with this very command."""
-        return bool(self._read(stage).get("done"))
+        """Whether the stage has ended well with this very command, and its output is there."""
+        return bool(self._read(stage).get("done")) and stage.output.is_dir()
+
+    def was_begun(self, stage: Stage) -> bool:
+        """Whether the stage was begun with this very command, so that it may go on."""
+        return bool(self._read(stage))
 
     def seconds(self, stage: Stage) -> float:
         """Wall time of the stage so far, interrupted attempts included."""
@@ -85,6 +92,10 @@ def run_stage(stage: Stage, ledger: Ledger, logs: Path) -> None:
     Raises:
         StageFailed: the command ended with an error.
     """
+    if not ledger.was_begun(stage):
+        # What another command left there is no part of this one.
+        shutil.rmtree(stage.output, ignore_errors=True)
+    ledger.record(stage, 0.0, done=False)
     start = time.monotonic()
     done = False
     try:

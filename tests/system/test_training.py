@@ -23,6 +23,8 @@ OVERRIDES = (
     f"trainer.save_freq={SAVE_EVERY}",
     "trainer.logger=[console,file,wandb]",
     "actor_rollout_ref.actor.optim.lr=1e-3",
+    # An untrained model earns no reward and so has no advantage; the entropy moves its weights.
+    "actor_rollout_ref.actor.entropy_coeff=0.1",
 )
 
 
@@ -60,9 +62,8 @@ def test_every_component_is_logged_at_every_step(uninterrupted: Any, metrics: An
 
 def test_rollout_follows_the_actor(uninterrupted: Any, metrics: Any) -> None:
     run_dir, _ = uninterrupted
-    logged = metrics(run_dir).values()
-    assert any(values["actor/grad_norm"] > 0 for values in logged)
-    for values in logged:
+    for values in metrics(run_dir).values():
+        assert values["actor/grad_norm"] > 0
         assert values["training/rollout_actor_log_prob_diff/mean"] < 0.05
         assert values["training/rollout_probs_diff_mean"] < 0.05
 

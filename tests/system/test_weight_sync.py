@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+# What rollout and actor may differ by; with the weights of before it is many times that.
+TOLERANCE = 0.05
 DRIVER = Path(__file__).with_name("weight_sync_driver.py")
 
 
@@ -32,11 +34,13 @@ def probabilities(
 
 
 def test_rollout_starts_with_the_actors_weights(probabilities: dict[str, list[float]]) -> None:
-    assert probabilities["before"] == pytest.approx(probabilities["before_reference"], abs=1e-3)
+    assert probabilities["before"] == pytest.approx(
+        probabilities["before_reference"], abs=TOLERANCE
+    )
 
 
 def test_rollout_follows_a_changed_actor(probabilities: dict[str, list[float]]) -> None:
-    assert probabilities["after"] == pytest.approx(probabilities["after_reference"], abs=1e-3)
+    assert probabilities["after"] == pytest.approx(probabilities["after_reference"], abs=TOLERANCE)
 
 
 def test_the_change_is_one_that_old_weights_would_not_pass(
@@ -44,4 +48,4 @@ def test_the_change_is_one_that_old_weights_would_not_pass(
 ) -> None:
     old = probabilities["old_weights_on_new_tokens"]
     gap = sum(abs(a - b) for a, b in zip(probabilities["after"], old, strict=True)) / len(old)
-    assert gap > 0.1
+    assert gap > 10 * TOLERANCE
