@@ -66,9 +66,8 @@ def _finish(demo: Plan, ledger: Ledger) -> None:
     summary = _summarise(demo, ledger)
     subprocess.run([sys.executable, "-m", "recipe.report", str(demo.root)], check=True)
     print(f"\nsummary: {summary}\nreport:  {demo.root / 'report.html'}")
-    runs = sorted(demo.root.glob("*/wandb/offline-run-*"))
-    if runs:
-        print(f"W&B:     {runs[-1]}\n         to upload it: wandb sync {runs[-1]}")
+    for folder in sorted(demo.root.glob("*/wandb/offline-run-*")):
+        print(f"W&B:     {folder}\n         to upload it: wandb sync {folder}")
 
 
 def main() -> None:
