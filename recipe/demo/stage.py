@@ -75,7 +75,7 @@ class Ledger:
         """Add `seconds` to the stage."""
         entry = {
             "command": list(stage.arguments),
-            "seconds": round(self.seconds(stage) + seconds, 1),
+            "seconds": round(self.seconds(stage) + seconds, 2),
             "done": done,
         }
         write_text_atomically(self._path(stage), json.dumps(entry, indent=2) + "\n")
