@@ -85,7 +85,7 @@ def _widen_initialisation(model: Qwen2_5_VLForConditionalGeneration) -> None:
     """Draw the linear layers anew with standard deviation 1 / sqrt(WIDTH).
 
     transformers draws them with 0.02, which suits wide models. At this width the attention would
-    start almost uniform, and boxes take about 1.6 times as many samples to learn.
+    start almost uniform.
     """
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2 and "embed_tokens" not in name and "lm_head" not in name:
