@@ -1,7 +1,6 @@
 """``python -m recipe.sft``: supervised cold start on verl's SFT trainer."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 
 from recipe import checks, program
+from recipe.child import leave_on_sigterm, run_child
 
 
 def prepare(config: DictConfig) -> None:
@@ -29,7 +29,8 @@ def _launch_processes(config: DictConfig) -> None:
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(config.trainer.n_gpus_per_node), "-m", "recipe.sft"]
-    code = subprocess.call([*command, *sys.argv[1:]])
+    leave_on_sigterm()
+    code = run_child([*command, *sys.argv[1:]])
     if code:
         raise SystemExit(code)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +36,15 @@ COLUMNS = ("image_path", "question", "question_type", "thinkVG", "response")
 PARQUET = Path("data") / "train-00000-of-00001.parquet"
 NOTICE = "Synthetic: drawn by a program, not from any patient. Not for clinical use."
 Row = dict[str, str | None]
+PICTURES = Path("pictures.parquet")
+PICTURES_SCHEMA = pa.schema(
+    [
+        ("image_path", pa.string()),
+        ("findings", pa.list_(pa.struct([("name", pa.string()), ("region", pa.string())]))),
+        ("regions", pa.list_(pa.struct([("name", pa.string()), ("box", pa.list_(pa.float64()))]))),
+    ],
+    metadata={"notice": "Synthetic: drawn by a program, not from any patient."},
+)
 
 
 @dataclass(frozen=True)
@@ -69,8 +79,8 @@ def _path(patient: int, number: int, seed: int) -> str:
     return f"/p{group}/p{subject}/s{subject}{number}/{name}.jpg"
 
 
-def make_study(study: Study, files: Path, seed: int) -> list[Row]:
-    """Draws one picture, writes it under `files` and returns its rows."""
+def make_study(study: Study, files: Path, seed: int) -> tuple[list[Row], dict[str, Any]]:
+    """Draws one picture, writes it under `files` and returns its rows and what it shows."""
     anatomy = sample_anatomy(np.random.default_rng([seed, 1, study.patient]))
     rng = np.random.default_rng([seed, 2, study.patient, study.number])
     findings = sample_findings(rng)
@@ -80,7 +90,18 @@ def make_study(study: Study, files: Path, seed: int) -> list[Row]:
     path = files / study.image_path.lstrip("/")
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_chest(anatomy, findings, (width, height), rng).save(path, quality=88)
-    return _rows(study, anatomy, findings, rng)
+    return _rows(study, anatomy, findings, rng), _shown(study, anatomy, findings)
+
+
+def _shown(study: Study, anatomy: Anatomy, findings: tuple[Finding, ...]) -> dict[str, Any]:
+    """A row of `pictures.parquet`; boxes are fractions of width and height."""
+    return {
+        "image_path": study.image_path,
+        "findings": [{"name": found.name, "region": found.region} for found in findings],
+        "regions": [
+            {"name": name, "box": list(box)} for name, box in region_boxes(anatomy).items()
+        ],
+    }
 
 
 def with_findings(
@@ -130,11 +151,15 @@ def write_dataset(out: Path, images: int, seed: int, workers: int, dirty: float)
     files = out / "files"
     files.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
+    pictures: list[dict[str, Any]] = []
     studies = plan_studies(images, seed)
     with tqdm(total=images, desc="drawing", unit="image") as bar:
-        for made in _make_all(studies, files, seed, workers):
+        for made, shown in _make_all(studies, files, seed, workers):
             rows.extend(made)
+            pictures.append(shown)
             bar.update()
+    with whole_file(out / PICTURES) as temporary:
+        pq.write_table(pa.Table.from_pylist(pictures, schema=PICTURES_SCHEMA), temporary)
     rows.extend(dirty_rows(rows, dirty, files, seed))
     schema = pa.schema([(name, pa.string()) for name in COLUMNS], metadata={"notice": NOTICE})
     target = out / PARQUET
@@ -146,7 +171,9 @@ def write_dataset(out: Path, images: int, seed: int, workers: int, dirty: float)
     return len(rows)
 
 
-def _make_all(studies: list[Study], files: Path, seed: int, workers: int) -> Iterator[list[Row]]:
+def _make_all(
+    studies: list[Study], files: Path, seed: int, workers: int
+) -> Iterator[tuple[list[Row], dict[str, Any]]]:
     make = partial(make_study, files=files, seed=seed)
     if workers <= 1:
         yield from map(make, studies)
@@ -161,6 +188,7 @@ def _readme(images: int, rows: int, seed: int) -> str:
         f"{images} images, {rows} questions, seed {seed}.\n"
         f"{PARQUET}: one row for each question.\n"
         "files/: the pictures, at the places that `image_path` names.\n"
+        f"{PICTURES}: what each picture shows, and every region's box as fractions of its size.\n"
         f"Boxes are [x1, y1, x2, y2] with the picture stretched to {FRAME} x {FRAME} pixels.\n"
         "With --min-pixels 12544 --max-pixels 15680, data_prep.thinkvg maps every picture to\n"
         "112 x 112 pixels for Qwen2.5-VL.\n"

@@ -11,7 +11,6 @@ from data_prep.phantom.questions import Item
 
 FrameBox = tuple[int, int, int, int]
 
-_OPENERS = ("", "", "Look at the image.", "First, check the image.")
 _CLOSERS = ("So the {}.", "Therefore, the {}.")
 _VARIANT_SHARES = (0.88, 0.04, 0.04, 0.04)
 
@@ -22,17 +21,18 @@ def reasoning(
     boxes: Mapping[str, FrameBox],
     rng: np.random.Generator,
 ) -> str:
-    """What is seen in each cited region, then a conclusion.
+    """All findings of the picture, what is seen in each cited region, then a conclusion.
 
     Boxes are written after the region's name as `[x1, y1, x2, y2]` or `([x1, y1, x2, y2])`.
     """
     bracketed = rng.random() < 0.3
-    sentences = [_OPENERS[rng.integers(len(_OPENERS))]]
+    names = ", ".join(finding.name for finding in findings)
+    sentences = [f"Impression: {names or 'no abnormality'}."]
     for region in (*item.regions, *item.also):
         box = f"({_box(boxes[region])})" if bracketed else _box(boxes[region])
         sentences.append(f"The {region} {box} {seen_in(region, findings)}.")
     sentences.append(_CLOSERS[rng.integers(len(_CLOSERS))].format(item.conclusion))
-    return " ".join(sentence for sentence in sentences if sentence)
+    return " ".join(sentences)
 
 
 def response(item: Item, boxes: Mapping[str, FrameBox], rng: np.random.Generator) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from recipe.child import leave_on_sigterm
 from recipe.demo import plan
 from recipe.demo.plan import Plan
 from recipe.demo.stage import Ledger, StageFailed, announce, run_stage
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of everything (default 0)")
     options = parser.parse_args()
     os.environ.setdefault("WANDB_MODE", "offline")
+    leave_on_sigterm()
     demo = Plan(options.out, options.seed)
     try:
         _finish(demo, _run_stages(demo))

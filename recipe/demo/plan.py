@@ -7,7 +7,7 @@ from recipe.demo.stage import Stage
 
 IMAGES = 6000
 SFT_STEPS = 800
-GRPO_STEPS = 50
+GRPO_STEPS = 60
 GRPO_PROMPTS = 16
 GRPO_GROUP = 8
 # Admits 112 x 112 for every picture of the phantom set, whatever its aspect.
@@ -73,10 +73,11 @@ class Plan:
 
     def _model(self) -> Stage:
         model = self.root / "model"
-        arguments = ("--data", str(self.data), "--out", str(model))
+        pictures = self.root / "phantom" / "pictures.parquet"
+        arguments = ("--data", str(self.data), "--out", str(model), "--pictures", str(pictures))
         return Stage(
             "model",
-            "make a tiny Qwen2.5-VL with its own tokenizer",
+            "make a tiny Qwen2.5-VL: its own tokenizer, a pre-trained vision tower",
             ("recipe.tiny", *arguments, "--seed", str(self.seed)),
             model,
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from recipe.child import run_child
 from recipe.evaluation.files import write_text_atomically
 
 POLL_SECONDS = 0.5
@@ -100,7 +101,7 @@ def run_stage(stage: Stage, ledger: Ledger, logs: Path) -> None:
     done = False
     try:
         if stage.metrics is None:
-            code, log = subprocess.call([sys.executable, "-m", *stage.arguments]), None
+            code, log = run_child([sys.executable, "-m", *stage.arguments]), None
         else:
             logs.mkdir(parents=True, exist_ok=True)
             log = logs / f"{stage.name}.log"
@@ -119,19 +120,13 @@ def _run_with_bar(stage: Stage, metrics: Path, log: Path) -> int:
         tqdm(total=stage.steps, desc=stage.name, unit="step", dynamic_ncols=True) as bar,
     ):
         bar.set_postfix_str("starting")
-        process = subprocess.Popen(
-            [sys.executable, "-m", *stage.arguments], stdout=output, stderr=subprocess.STDOUT
+        return run_child(
+            [sys.executable, "-m", *stage.arguments],
+            while_running=lambda: _move(bar, metrics),
+            every=POLL_SECONDS,
+            stdout=output,
+            stderr=subprocess.STDOUT,
         )
-        try:
-            while process.poll() is None:
-                _move(bar, metrics)
-                time.sleep(POLL_SECONDS)
-            _move(bar, metrics)
-        except BaseException:
-            process.terminate()
-            process.wait(timeout=60)
-            raise
-        return process.returncode
 
 
 def _move(bar: Any, metrics: Path) -> None:

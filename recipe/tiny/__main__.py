@@ -1,4 +1,4 @@
-"""``python -m recipe.tiny``: make a tiny, untrained Qwen2.5-VL for a prepared data set."""
+"""``python -m recipe.tiny``: make a tiny Qwen2.5-VL for a prepared data set."""
 
 import argparse
 import os
@@ -20,16 +20,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m recipe.tiny", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with sft_train.parquet")
     parser.add_argument("--out", type=Path, required=True, help="Hugging Face folder to write")
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        help="pictures.parquet of data_prep.phantom, to pre-train the vision tower with the "
+        "pictures of --data's train.parquet (default: it stays random)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random weights")
     options = parser.parse_args()
     source = options.data / "sft_train.parquet"
     if not source.is_file():
         parser.error(f"--data: {source} does not exist; make it with python -m data_prep.thinkvg")
 
-    from recipe.tiny.model import build_model, build_processor
+    if options.pictures and not options.pictures.is_file():
+        parser.error(f"--pictures: {options.pictures} does not exist")
+
+    from recipe.tiny.model import EMBEDDING_SCALE, build_model, build_processor
+    from recipe.tiny.vision import pretrain, training_pictures
 
     processor = build_processor(_texts(source))
     model = build_model(processor.tokenizer, options.seed)
+    if options.pictures:
+        pictures = training_pictures(options.pictures, options.data / "train.parquet")
+        pretrain(model, processor, pictures, options.seed, EMBEDDING_SCALE)
     unfinished = options.out.with_name(f"{options.out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     model.save_pretrained(unfinished)

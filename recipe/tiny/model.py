@@ -18,6 +18,7 @@ from recipe.tiny.tokenizer import CHAT_TEMPLATE, coordinate_tokens, train_tokeni
 WIDTH = 128
 HEADS = 4  # of 32 channels each: the smallest head that vLLM's CPU attention knows
 LEARNED_PIECES = 1500
+EMBEDDING_SCALE = 0.1  # standard deviation
 
 
 def build_processor(texts: list[str]) -> Qwen2_5_VLProcessor:
@@ -78,18 +79,32 @@ def _coordinate_embeddings(count: int, generator: torch.Generator) -> torch.Tens
     wavelengths = torch.logspace(math.log10(8), math.log10(2 * count), half)
     phases = 2 * math.pi * torch.rand(half, generator=generator)
     angles = 2 * math.pi * torch.arange(count)[:, None] / wavelengths + phases
-    return 0.02 * torch.cat([angles.sin(), angles.cos()], dim=1) * math.sqrt(2)
+    return EMBEDDING_SCALE * torch.cat([angles.sin(), angles.cos()], dim=1) * math.sqrt(2)
 
 
-def _widen_initialisation(model: Qwen2_5_VLForConditionalGeneration) -> None:
-    """Draw the linear layers anew with standard deviation 1 / sqrt(WIDTH).
+def _initialise(model: Qwen2_5_VLForConditionalGeneration) -> None:
+    """Draw embeddings and linear layers anew.
 
-    transformers draws them with 0.02, which suits wide models. At this width the attention would
-    start almost uniform.
+    transformers draws all with standard deviation 0.02, which suits wide models: at this width the
+    attention would start almost uniform. Here layers keep the scale of their input, and those that
+    add to the residual stream are smaller by sqrt(2 x layers) (Radford et al., Language Models are
+    Unsupervised Multitask Learners, 2019). Text and image tokens enter at the same scale, so that
+    what the first layer adds does not drown which word a token is.
     """
+    blocks = {
+        "language_model": model.config.text_config.num_hidden_layers,
+        "visual": model.config.vision_config.depth,
+    }
     for name, parameter in model.named_parameters():
-        if parameter.dim() == 2 and "embed_tokens" not in name and "lm_head" not in name:
-            torch.nn.init.normal_(parameter, std=1 / math.sqrt(WIDTH))
+        if "embed_tokens" in name:
+            torch.nn.init.normal_(parameter, std=EMBEDDING_SCALE)
+        elif parameter.dim() == 2 and "lm_head" not in name:
+            scale = 1 / math.sqrt(parameter.shape[1])
+            if name.endswith(("o_proj.weight", "attn.proj.weight", "down_proj.weight")):
+                scale /= math.sqrt(2 * next(n for tower, n in blocks.items() if tower in name))
+            elif "merger.mlp.2" in name:
+                scale *= EMBEDDING_SCALE
+            torch.nn.init.normal_(parameter, std=scale)
 
 
 def build_model(
@@ -102,7 +117,7 @@ def build_model(
     """
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(_config(tokenizer))
-    _widen_initialisation(model)
+    _initialise(model)
     ids = tokenizer.convert_tokens_to_ids(coordinate_tokens())
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -1,12 +1,15 @@
 """A byte-level BPE tokenizer learned from a rollout set, with one token for each coordinate.
 
 Sequences are kept short, since time on a CPU goes with their length: pieces may span several words
-("left mid lung zone"), and a line that many prompts share (the instruction) is one token.
+("shows an opacity"), and a line that many prompts share (the instruction) is one token. A region's
+name is a piece of its own wherever it stands, so that a region has one token and not one for each
+phrase that it is part of.
 
 Coordinates, tags and shared lines are plain added tokens, not special ones: rollouts are decoded
 with special tokens skipped, and boxes and tags must survive that.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -22,7 +25,8 @@ SPECIAL_TOKENS = (PAD, START, END, VISION_START, VISION_END, IMAGE, VIDEO)
 
 # Words take the space before them, and lower-case words in a row make one piece that the merges
 # work in. A comma takes the space behind it: a box is "[", x1, ", ", y1, ", ", x2, ", ", y2, "]".
-_PIECES = Regex(r", |(?: ?\p{Ll}+)+| ?\p{L}+|\n+| ?[^\s\p{L}\p{N}]|\p{N}| +")
+_PIECES = r", |(?:(?!{names}) ?\p{{Ll}}+)+| ?\p{{L}}+|\n+| ?[^\s\p{{L}}\p{{N}}]|\p{{N}}| +"
+_REFS = re.compile(r"<ref>([^<]*)</ref>")
 SHARED_LINE = 0.02  # of the texts hold a line that becomes one token
 
 CHAT_TEMPLATE = (
@@ -48,6 +52,24 @@ def shared_lines(texts: Sequence[str]) -> list[str]:
     return sorted(line for line, count in counts.items() if count > least and len(line) > 80)
 
 
+def region_names(texts: Sequence[str]) -> list[str]:
+    """Names in the ``<ref>`` tags of the texts, the longer ones first."""
+    listed = {name for text in texts for refs in _REFS.findall(text) for name in _split(refs)}
+    return sorted(listed - {""}, key=lambda name: (-len(name), name))
+
+
+def _split(refs: str) -> list[str]:
+    return [name.strip() for name in re.split("[,;]", refs)]
+
+
+def _pieces(names: Sequence[str]) -> Regex:
+    """What the merges stay within; a name, with the space before it, is one piece."""
+    if not names:
+        return Regex(_PIECES.format(names=r"\0"))
+    one = rf" ?(?:{'|'.join(map(re.escape, names))})\b"
+    return Regex(f"{one}|{_PIECES.format(names=one)}")
+
+
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """Learn a tokenizer from `texts`.
 
@@ -58,7 +80,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(_PIECES, behavior="isolated"),
+            pre_tokenizers.Split(_pieces(region_names(texts)), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -10,7 +10,7 @@ from PIL import Image
 from data_prep.coordinates import smart_resize
 from data_prep.phantom.__main__ import main
 from data_prep.phantom.anatomy import region_boxes, sample_anatomy
-from data_prep.phantom.dataset import PARQUET, plan_studies, with_findings
+from data_prep.phantom.dataset import PARQUET, PICTURES, plan_studies, with_findings
 from data_prep.phantom.drawing import draw_chest
 from data_prep.phantom.findings import Finding, possible_findings, sample_findings
 from data_prep.phantom.questions import LETTERS, ask, ask_closed, ask_multi, ask_single
@@ -65,7 +65,7 @@ def test_the_bytes_depend_on_the_seed_alone(tmp_path):
         return {file.relative_to(out): file.read_bytes() for file in out.rglob("*.*")}
 
     first = make("first", 3, 1)
-    assert len(first) == 40 + 3
+    assert len(first) == 40 + 4
     assert make("again", 3, 2) == first
     assert make("other", 4, 1) != first
 
@@ -149,11 +149,33 @@ def test_reasoning_cites_the_final_boxes_and_is_short(rows):
         cited = parse_response(f"<think>{row['thinkVG']}</think>").think_regions
         assert {region.box for region in response.regions} <= {region.box for region in cited}
         words = re.sub(r"\[.*?\]", "", row["thinkVG"]).split()
-        assert 8 <= len(words) <= 45
+        assert 8 <= len(words) <= 80
         if row["question_type"] != "open_ended_questions":
             letters = "".join(re.findall(r"\b[A-D]\b|Yes|No", response.answer))
             concluded = row["thinkVG"].split("answer is")[1]
             assert "".join(re.findall(r"\b[A-D]\b|Yes|No", concluded)) == letters
+
+
+def test_reasoning_begins_with_all_findings_of_the_picture(phantom, rows):
+    pictures = {row["image_path"]: row for row in pq.read_table(phantom / PICTURES).to_pylist()}
+    for row in rows:
+        names = [finding["name"] for finding in pictures[row["image_path"]]["findings"]]
+        impression = f"Impression: {', '.join(names) or 'no abnormality'}. "
+        assert row["thinkVG"].startswith(impression)
+
+
+def test_the_pictures_table_agrees_with_the_rows(phantom, rows):
+    pictures = pq.read_table(phantom / PICTURES)
+    assert b"Synthetic" in pictures.schema.metadata[b"notice"]
+    known = {row["image_path"]: row["regions"] for row in pictures.to_pylist()}
+    assert len(known) == pictures.num_rows == 400
+    for row in rows:
+        boxes = {each["name"]: each["box"] for each in known[row["image_path"]]}
+        assert set(boxes) == REGIONS
+        for region in regions_of(row):
+            if region.ref in boxes:
+                wanted = [round(336 * value) for value in boxes[region.ref]]
+                assert list(region.box) == wanted
 
 
 def test_choices_and_answers_belong_together():
