@@ -13,7 +13,8 @@ TEXTS = [
         f"</think>\n<answer>Yes</answer>\n<location><ref>{ZONE}</ref><box>[{x}, 14, 99, 61]</box>"
         "</location>",
         f"Which of these regions are normal? <choices>: [A: spine, B: right lung] {x}",
-        f"<location><ref>spine; right lung</ref><box>[[{x}, 2, 3, 4], [5, 6, 7, 8]]</box></location>",
+        f"<location><ref>spine; right lung</ref><box>[[{x}, 2, 3, 4], [5, 6, 7, 8]]</box>"
+        "</location>",
     )
 ]
 
