@@ -6,13 +6,19 @@ Equal lengths
     builds it ragged over the axis of length 4 instead (offsets 0, 4, 8, ...), and verl's
     ``maybe_fix_3d_position_ids`` only renames the ragged axis without rebuilding the offsets. The
     actor update then fails in ``split_with_sizes``. The guard rebuilds such a tensor.
+
+Repeated preprocessing
+    See `recipe.image_cache`.
 """
 
 import importlib.metadata
 import sys
+from types import ModuleType
 from typing import Any
 
 import torch
+
+from recipe.image_cache import remember_images
 
 GUARDED_VERL = "0.9.1"
 
@@ -50,7 +56,7 @@ def fix_position_ids(data: Any) -> None:
 
 
 def install() -> None:
-    """Replace verl's ``maybe_fix_3d_position_ids`` by `fix_position_ids` wherever it was imported.
+    """Replace the faulty functions of verl wherever they were imported.
 
     Raises:
         RuntimeError: the installed verl is not the version that the guards were written for.
@@ -62,10 +68,18 @@ def install() -> None:
             f"install verl=={GUARDED_VERL} or review recipe/verl_guards.py"
         )
     from verl.utils import tensordict_utils
+    from verl.utils.tokenizer import tokenizer
 
-    original = tensordict_utils.maybe_fix_3d_position_ids
+    _replace(tensordict_utils, "maybe_fix_3d_position_ids", fix_position_ids)
+    build = tokenizer.build_multimodal_processor_inputs
+    _replace(tokenizer, "build_multimodal_processor_inputs", remember_images(build))
+
+
+def _replace(home: ModuleType, name: str, new: Any) -> None:
+    """Replace a function of a verl module there and in every module that imported it."""
+    original = getattr(home, name)
     for module in list(sys.modules.values()):
         if getattr(module, "__name__", "").startswith("verl.") and (
-            getattr(module, "maybe_fix_3d_position_ids", None) is original
+            getattr(module, name, None) is original
         ):
-            module.maybe_fix_3d_position_ids = fix_position_ids  # type: ignore[attr-defined]
+            setattr(module, name, new)
