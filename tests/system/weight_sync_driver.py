@@ -33,7 +33,8 @@ def reference_log_probs(model: str, prompt: list[int], tokens: list[int]) -> lis
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    module = Qwen2_5_VLForConditionalGeneration.from_pretrained(model).eval()
+    # verl writes "bfloat16" into the checkpoint's config although its weights are float32.
+    module = Qwen2_5_VLForConditionalGeneration.from_pretrained(model, dtype=torch.float32).eval()
     with torch.no_grad():
         logits = module(input_ids=torch.tensor([prompt + tokens])).logits[0]
     log_probs = torch.log_softmax(logits.float(), dim=-1)
