@@ -1,12 +1,11 @@
 """What verl loads in every process (entry-point group ``verl.plugins``).
 
 Guards against known faults of verl are installed everywhere. The CPU platform is installed only
-where ``VERL_PLATFORM=cpu`` asks for it, which `recipe.launching` sets on machines without an
-accelerator: on a GPU cluster nothing under `recipe.cpu` is imported.
+where ``VERL_PLATFORM=cpu`` asks for it, as ``cluster=cpu`` does: on a GPU cluster nothing under
+`recipe.cpu` is imported.
 """
 
 import os
-import sys
 import traceback
 
 from recipe import verl_guards
@@ -23,9 +22,11 @@ def load() -> None:
 
 try:
     load()
-except Exception:
-    # verl logs a plugin's fault at DEBUG level only and goes on without it; the run would then
-    # fail much later and far from the cause.
+except Exception as error:
+    # verl catches what a plugin raises, logs it at DEBUG level and goes on: a run would be
+    # unguarded. It lets SystemExit through.
     traceback.print_exc()
-    sys.stderr.write("thinkvg-rl: the verl plugin did not load; see the traceback above\n")
-    raise
+    raise SystemExit(
+        f"thinkvg-rl: its verl plugin did not load: {error} "
+        "(VERL_USE_EXTERNAL_PLUGINS=none uses verl without it)"
+    ) from error

@@ -43,7 +43,7 @@ PICTURES_SCHEMA = pa.schema(
         ("findings", pa.list_(pa.struct([("name", pa.string()), ("region", pa.string())]))),
         ("regions", pa.list_(pa.struct([("name", pa.string()), ("box", pa.list_(pa.float64()))]))),
     ],
-    metadata={"notice": "Synthetic: drawn by a program, not from any patient."},
+    metadata={"notice": NOTICE},
 )
 
 

@@ -36,12 +36,17 @@ def main() -> None:
         parser.error(f"--pictures: {options.pictures} does not exist")
 
     from recipe.tiny.model import EMBEDDING_SCALE, build_model, build_processor
-    from recipe.tiny.vision import pretrain, training_pictures
+    from recipe.tiny.vision import BATCH, pretrain, training_pictures
 
     processor = build_processor(_texts(source))
     model = build_model(processor.tokenizer, options.seed)
     if options.pictures:
         pictures = training_pictures(options.pictures, options.data / "train.parquet")
+        if len(pictures) < BATCH:
+            parser.error(
+                f"--pictures: {options.pictures} describes {len(pictures)} of the pictures in "
+                f"{options.data / 'train.parquet'}, and {BATCH} are the least to learn from"
+            )
         pretrain(model, processor, pictures, options.seed, EMBEDDING_SCALE)
     unfinished = options.out.with_name(f"{options.out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)

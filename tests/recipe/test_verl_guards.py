@@ -1,5 +1,8 @@
 """The guard for batches in which every sequence has the same length."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -71,3 +74,10 @@ def test_verl_uses_the_guard() -> None:
 
     assert engine_workers.maybe_fix_3d_position_ids is fix_position_ids
     assert base.maybe_fix_3d_position_ids is fix_position_ids
+
+
+def test_a_plugin_that_does_not_load_ends_the_process() -> None:
+    program = "import recipe.verl_guards as guards; guards.GUARDED_VERL = '0'; import verl"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "thinkvg-rl: its verl plugin did not load: verl" in ended.stderr.splitlines()[-1]
