@@ -124,3 +124,24 @@ def check_accelerator(config: DictConfig) -> None:
             "cluster: this configuration needs GPUs and torch sees none here; cluster=cpu runs "
             "without"
         )
+
+
+def check_smoothing(config: DictConfig) -> None:
+    """Check that soft coordinate targets, where asked for, have a token for each coordinate.
+
+    Raises:
+        InputError: the model's tokenizer has none.
+    """
+    if config.coordinate_smoothing <= 0:
+        return
+    from transformers import AutoTokenizer
+
+    from recipe.soft_targets import LARGEST_COORDINATE, coordinate_ids
+
+    try:
+        coordinate_ids(AutoTokenizer.from_pretrained(config.model.path), LARGEST_COORDINATE)
+    except ValueError as error:
+        raise InputError(
+            f"coordinate_smoothing={config.coordinate_smoothing}: {error} "
+            f"({config.model.path}): set coordinate_smoothing=0"
+        ) from error

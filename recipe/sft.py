@@ -40,6 +40,7 @@ def train(config: DictConfig) -> None:
     checks.check_training_input(config, checks.SFT_COLUMNS)
     program.set_environment(config)
     if "RANK" not in os.environ:
+        checks.check_smoothing(config)
         _launch_processes(config)
         return
     prepare(config)

@@ -7,11 +7,9 @@ from verl.trainer.sft_trainer import SFTTrainer
 from verl.utils import tensordict_utils as tu
 from verl.utils.distributed import destroy_global_process_group, initialize_global_process_group
 
-from recipe.coordinate_loss import CoordinateLoss, coordinate_ids
-from recipe.errors import InputError
+from recipe.coordinate_loss import CoordinateLoss
 from recipe.metrics_file import continue_from
-
-LARGEST_COORDINATE = 336
+from recipe.soft_targets import LARGEST_COORDINATE, coordinate_ids
 
 
 class ThinkVGSFTTrainer(SFTTrainer):
@@ -23,11 +21,6 @@ class ThinkVGSFTTrainer(SFTTrainer):
         self._soft_targets = width > 0
         if self._soft_targets:
             ids = coordinate_ids(self.model_config.tokenizer, LARGEST_COORDINATE)
-            if ids is None:
-                raise InputError(
-                    f"coordinate_smoothing={width}: the tokenizer of {self.config.model.path} "
-                    "splits numbers into digits: set coordinate_smoothing=0"
-                )
             self.training_client.set_loss_fn(CoordinateLoss(ids, width))
 
     def _get_batch_seqlens(self, data: Any) -> Any:

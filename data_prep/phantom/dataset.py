@@ -26,9 +26,15 @@ from data_prep.phantom.anatomy import (
 )
 from data_prep.phantom.dirty import dirty_rows
 from data_prep.phantom.drawing import draw_chest
-from data_prep.phantom.findings import Finding, sample_findings
+from data_prep.phantom.findings import (
+    QUIET_REGIONS,
+    Finding,
+    asked_regions,
+    sample_findings,
+    seen_in,
+)
 from data_prep.phantom.questions import ask
-from data_prep.phantom.wording import FrameBox, reasoning, response
+from data_prep.phantom.wording import FrameBox, impression, reasoning, response
 
 FRAME = 336
 SIDE_VARIATION = 0.08
@@ -40,8 +46,20 @@ PICTURES = Path("pictures.parquet")
 PICTURES_SCHEMA = pa.schema(
     [
         ("image_path", pa.string()),
+        ("impression", pa.string()),
         ("findings", pa.list_(pa.struct([("name", pa.string()), ("region", pa.string())]))),
-        ("regions", pa.list_(pa.struct([("name", pa.string()), ("box", pa.list_(pa.float64()))]))),
+        (
+            "regions",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("name", pa.string()),
+                        ("box", pa.list_(pa.float64())),
+                        ("seen", pa.string()),
+                    ]
+                )
+            ),
+        ),
     ],
     metadata={"notice": NOTICE},
 )
@@ -94,12 +112,22 @@ def make_study(study: Study, files: Path, seed: int) -> tuple[list[Row], dict[st
 
 
 def _shown(study: Study, anatomy: Anatomy, findings: tuple[Finding, ...]) -> dict[str, Any]:
-    """A row of `pictures.parquet`; boxes are fractions of width and height."""
+    """A row of `pictures.parquet`; boxes are fractions of width and height.
+
+    `seen` is what a region looks like, null where no question is about it (a whole lung).
+    """
+    described = {*asked_regions(), *QUIET_REGIONS}
     return {
         "image_path": study.image_path,
+        "impression": impression(findings),
         "findings": [{"name": found.name, "region": found.region} for found in findings],
         "regions": [
-            {"name": name, "box": list(box)} for name, box in region_boxes(anatomy).items()
+            {
+                "name": name,
+                "box": list(box),
+                "seen": seen_in(name, findings) if name in described else None,
+            }
+            for name, box in region_boxes(anatomy).items()
         ],
     }
 

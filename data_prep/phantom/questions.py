@@ -37,7 +37,11 @@ MULTI_REGIONS = {1: 0.08, 2: 0.55, 3: 0.35, 4: 0.02}
 
 @dataclass(frozen=True)
 class Item:
-    """One question. `regions` are the answer's; `also` are only compared with."""
+    """One question.
+
+    `regions` are the answer's, and `letters` the choices that name them, where there are choices;
+    the regions in `also` are only compared with.
+    """
 
     question_type: str
     question: str
@@ -45,6 +49,7 @@ class Item:
     regions: tuple[str, ...]
     also: tuple[str, ...]
     conclusion: str
+    letters: tuple[str, ...] = ()
 
 
 def ask(findings: Findings, rng: np.random.Generator) -> Item:
@@ -106,6 +111,7 @@ def ask_single(findings: Findings, rng: np.random.Generator) -> Item:
         (region,),
         _comparison(region, rng, share=0.2),
         f"answer is {letters[0]}",
+        (letters[0],),
     )
 
 
@@ -134,6 +140,7 @@ def ask_multi(findings: Findings, rng: np.random.Generator) -> Item:
         tuple(ordered),
         (),
         f"answer is {', '.join(sorted(letters))}",
+        tuple(sorted(letters)),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import zip_longest
 
 import numpy as np
 
@@ -15,6 +16,12 @@ _CLOSERS = ("So the {}.", "Therefore, the {}.")
 _VARIANT_SHARES = (0.88, 0.04, 0.04, 0.04)
 
 
+def impression(findings: tuple[Finding, ...]) -> str:
+    """All findings of a picture in one sentence."""
+    names = ", ".join(finding.name for finding in findings)
+    return f"Impression: {names or 'no abnormality'}."
+
+
 def reasoning(
     item: Item,
     findings: tuple[Finding, ...],
@@ -23,14 +30,16 @@ def reasoning(
 ) -> str:
     """All findings of the picture, what is seen in each cited region, then a conclusion.
 
+    What decides on a choice is followed by its letter.
+
     Boxes are written after the region's name as `[x1, y1, x2, y2]` or `([x1, y1, x2, y2])`.
     """
     bracketed = rng.random() < 0.3
-    names = ", ".join(finding.name for finding in findings)
-    sentences = [f"Impression: {names or 'no abnormality'}."]
-    for region in (*item.regions, *item.also):
+    sentences = [impression(findings)]
+    for region, letter in zip_longest((*item.regions, *item.also), item.letters):
         box = f"({_box(boxes[region])})" if bracketed else _box(boxes[region])
-        sentences.append(f"The {region} {box} {seen_in(region, findings)}.")
+        choice = f" (choice {letter})" if letter else ""
+        sentences.append(f"The {region} {box} {seen_in(region, findings)}{choice}.")
     sentences.append(_CLOSERS[rng.integers(len(_CLOSERS))].format(item.conclusion))
     return " ".join(sentences)
 

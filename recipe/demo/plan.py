@@ -5,9 +5,9 @@ from pathlib import Path
 
 from recipe.demo.stage import Stage
 
-IMAGES = 6000
-SFT_STEPS = 800
-GRPO_STEPS = 60
+IMAGES = 4000
+SFT_STEPS = 400
+GRPO_STEPS = 34
 GRPO_PROMPTS = 16
 GRPO_GROUP = 8
 # Admits 112 x 112 for every picture of the phantom set, whatever its aspect.
@@ -77,7 +77,7 @@ class Plan:
         arguments = ("--data", str(self.data), "--out", str(model), "--pictures", str(pictures))
         return Stage(
             "model",
-            "make a tiny Qwen2.5-VL: its own tokenizer, a pre-trained vision tower",
+            "make a tiny Qwen2.5-VL and pre-train it on grounded reports",
             ("recipe.tiny", *arguments, "--seed", str(self.seed)),
             model,
         )

@@ -23,8 +23,8 @@ def main() -> None:
     parser.add_argument(
         "--pictures",
         type=Path,
-        help="pictures.parquet of data_prep.phantom, to pre-train the vision tower with the "
-        "pictures of --data's train.parquet (default: it stays random)",
+        help="pictures.parquet of data_prep.phantom, to pre-train the model with the pictures of "
+        "--data's train.parquet (default: it stays random)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random weights")
     options = parser.parse_args()
@@ -35,8 +35,9 @@ def main() -> None:
     if options.pictures and not options.pictures.is_file():
         parser.error(f"--pictures: {options.pictures} does not exist")
 
-    from recipe.tiny.model import EMBEDDING_SCALE, build_model, build_processor
-    from recipe.tiny.vision import BATCH, pretrain, training_pictures
+    from recipe.tiny.model import build_model, build_processor
+    from recipe.tiny.pictures import training_pictures
+    from recipe.tiny.pretrain import BATCH, pretrain
 
     processor = build_processor(_texts(source))
     model = build_model(processor.tokenizer, options.seed)
@@ -47,7 +48,7 @@ def main() -> None:
                 f"--pictures: {options.pictures} describes {len(pictures)} of the pictures in "
                 f"{options.data / 'train.parquet'}, and {BATCH} are the least to learn from"
             )
-        pretrain(model, processor, pictures, options.seed, EMBEDDING_SCALE)
+        pretrain(model, processor, pictures, options.seed)
     unfinished = options.out.with_name(f"{options.out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     model.save_pretrained(unfinished)

@@ -160,8 +160,27 @@ def test_reasoning_begins_with_all_findings_of_the_picture(phantom, rows):
     pictures = {row["image_path"]: row for row in pq.read_table(phantom / PICTURES).to_pylist()}
     for row in rows:
         names = [finding["name"] for finding in pictures[row["image_path"]]["findings"]]
-        impression = f"Impression: {', '.join(names) or 'no abnormality'}. "
-        assert row["thinkVG"].startswith(impression)
+        impression = f"Impression: {', '.join(names) or 'no abnormality'}."
+        assert row["thinkVG"].startswith(f"{impression} ")
+        assert pictures[row["image_path"]]["impression"] == impression
+
+
+def test_what_is_seen_in_a_region_agrees_with_the_reasoning(phantom, rows):
+    pictures = {row["image_path"]: row for row in pq.read_table(phantom / PICTURES).to_pylist()}
+    cited = re.compile(r"The ([a-z ]+) \(?\[[^\]]*\]\)? ([a-z ]+?)(?: \(choice ([A-D])\))?\.")
+    for row in rows:
+        seen = {each["name"]: each["seen"] for each in pictures[row["image_path"]]["regions"]}
+        sentences = cited.findall(row["thinkVG"])
+        assert sentences
+        for region, words, _ in sentences:
+            assert seen[region] == words
+        assert seen["left lung"] is None
+        letters = [letter for *_, letter in sentences if letter]
+        if "<choices>" in row["question"]:
+            answer = re.search("<answer>(.*?)</answer>", row["response"])[1]
+            assert sorted(letters) == re.findall("[A-D]", answer)
+        else:
+            assert not letters
 
 
 def test_the_pictures_table_agrees_with_the_rows(phantom, rows):

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from recipe.coordinate_loss import CoordinateLoss, soft_log_probs, soft_targets
+from recipe.coordinate_loss import CoordinateLoss
+from recipe.soft_targets import soft_log_probs, soft_targets
 
 
 def test_targets_are_distributions_around_the_coordinate() -> None:

@@ -95,6 +95,26 @@ def test_missing_column(data: Path, model: Path) -> None:
     assert "train.parquet" in line
 
 
+def test_soft_targets_need_a_token_for_each_coordinate(data: Path, model: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from data_prep.metadata import encode_metadata
+
+    digits = Tokenizer(models.WordLevel({str(digit): digit for digit in range(10)}, unk_token="0"))
+    digits.pre_tokenizer = pre_tokenizers.Digits(individual_digits=True)
+    PreTrainedTokenizerFast(tokenizer_object=digits).save_pretrained(model)
+    for name in ("sft_train", "sft_val"):
+        table = pq.read_table(data / f"{name}.parquet")
+        metadata = encode_metadata({"model_family": "qwen2_5_vl"})
+        pq.write_table(table.replace_schema_metadata(metadata), data / f"{name}.parquet")
+    line = ends_with_one_line(
+        "sft", f"data.dir={data}", f"model.path={model}", "coordinate_smoothing=2"
+    )
+    assert "splits numbers" in line
+    assert "coordinate_smoothing=0" in line
+
+
 @pytest.mark.parametrize("program", ["train", "sft", "evaluate"])
 def test_data_for_another_family(program: str, data: Path, model: Path) -> None:
     line = ends_with_one_line(program, f"data.dir={data}", f"model.path={model}")

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from recipe.tiny.vision import Picture, Targets
+from recipe.tiny.pictures import Picture
+from recipe.tiny.vision import Heads, Targets
 
 HEART, ZONE = "cardiac silhouette", "right mid lung zone"
 OPACITY = (f"opacity in the {ZONE}", ZONE)
@@ -36,3 +37,21 @@ def test_a_cell_shows_a_finding_where_its_region_is(targets: Targets) -> None:
 
 def test_a_clear_picture_shows_nothing(targets: Targets) -> None:
     assert targets.shown(CLEAR, targets.coverage(CLEAR)).sum() == 0
+
+
+def test_heads_learn_from_features_that_tell(targets: Targets) -> None:
+    torch.manual_seed(0)
+    heads = Heads(8, targets)
+    # One channel for each token's place, one that tells the two pictures apart.
+    features = torch.cat([torch.eye(4).expand(2, 4, 4), torch.zeros(2, 4, 4)], dim=2)
+    features[0, :, 4] = 1.0
+    optimizer = torch.optim.Adam(heads.parameters(), lr=0.1)
+    losses = []
+    for _ in range(60):
+        loss = heads.loss(features, [PICTURE, CLEAR])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.25 * losses[0]
+    assert heads.image(features.mean(dim=1))[:, 0].sign().tolist() == [1, -1]
