@@ -1,6 +1,7 @@
 """Checks of a run's input that need no engine: each fault is one line, found before the start."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,19 @@ def check_model_folder(path: str, key: str) -> dict[str, Any]:
     return loaded
 
 
-def check_parquet(path: str, key: str, columns: tuple[str, ...]) -> dict[str, Any]:
-    """Check that a parquet file is there, not empty and has `columns`; return its own metadata.
+def check_columns(
+    path: str, key: str, columns: tuple[str, ...], maker: str = "data_prep.thinkvg"
+) -> None:
+    """Check that a parquet file is there, not empty and has `columns`.
+
+    `maker` is the program that writes such a file.
 
     Raises:
         InputError: the fault, with the way out.
     """
     file = Path(path)
     if not file.is_file():
-        raise InputError(f"{key}={path}: no such file; make it with python -m data_prep.thinkvg")
+        raise InputError(f"{key}={path}: no such file; make it with python -m {maker}")
     try:
         schema, rows = pq.read_schema(file), pq.read_metadata(file).num_rows
     except Exception as error:
@@ -62,12 +67,21 @@ def check_parquet(path: str, key: str, columns: tuple[str, ...]) -> dict[str, An
     if missing:
         raise InputError(
             f"{key}={path}: column {', '.join(missing)} missing; make the file anew with "
-            "python -m data_prep.thinkvg"
+            f"python -m {maker}"
         )
     if rows == 0:
         raise InputError(f"{key}={path}: no rows")
+
+
+def check_parquet(path: str, key: str, columns: tuple[str, ...]) -> dict[str, Any]:
+    """Check a file of `data_prep.thinkvg` like `check_columns`; return its own metadata.
+
+    Raises:
+        InputError: the fault, with the way out.
+    """
+    check_columns(path, key, columns)
     try:
-        return read_metadata(file)
+        return read_metadata(path)
     except ValueError as error:
         raise InputError(f"{key}: {error}") from error
 
@@ -130,18 +144,25 @@ def check_smoothing(config: DictConfig) -> None:
     """Check that soft coordinate targets, where asked for, have a token for each coordinate.
 
     Raises:
-        InputError: the model's tokenizer has none.
+        InputError: a width that is none, a tokenizer that does not load or splits coordinates.
     """
-    if config.coordinate_smoothing <= 0:
+    width = config.coordinate_smoothing
+    if not isinstance(width, int | float) or not 0 <= width < math.inf:
+        raise InputError(f"coordinate_smoothing={width}: give a width in pixels, 0 for none")
+    if width == 0:
         return
     from transformers import AutoTokenizer
 
     from recipe.soft_targets import LARGEST_COORDINATE, coordinate_ids
 
     try:
-        coordinate_ids(AutoTokenizer.from_pretrained(config.model.path), LARGEST_COORDINATE)
+        tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"model.path={config.model.path}: no tokenizer ({error})") from error
+    try:
+        coordinate_ids(tokenizer, LARGEST_COORDINATE)
     except ValueError as error:
         raise InputError(
-            f"coordinate_smoothing={config.coordinate_smoothing}: {error} "
-            f"({config.model.path}): set coordinate_smoothing=0"
+            f"coordinate_smoothing={width}: {error} ({config.model.path}): set "
+            "coordinate_smoothing=0"
         ) from error

@@ -41,10 +41,15 @@ def check(config: DictConfig) -> None:
     program.require(config, "model.path", "data.dir")
     if config.data.split not in SPLITS:
         raise InputError(f"data.split={config.data.split}: choose one of {', '.join(SPLITS)}")
-    if config.reward not in preset_names():
-        raise InputError(f"reward={config.reward}: choose one of {', '.join(preset_names())}")
-    if config.sampling.samples < 0:
-        raise InputError(f"sampling.samples={config.sampling.samples}: must be 0 or more")
+    if config.preset not in preset_names():
+        raise InputError(f"preset={config.preset}: choose one of {', '.join(preset_names())}")
+    samples, temperature = config.sampling.samples, config.sampling.temperature
+    if not isinstance(samples, int) or samples < 0:
+        raise InputError(f"sampling.samples={samples}: give a whole number, 0 or more")
+    if not isinstance(temperature, int | float) or temperature <= 0:
+        raise InputError(f"sampling.temperature={temperature}: give a number above 0")
+    if not isinstance(config.data.max_questions, int):
+        raise InputError(f"data.max_questions={config.data.max_questions}: give a whole number")
     checks.check_accelerator(config)
     model = checks.check_model_folder(config.model.path, "model.path")
     for file in _files(config):
@@ -87,7 +92,7 @@ def _generate(config: DictConfig, prompts: list[Prompt]) -> dict[str, list[Predi
     for name, params in runs.items():
         with tqdm(total=len(prompts), desc=f"answering, {name}", unit="question") as progress:
             responses = answer(engine, processor, prompts, params, progress)
-        results[name] = score_predictions(_predictions(prompts, responses), config.reward)
+        results[name] = score_predictions(_predictions(prompts, responses), config.preset)
     return results
 
 
@@ -105,7 +110,7 @@ def _write(config: DictConfig, results: dict[str, list[Prediction]]) -> None:
     metrics: dict[str, Any] = {
         "model": str(config.model.path),
         "split": str(split),
-        "preset": config.reward,
+        "preset": config.preset,
         "overall": summary_metrics(results["greedy"], results.get("sampled", results["greedy"])),
         "by_type": json.loads(tables["greedy"].to_json(orient="index")),
         "baselines": baseline_summary(train, questions),

@@ -2,16 +2,18 @@
 
 With one token for each coordinate, plain cross-entropy treats a box edge that is one pixel off like
 one at the other end of the image. Here the target of a coordinate n is a Gaussian over all
-coordinates k, q(k) proportional to exp(-(k - n)^2 / (2 width^2)); every other token keeps its
-single target. Width 0 would be plain cross-entropy. The idea is that of Gaussian label smoothing
-for ordinal classes (Diaz and Marathe, Soft Labels for Ordinal Regression, CVPR 2019).
+coordinates k, q(k) proportional to exp(-(k - n)^2 / (2 width^2)); every token that is no number
+keeps its single target. A number in the text is taken for a coordinate, so this is for texts whose
+numbers are coordinates up to `LARGEST_COORDINATE`. Width 0 would be plain cross-entropy. The idea
+is that of Gaussian label smoothing for ordinal classes (Diaz and Marathe, Soft Labels for Ordinal
+Regression, CVPR 2019).
 """
 
 from typing import Any
 
 import torch
 
-LARGEST_COORDINATE = 336
+LARGEST_COORDINATE = 336  # the published frame, pixels
 
 
 def soft_targets(count: int, width: float) -> torch.Tensor:
@@ -57,9 +59,12 @@ def coordinate_ids(tokenizer: Any, largest: int) -> list[int]:
     """Token ids of the coordinates 0..largest.
 
     Raises:
-        ValueError: one of them is not a single token.
+        ValueError: the first of them that is not one token of its own.
     """
-    ids = [tokenizer.encode(str(number), add_special_tokens=False) for number in range(largest + 1)]
-    if any(len(pieces) != 1 for pieces in ids):
-        raise ValueError("the tokenizer splits numbers into digits")
-    return [pieces[0] for pieces in ids]
+    ids: dict[int, int] = {}
+    for number in range(largest + 1):
+        pieces = tokenizer.encode(str(number), add_special_tokens=False)
+        if len(pieces) != 1 or pieces[0] in ids:
+            raise ValueError(f"the tokenizer has no token of its own for the number {number}")
+        ids[pieces[0]] = number
+    return list(ids)

@@ -18,6 +18,7 @@ from recipe.tiny.tokenizer import CHAT_TEMPLATE, coordinate_tokens, train_tokeni
 WIDTH = 128
 HEADS = 4  # of 32 channels each: the smallest head that vLLM's CPU attention knows
 LEARNED_PIECES = 1500
+IMAGE_CELL = 28  # side in pixels of what becomes one image token: a patch of 14, merged 2 x 2
 EMBEDDING_SCALE = 0.1  # standard deviation
 
 

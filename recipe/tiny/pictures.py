@@ -9,6 +9,10 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from data_prep.coordinates import smart_resize
+from recipe.errors import InputError
+
+COLUMNS = ("image_path", "impression", "findings", "regions")
 Box = tuple[float, float, float, float]
 
 
@@ -44,6 +48,32 @@ def training_pictures(truth: Path, rollouts: Path) -> list[Picture]:
     }
     known = {row["image_path"]: row for row in pq.read_table(truth).to_pylist()}
     return [_picture(images[path], known[path]) for path in sorted(images.keys() & known.keys())]
+
+
+def check_images(pictures: Sequence[Picture], cell: int) -> None:
+    """Check that all images are there and become equally large.
+
+    Args:
+        pictures: with the bounds of the rollout rows.
+        cell: side in pixels of what becomes one image token.
+
+    Raises:
+        InputError: the first image that is missing, or of another size.
+    """
+    first: tuple[int, int] | None = None
+    for picture in pictures:
+        path, low, high = (picture.image[name] for name in ("image", "min_pixels", "max_pixels"))
+        try:
+            with Image.open(path) as image:
+                size = smart_resize(image.size, cell, low, high)
+        except OSError as error:
+            raise InputError(f"{path}: this picture cannot be read ({error})") from error
+        first = first or size
+        if size != first:
+            raise InputError(
+                f"{path}: becomes {size[0]}x{size[1]}, others {first[0]}x{first[1]}: run "
+                "python -m data_prep.thinkvg with --min-pixels 12544 --max-pixels 15680"
+            )
 
 
 def _picture(image: dict[str, Any], row: dict[str, Any]) -> Picture:

@@ -3,7 +3,7 @@
 A real Qwen2.5-VL has seen the world and read about it; a tiny one with random weights would have to
 learn to see and to name what it sees from a few thousand answers. Here the image tokens learn what
 they show (`recipe.tiny.vision`) while the whole model learns to report it (`recipe.tiny.reports`).
-Questions and answers come later, in the supervised cold start.
+The questions of the rows come later, in the supervised cold start.
 """
 
 import random

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-LARGEST_COORDINATE = 336
+from recipe.soft_targets import LARGEST_COORDINATE
+
 TAGS = ("think", "answer", "location", "ref", "box")
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"

@@ -95,6 +95,19 @@ def test_missing_column(data: Path, model: Path) -> None:
     assert "train.parquet" in line
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("preset=nonsense", "choose one of dense"),
+        ("sampling.samples=abc", "sampling.samples=abc: give a whole number"),
+        ("sampling.temperature=warm", "sampling.temperature=warm: give a number"),
+        ("data.max_questions=some", "data.max_questions=some: give a whole number"),
+    ],
+)
+def test_settings_of_the_evaluation(override: str, said: str) -> None:
+    assert said in ends_with_one_line("evaluate", "data.dir=x", "model.path=y", override)
+
+
 def test_soft_targets_need_a_token_for_each_coordinate(data: Path, model: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -111,8 +124,12 @@ def test_soft_targets_need_a_token_for_each_coordinate(data: Path, model: Path) 
     line = ends_with_one_line(
         "sft", f"data.dir={data}", f"model.path={model}", "coordinate_smoothing=2"
     )
-    assert "splits numbers" in line
+    assert "no token of its own for the number 10" in line
     assert "coordinate_smoothing=0" in line
+    line = ends_with_one_line(
+        "sft", f"data.dir={data}", f"model.path={model}", "coordinate_smoothing=wide"
+    )
+    assert "coordinate_smoothing=wide: give a width" in line
 
 
 @pytest.mark.parametrize("program", ["train", "sft", "evaluate"])

@@ -7,12 +7,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
+from recipe.errors import InputError
+from recipe.soft_targets import soft_log_probs
 from recipe.tiny.model import build_model, build_processor
-from recipe.tiny.pictures import Picture, training_pictures
+from recipe.tiny.pictures import Picture, check_images, training_pictures
 from recipe.tiny.pretrain import BATCH, pretrain
 from recipe.tiny.reports import ReportLoss, write_report
 
@@ -100,6 +104,34 @@ def test_pretraining_lowers_the_loss_of_reports(processor, tmp_path: Path) -> No
     assert not torch.equal(model.model.visual.patch_embed.proj.weight, tower)
 
 
+def test_the_loss_is_that_of_the_models_own_forward(processor) -> None:
+    """Positions and image tokens are where the model itself puts them, and they get a gradient."""
+    torch.manual_seed(0)
+    model = build_model(processor.tokenizer, seed=0)
+    draw = random.Random(0)
+    made = [write_report(PICTURE, SIZE, draw) for _ in range(3)]
+    loss = ReportLoss(model, processor)
+    pixels, grids = torch.randn(3 * 32, 1176), torch.tensor([[1, 4, 8]] * 3)
+    features = model.model.visual(pixels, grids).pooler_output.view(3, 8, -1)
+    features.retain_grad()
+    ours = loss(features, grids, made)
+    ours.backward()
+    assert all(features.grad[image].abs().sum() > 0 for image in range(3))
+    ids, mask, trained = loss._encode(made, image_tokens=8)
+    is_image = (ids == model.config.image_token_id).int()
+    with torch.no_grad():
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            mm_token_type_ids=is_image,
+            pixel_values=pixels,
+            image_grid_thw=grids,
+        ).logits[:, :-1][trained[:, 1:]]
+    labels = ids[:, 1:][trained[:, 1:]]
+    values = soft_log_probs(logits, labels, loss.coordinates, loss.targets)
+    assert ours.item() == pytest.approx(-values.mean().item(), rel=1e-4)
+
+
 @torch.no_grad()
 def report_loss(model, processor) -> float:
     draw = random.Random(5)
@@ -108,14 +140,45 @@ def report_loss(model, processor) -> float:
     return float(ReportLoss(model, processor)(torch.zeros(4, 8, 128), grids, made))
 
 
-def test_too_few_pictures_are_refused(rollouts: Path) -> None:
-    """The rows of the fixture do not come from the phantom set's table that is given."""
+def refused(rollouts: Path) -> str:
+    """The one line with which the program refuses `rollouts`; nothing is made."""
     command = [sys.executable, "-m", "recipe.tiny", "--data", str(rollouts)]
     command += ["--out", str(rollouts / "model"), "--pictures", str(rollouts / "pictures.parquet")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 2
-    assert f"describes 1 of the pictures in {rollouts / 'train.parquet'}" in ended.stderr
+    assert ended.returncode == 2, ended.stderr
+    (line,) = ended.stderr.strip().splitlines()
+    assert line.startswith("error: ")
     assert not (rollouts / "model").exists()
+    return line
+
+
+def test_too_few_pictures_are_refused(rollouts: Path) -> None:
+    """Only one of the table's pictures is in the rows."""
+    assert f"describes 1 of the pictures in {rollouts / 'train.parquet'}" in refused(rollouts)
+
+
+def test_missing_and_older_tables_are_refused(rollouts: Path) -> None:
+    old = pq.read_table(rollouts / "pictures.parquet").drop_columns(["impression"])
+    pq.write_table(old, rollouts / "pictures.parquet")
+    line = refused(rollouts)
+    assert "column impression missing" in line
+    assert "data_prep.phantom" in line
+    (rollouts / "train.parquet").unlink()
+    assert f"{rollouts / 'train.parquet'}: no such file" in refused(rollouts)
+
+
+def test_images_that_are_missing_or_differ_in_size_are_named(tmp_path: Path) -> None:
+    def picture(name: str, width: int) -> Picture:
+        path = tmp_path / name
+        if width:
+            Image.new("L", (width, 320)).save(path)
+        return Picture({"image": str(path), "min_pixels": 3136, "max_pixels": 10**6}, (), {})
+
+    check_images([picture("a.jpg", 320), picture("b.jpg", 321)], 28)
+    with pytest.raises(InputError, match=r"c.jpg: becomes 392x308, others 308x308"):
+        check_images([picture("a.jpg", 320), picture("c.jpg", 400)], 28)
+    with pytest.raises(InputError, match=r"d.jpg: this picture cannot be read"):
+        check_images([picture("d.jpg", 0)], 28)
 
 
 def test_pictures_are_those_of_the_rollouts(rollouts: Path) -> None:
@@ -128,9 +191,6 @@ def test_pictures_are_those_of_the_rollouts(rollouts: Path) -> None:
 @pytest.fixture
 def rollouts(tmp_path: Path) -> Path:
     """One rollout row, and a table that knows its picture and another one."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     row = {"images": [{"image": "a.jpg"}], "extra_info": {"image_path": "/a.jpg"}}
     pq.write_table(pa.Table.from_pylist([row, row]), tmp_path / "train.parquet")
     answer = "<ref>spine</ref><box>[1, 2, 3, 4]</box>"
