@@ -53,7 +53,12 @@ def wait_for_cluster(config: DictConfig) -> None:
     try:
         ray.init(address=address, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError(f"RAY_ADDRESS={address}: no Ray cluster answers ({error})") from error
+        # `ray start` of Ray 2.60 asks for a token, which a client does not send by default.
+        raise InputError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers ({error}); where one runs there, "
+            "it may ask for a token: set RAY_AUTH_MODE=token, or RAY_AUTH_MODE=disabled on both "
+            "sides"
+        ) from error
     deadline = time.monotonic() + config.cluster.ray.timeout
     wanted = needed(config)
     while True:

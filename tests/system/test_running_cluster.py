@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 CPUS = 2
+ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled"}
 
 
 @pytest.fixture
@@ -27,7 +28,12 @@ def cluster() -> Iterator[str]:
     command += [f"--port={port}", f"--num-cpus={CPUS}", "--num-gpus=0", f"--temp-dir={folder}"]
     command += ["--include-dashboard=false", "--disable-usage-stats"]
     head = subprocess.Popen(
-        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        env=ENVIRONMENT,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     try:
         assert head.stdout is not None
@@ -47,7 +53,7 @@ def test_too_small_a_cluster_is_named_within_the_timeout(training, tmp_path, clu
     command = training(tmp_path, "cluster.ray.timeout=3")
     finished = subprocess.run(
         [sys.executable, "-m", *command],
-        env={**os.environ, "RAY_ADDRESS": cluster},
+        env={**ENVIRONMENT, "RAY_ADDRESS": cluster},
         capture_output=True,
         text=True,
         timeout=120,
