@@ -5,14 +5,14 @@
 `alignment` (reasoning and final answer agree). The rest are diagnostics.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from reward.alignment import alignment_score
 from reward.answers import answer_is_correct, answer_score
-from reward.boxes import is_above, matched_ious, usable_box
-from reward.ground_truth import GroundTruth
+from reward.boxes import Overlap, is_above, matched_values, overlaps
+from reward.ground_truth import GroundTruth, place
 from reward.grounding import count_gate_score, dense_score
 from reward.response import Region, Response, parse_response
 from reward.settings import COMPONENTS, Settings
@@ -61,19 +61,26 @@ def compute_score(
         else GroundTruth.parse(ground_truth)
     )
     response = parse_response(solution_str)
+    final, cited = place(response.regions, truth), place(response.think_regions, truth)
+    final_overlaps = _overlaps(final, truth.placed_regions)
     components = {
         "format": float(response.well_formed),
         "answer": _answer(response, truth, settings),
-        "grounding": _grounding(response.regions, truth.regions, truth, settings),
-        "think_grounding": _grounding(response.think_regions, truth.think_regions, truth, settings),
-        "alignment": alignment_score(response, truth),
+        "grounding": _grounding(final, truth.placed_regions, final_overlaps, settings),
+        "think_grounding": _grounding(
+            cited,
+            truth.placed_think_regions,
+            _overlaps(cited, truth.placed_think_regions),
+            settings,
+        ),
+        "alignment": alignment_score(response, final, cited, truth),
     }
     weighted = zip(settings.weights, components.values(), strict=True)
     score = sum(weight * value for weight, value in weighted) / sum(settings.weights)
     return {
         "score": score,
         **components,
-        **_box_diagnostics(response.regions, truth),
+        **_box_diagnostics(final_overlaps, len(final), len(truth.regions)),
         "n_boxes": float(len(response.regions)),
         "n_think_boxes": float(len(response.think_regions)),
         "judge_used": 0.0,
@@ -88,27 +95,33 @@ def _answer(response: Response, truth: GroundTruth, settings: Settings) -> float
     return answer_score(response.answer, truth, settings.multi_partial)
 
 
+def _overlaps(predicted: Sequence[Region], reference: Sequence[Region]) -> list[list[Overlap]]:
+    return overlaps([box for _, box in predicted], [box for _, box in reference])
+
+
 def _grounding(
-    predicted: tuple[Region, ...],
-    reference: tuple[Region, ...],
-    truth: GroundTruth,
+    predicted: Sequence[Region],
+    reference: Sequence[Region],
+    pairs: Sequence[Sequence[Overlap]],
     settings: Settings,
 ) -> float:
     if settings.grounding_rule == "paper":
-        return count_gate_score(predicted, reference, truth, settings.iou_threshold)
-    return dense_score(predicted, reference, truth)
+        return count_gate_score(pairs, len(predicted), len(reference), settings.iou_threshold)
+    return dense_score(predicted, reference, pairs)
 
 
-def _box_diagnostics(predicted: tuple[Region, ...], truth: GroundTruth) -> dict[str, float]:
-    ious = matched_ious(
-        [usable_box(region, truth) for region in predicted],
-        [usable_box(region, truth) for region in truth.regions],
-    ) or [1.0]
+def _box_diagnostics(
+    pairs: Sequence[Sequence[Overlap]], n_predicted: int, n_reference: int
+) -> dict[str, float]:
+    ious = matched_values([[iou for iou, _, _ in row] for row in pairs])
+    n = max(n_predicted, n_reference)
+    if not n:
+        return {"mean_iou": 1.0, "iou_50": 1.0, "iou_75": 1.0, "box_count_match": 1.0}
     return {
-        "mean_iou": sum(ious) / len(ious),
-        "iou_50": sum(is_above(iou, 0.5) for iou in ious) / len(ious),
-        "iou_75": sum(is_above(iou, 0.75) for iou in ious) / len(ious),
-        "box_count_match": float(len(predicted) == len(truth.regions)),
+        "mean_iou": sum(ious) / n,
+        "iou_50": sum(is_above(iou, 0.5) for iou in ious) / n,
+        "iou_75": sum(is_above(iou, 0.75) for iou in ious) / n,
+        "box_count_match": float(n_predicted == n_reference),
     }
 
 
