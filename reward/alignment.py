@@ -60,10 +60,7 @@ def alignment_score(
     """
     if not response.think or not response.answer:
         return 0.0
-    if not final:
-        share = float(not ground_truth.regions)
-    else:
-        share = _share_cited(final, cited)
+    share = _share_cited(final, cited) if final else float(not ground_truth.regions)
     if share and _contradicted(response.think, response.answer, ground_truth):
         return 0.0
     return share

@@ -1,4 +1,4 @@
-"""An answer without its dress: mark-up, list bullets and phrases such as "The correct answer is:"."""
+"""An answer without mark-up, list bullets and phrases such as "The correct answer is:"."""
 
 import re
 
@@ -34,7 +34,7 @@ def bare_answer(text: str) -> str:
 
 def stated_answer(text: str) -> str | None:
     """Return what follows the last "answer is" or "answer:" within a text, None without one."""
-    found = None
-    for found in _STATEMENT.finditer(text):
-        pass
-    return text[found.end() :] if found and found.start() else None
+    statements = list(_STATEMENT.finditer(text))
+    if not statements or not statements[-1].start():
+        return None
+    return text[statements[-1].end() :]

@@ -1,9 +1,9 @@
 """Letters of a choice question, from the ways in which a model writes them.
 
 The whole answer must read as options: `B`, `b.`, `(B)`, `B: Normal`, `Normal` (a choice's text),
-`Normal (choice B)`, `['A', 'C']`, `A, C`, `A and C`, `Option B because …`, `B. Normal; the angles are
-sharp`. What only contains a letter or a word of an option is none, and neither is one that wavers
-between options (`A or C`, `B: text of C`, `B, not A`).
+`Normal (choice B)`, `['A', 'C']`, `A, C`, `A and C`, `Option B because …`, `B. Normal; the angles
+are sharp`. What only contains a letter or a word of an option is none, and neither is one that
+wavers between options (`A or C`, `B: text of C`, `B, not A`).
 """
 
 import re

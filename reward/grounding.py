@@ -15,18 +15,18 @@ the largest sum of IoU is this project's choice.
     total(S)      = max over one-to-one matchings of S and G of the sum of value
     dense         = min over S of total(S) / (|G| + 1.5 c)
 
-e is the area of p outside g as a share of the image ("excess"). c counts the boxes too many: copies,
-and what |P| without copies has more than |G|. A copy is a predicted box written more often than any
-box in the reference; it is taken out of P. S are the selections of |G| of the boxes in P, which is
-P itself where it has no more: with boxes too many, the worst selection counts, so that naming
+e is the area of p outside g as a share of the image ("excess"). c counts the boxes too many:
+copies, and what P without copies has more than |G|. A copy is a predicted box written more often
+than any box in the reference; it is taken out of P. S are the selections of |G| of the boxes in P,
+or P itself where it has no more: with boxes too many, the worst selection counts, so that naming
 several places is worth no more than naming the worst of them. GIoU is that of Rezatofighi et al.,
-"Generalized Intersection over Union", CVPR 2019. The matching is solved exactly (Kuhn's assignment
-problem, scipy's `linear_sum_assignment`).
+"Generalized Intersection over Union", CVPR 2019. The matching is solved exactly (scipy's
+`linear_sum_assignment`, after Crouse, IEEE TAES 52, 2016).
 
 To bound the time, more than `MOST_EXTRA` boxes too many score 0, and where there are more than
 `MOST_SELECTIONS` selections, min total(S) is replaced by a lower bound of it: the sum of the |G|
 smallest row means, the row of p being value(p, g) over all g. (The mean over all matchings of S is
-the sum of its row means, and no mean is above the largest.) For one reference box both are the same.
+the sum of its row means, and no mean is above the largest.) For one reference box they are equal.
 
 Properties, each tested:
 
@@ -98,13 +98,8 @@ def dense_score(
     extra = len(predicted) - len(kept) + max(len(kept) - wanted, 0)
     if extra > MOST_EXTRA:
         return 0.0
-    values = [
-        [
-            quality(pair) * _naming(predicted[index].ref, target.ref)
-            for pair, target in zip(overlaps[index], reference, strict=True)
-        ]
-        for index in kept
-    ]
+    names = [ref for ref, _ in reference]
+    values = [_values(predicted[index].ref, names, overlaps[index]) for index in kept]
     return _least_total(values, wanted) / (wanted + COST_OF_EXTRA * extra)
 
 
@@ -115,8 +110,14 @@ def quality(pair: Overlap) -> float:
     return near / (1 + (excess / EXCESS_AT_HALF) ** EXCESS_STEEPNESS)
 
 
-def _naming(ref: str, wanted: str) -> float:
-    return 1.0 if ref == wanted else 1 - NAME_SHARE * (1 - name_similarity(ref, wanted))
+def _values(ref: str, names: Sequence[str], pairs: Sequence[Overlap]) -> list[float]:
+    """Return value(p, g) of one predicted region for every reference region."""
+    return [
+        quality(pair)
+        if name == ref
+        else quality(pair) * (1 - NAME_SHARE * (1 - name_similarity(ref, name)))
+        for name, pair in zip(names, pairs, strict=True)
+    ]
 
 
 def _least_total(values: list[list[float]], wanted: int) -> float:

@@ -11,7 +11,7 @@ STOP_WORDS = _words(
     "image chest x ray xray radiograph film patient study seen noted present visible visualized "
     "visualised show shown shows show showing demonstrates demonstrate demonstrated appears appear "
     "appearing suggests suggest suggesting indicates indicate indicating consistent evidence "
-    "finding findings sign signs identified observed located side sided due area region aspect show "
+    "finding findings sign signs identified observed located side sided due area region aspect "
     "any some can"
 )
 

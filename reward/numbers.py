@@ -3,7 +3,11 @@
 import math
 import re
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
+
+MOST_BRACKETS = 1000
+"""Brackets of one text that are read; no honest text has as many."""
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2: top-left and bottom-right corner."""
@@ -32,11 +36,8 @@ class Group(NamedTuple):
     box: Box | None
 
 
-class _Bracket(NamedTuple):
-    start: int
-    end: int
-    is_square: bool
-    numbers: list[float] | None
+_Bracket = tuple[int, int, bool, list[float] | None]
+"""Start, end, whether it is square, and the numbers in it if it holds nothing else."""
 
 
 def numbers_in(text: str) -> list[float] | None:
@@ -71,11 +72,13 @@ def to_box(numbers: Sequence[float] | None) -> Box | None:
 
 def bracket_groups(text: str) -> list[Group]:
     """Return every innermost bracket of a text that should hold boxes only."""
-    brackets = [
-        _Bracket(match.start(), match.end(), True, numbers_in(match[1]))
-        for match in _BRACKETS.finditer(text)
+    brackets: list[_Bracket] = [
+        (match.start(), match.end(), True, numbers_in(match[1]))
+        for match in islice(_BRACKETS.finditer(text), MOST_BRACKETS)
     ]
-    return [Group(item.start, item.end, to_box(item.numbers)) for item in _merged(text, brackets)]
+    return [
+        Group(start, end, to_box(numbers)) for start, end, _, numbers in _merged(text, brackets)
+    ]
 
 
 def cited_groups(text: str) -> list[Group]:
@@ -95,35 +98,31 @@ def _citations(text: str) -> list[_Bracket]:
     """Return every innermost bracket, and the contents of a `<box>` that has none."""
     if "<" not in text:
         return [
-            _Bracket(match.start(), match.end(), match[0][0] == "[", numbers_in(match[1]))
-            for match in _BRACKETS.finditer(text)
+            (match.start(), match.end(), text[match.start()] == "[", numbers_in(match[1]))
+            for match in islice(_BRACKETS.finditer(text), MOST_BRACKETS)
         ]
-    brackets = []
-    for match in _CITATION.finditer(text):
+    brackets: list[_Bracket] = []
+    for match in islice(_CITATION.finditer(text), MOST_BRACKETS):
         inner = match[1] if match[1] is not None else match[2]
         is_square = match[1] is not None or match[0][0] == "["
-        brackets.append(_Bracket(match.start(), match.end(), is_square, numbers_in(inner)))
+        brackets.append((match.start(), match.end(), is_square, numbers_in(inner)))
     return brackets
 
 
 def _merged(text: str, brackets: list[_Bracket]) -> list[_Bracket]:
     """Join neighbours with two numbers each into one with four."""
-    if all(item.numbers is None or len(item.numbers) != 2 for item in brackets):
+    if not any(numbers and len(numbers) == 2 for _, _, _, numbers in brackets):
         return brackets
     merged: list[_Bracket] = []
-    for item in brackets:
-        last = merged[-1] if merged else None
-        if (
-            last is not None
-            and last.numbers is not None
-            and item.numbers is not None
-            and len(last.numbers) == len(item.numbers) == 2
-            and not text[last.end : item.start].strip(" ,\t\r\n")
-        ):
-            numbers = last.numbers + item.numbers
-            merged[-1] = _Bracket(last.start, item.end, True, numbers)
-        else:
-            merged.append(item)
+    for bracket in brackets:
+        start, end, _, numbers = bracket
+        if merged and numbers and len(numbers) == 2:
+            begin, previous_end, _, previous = merged[-1]
+            between = text[previous_end:start]
+            if previous and len(previous) == 2 and not between.strip(" ,\t\r\n"):
+                merged[-1] = (begin, end, True, previous + numbers)
+                continue
+        merged.append(bracket)
     return merged
 
 

@@ -134,9 +134,10 @@ def _read(text: str) -> _Reading:
             for segment in clause:
                 stems = [stem for stem, _ in segment]
                 words.update(stems)
+                named = _expand(stems)
                 for stem, negated in segment:
                     polarity[stem].add(negated)
-                    places[stem] |= _expand(stems)
+                    places[stem] |= named
     return _Reading(
         words,
         {word: frozenset(seen) for word, seen in polarity.items()},
