@@ -54,13 +54,14 @@ def compute_score(
     Raises:
         ValueError: a setting or the ground truth is wrong, named in one line.
     """
-    settings = _settings(kwargs)
-    truth = (
-        _parse_cached(ground_truth)
-        if isinstance(ground_truth, str)
-        else GroundTruth.parse(ground_truth)
-    )
-    response = parse_response(solution_str)
+    settings, truth = _settings(kwargs), _truth(ground_truth)
+    return _score(solution_str, parse_response(solution_str), truth, settings)
+
+
+def _score(
+    text: str, response: Response, truth: GroundTruth, settings: Settings
+) -> dict[str, float]:
+    """Every key of a result, without a judge."""
     components = {
         "format": float(response.well_formed),
         "answer": _answer(response, truth, settings),
@@ -68,18 +69,21 @@ def compute_score(
         "think_grounding": _grounding(response.think_regions, truth.think_regions, truth, settings),
         "alignment": alignment_score(response, truth),
     }
-    weighted = zip(settings.weights, components.values(), strict=True)
-    score = sum(weight * value for weight, value in weighted) / sum(settings.weights)
     return {
-        "score": score,
+        "score": _weighted_mean(components, settings),
         **components,
         **_box_diagnostics(response.regions, truth),
         "n_boxes": float(len(response.regions)),
         "n_think_boxes": float(len(response.think_regions)),
         "judge_used": 0.0,
         "judge_failed": 0.0,
-        "response_chars": float(len(solution_str)),
+        "response_chars": float(len(text)),
     }
+
+
+def _weighted_mean(components: Mapping[str, float], settings: Settings) -> float:
+    weighted = zip(settings.weights, map(components.__getitem__, COMPONENTS), strict=True)
+    return sum(weight * value for weight, value in weighted) / sum(settings.weights)
 
 
 def _answer(response: Response, truth: GroundTruth, settings: Settings) -> float:
@@ -128,6 +132,12 @@ def _settings_cached(
     weights: tuple[tuple[str, Any], ...], rest: tuple[tuple[str, Any], ...]
 ) -> Settings:
     return Settings.from_kwargs({"weights": dict(weights), **dict(rest)})
+
+
+def _truth(ground_truth: str | Mapping[str, Any]) -> GroundTruth:
+    if isinstance(ground_truth, str):
+        return _parse_cached(ground_truth)
+    return GroundTruth.parse(ground_truth)
 
 
 @lru_cache(maxsize=16384)
