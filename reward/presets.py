@@ -4,11 +4,13 @@ The files are entries of verl's Hydra group `reward`; here they are read as plai
 scoring needs neither Hydra nor verl.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from reward.judge.settings import JudgeSettings
 from reward.settings import Settings
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "reward"
@@ -33,7 +35,19 @@ def load_preset(name: str) -> dict[str, Any]:
     except (KeyError, TypeError):
         raise ValueError(f"preset {name!r} has no custom_reward_function.reward_kwargs") from None
     try:
-        Settings.from_kwargs(kwargs)
+        check_kwargs(kwargs)
     except ValueError as error:
         raise ValueError(f"preset {name!r}: {error}") from None
     return kwargs
+
+
+def is_judged(kwargs: Mapping[str, Any]) -> bool:
+    """Whether `reward_kwargs` are for `compute_score_judged`."""
+    return "judge" in kwargs
+
+
+def check_kwargs(kwargs: Mapping[str, Any]) -> None:
+    """Check the `reward_kwargs` of either function; ValueError names the key at fault."""
+    Settings.from_kwargs({key: value for key, value in kwargs.items() if key != "judge"})
+    if is_judged(kwargs):
+        JudgeSettings.from_kwargs(kwargs["judge"])

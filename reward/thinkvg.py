@@ -1,4 +1,5 @@
-"""The reward of a grounded answer: `compute_score`, in the form that verl calls.
+"""The reward of a grounded answer, in the form that verl calls: `compute_score`, and with an LLM
+judge the asynchronous `compute_score_judged`.
 
 `score` is the weighted mean of five components in [0, 1]: `format` (the strict form),
 `answer`, `grounding` (final boxes), `think_grounding` (boxes cited in the reasoning) and
@@ -56,6 +57,55 @@ def compute_score(
     """
     settings, truth = _settings(kwargs), _truth(ground_truth)
     return _score(solution_str, parse_response(solution_str), truth, settings)
+
+
+async def compute_score_judged(
+    data_source: str,
+    solution_str: str,
+    ground_truth: str | Mapping[str, Any],
+    extra_info: Mapping[str, Any] | None = None,
+    *,
+    reward_router_address: str | None = None,
+    reward_model_tokenizer: Any = None,
+    **kwargs: Any,
+) -> dict[str, float]:
+    """Score one response with an LLM judge for what rules cannot decide.
+
+    Args:
+        data_source, solution_str, ground_truth: as for `compute_score`.
+        extra_info: `question` and, where the data has them, `findings` go into the prompt.
+        reward_router_address: HOST:PORT of the judge that verl serves, where it does; used where
+            `judge.base_url` is null.
+        reward_model_tokenizer: what verl passes along with it; not needed.
+        **kwargs: a preset's `reward_kwargs`, with `judge` (see `reward.judge.settings`).
+
+    Returns:
+        What `compute_score` returns, with the judge's `answer` and `judge_used` 1. Where the judge
+        fails, the score without it and `judge_failed` 1.
+
+    Raises:
+        ValueError: a setting or the ground truth is wrong, or the extra `judge` is not installed.
+    """
+    judged_components, read_judge = _judge()
+    judge = read_judge(kwargs.pop("judge", None), reward_router_address)
+    settings, truth = _settings(kwargs), _truth(ground_truth)
+    response = parse_response(solution_str)
+    scores = _score(solution_str, response, truth, settings)
+    scores |= await judged_components(response, truth, extra_info, scores["alignment"], judge)
+    scores["score"] = _weighted_mean(scores, settings)
+    return scores
+
+
+def _judge() -> tuple[Any, Any]:
+    """The judge's two functions; scoring without a judge does not need its packages."""
+    try:
+        from reward.judge.scoring import judged_components
+        from reward.judge.sessions import read_settings
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"a judge needs the package {error.name}: pip install 'thinkvg-rl[judge]'"
+        ) from None
+    return judged_components, read_settings
 
 
 def _score(
