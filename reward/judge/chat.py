@@ -5,7 +5,9 @@ import email.utils
 import json
 import os
 import time
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -25,8 +27,19 @@ _HINTS = {
 }
 
 
+class Paths(NamedTuple):
+    """Addresses of a server."""
+
+    chat: httpx.URL
+    models: httpx.URL
+
+
 class ChatClient:
-    """Sends requests from one event loop. Close it with `aclose`."""
+    """Sends requests from one event loop, as many at a time as it has slots.
+
+    A slot is a client with one connection: httpx's own pool looks at every connection for every
+    request, which at 64 connections takes longer than the request. Close it with `aclose`.
+    """
 
     def __init__(self, settings: JudgeSettings) -> None:
         """Connect to nothing yet; `settings` have an address.
@@ -36,24 +49,51 @@ class ChatClient:
         if settings.base_url is None:
             raise ValueError("judge.base_url is not set")
         self._timeout = settings.timeout_s
-        self._http = httpx.AsyncClient(
-            base_url=settings.base_url,
-            headers=_headers(settings.api_key_env),
-            timeout=settings.timeout_s,
-            limits=httpx.Limits(
-                max_connections=settings.max_concurrency,
-                max_keepalive_connections=settings.max_concurrency,
+        # Whole addresses: httpx takes long to join them for every request.
+        base = settings.base_url.rstrip("/")
+        self._paths = Paths(httpx.URL(f"{base}/chat/completions"), httpx.URL(f"{base}/models"))
+        headers, tls = _headers(settings.api_key_env), httpx.create_ssl_context(trust_env=False)
+        self._clients = [
+            httpx.AsyncClient(
+                headers=headers,
+                timeout=settings.timeout_s,
                 # Less than the 5 s after which common servers close an idle connection.
-                keepalive_expiry=3.0,
-            ),
-            # A redirect or a proxy of the environment would carry the data somewhere else.
-            follow_redirects=False,
-            trust_env=False,
-        )
+                limits=httpx.Limits(max_connections=1, keepalive_expiry=3.0),
+                verify=tls,
+                # A redirect or a proxy of the environment would carry the data somewhere else.
+                follow_redirects=False,
+                trust_env=False,
+            )
+            for _ in range(settings.max_concurrency)
+        ]
+        self._free = list(self._clients)
+        self._slots = asyncio.Semaphore(settings.max_concurrency)
 
-    async def complete(self, body: dict[str, Any]) -> str:
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator["Slot"]:
+        """Wait for a free slot and hold it."""
+        async with self._slots:
+            client = self._free.pop()
+            try:
+                yield Slot(client, self._paths, self._timeout)
+            finally:
+                self._free.append(client)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        for client in self._clients:
+            await client.aclose()
+
+
+class Slot:
+    """One request at a time."""
+
+    def __init__(self, client: httpx.AsyncClient, paths: Paths, timeout_s: float) -> None:
+        self._http, self._paths, self._timeout = client, paths, timeout_s
+
+    async def complete(self, body: bytes) -> str:
         """Send a chat completion request and return the text of its first choice."""
-        reply = await self._request("POST", "chat/completions", json.dumps(body).encode())
+        reply = await self._request("POST", self._paths.chat, body)
         try:
             choice = reply["choices"][0]
             content = choice["message"]["content"]
@@ -67,7 +107,7 @@ class ChatClient:
 
     async def only_model(self) -> str:
         """Return the name of the one model that the server offers."""
-        reply = await self._request("GET", "models")
+        reply = await self._request("GET", self._paths.models)
         try:
             names = [str(model["id"]) for model in reply["data"]]
         except (KeyError, TypeError):
@@ -76,23 +116,18 @@ class ChatClient:
             raise PermanentFault(f"the server offers {len(names)} models: set judge.model")
         return names[0]
 
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
-
-    async def _request(self, method: str, path: str, content: bytes | None = None) -> Any:
+    async def _request(self, method: str, url: httpx.URL, content: bytes | None = None) -> Any:
         """Return a reply's JSON. The time limit holds for all of it, however slowly it comes."""
         try:
             async with asyncio.timeout(self._timeout):
-                async with self._http.stream(method, path, content=content) as response:
+                async with self._http.stream(method, url, content=content) as response:
                     _check_status(response)
                     payload = await _read(response)
         except TimeoutError:
             raise TransientFault(f"no whole reply within {self._timeout:g} s") from None
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
-            raise TransientFault(
-                f"no connection or a broken one ({type(error).__name__})"
-            ) from None
+            name = type(error).__name__
+            raise TransientFault(f"no connection or a broken one ({name})") from None
         try:
             return json.loads(payload)
         except (ValueError, RecursionError):

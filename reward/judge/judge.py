@@ -16,7 +16,7 @@ from tenacity import (
 
 from reward.judge.breaker import Breaker
 from reward.judge.cache import VerdictCache, request_key
-from reward.judge.chat import ChatClient
+from reward.judge.chat import ChatClient, Slot
 from reward.judge.faults import BreakerOpen, JudgeFault, TransientFault
 from reward.judge.prompt import Case, messages, schema
 from reward.judge.settings import JudgeSettings
@@ -38,7 +38,6 @@ class Judge:
         self._chat = ChatClient(settings)
         self._cache = VerdictCache(settings.cache_dir) if settings.cache_dir else None
         self._breaker = Breaker(settings.breaker_failures, settings.breaker_cooldown_s)
-        self._slots = asyncio.Semaphore(settings.max_concurrency)
         self._under_way: dict[str, asyncio.Task[Verdict]] = {}
         self._model = settings.model
         self._lookup: asyncio.Task[str] | None = None
@@ -53,7 +52,7 @@ class Judge:
         Raises JudgeFault where there is none to be had.
         """
         try:
-            body = self._body(await self._model_name(), case)
+            body = json.dumps(self._body(await self._model_name(), case)).encode()
             key = request_key(body)
             # A group of rollouts often says the same thing twice: that is one request.
             if key not in self._under_way:
@@ -87,29 +86,29 @@ class Judge:
             body["response_format"] = {"type": "json_object"}
         return body
 
-    async def _look_up(self, key: str, body: dict[str, Any], case: Case) -> Verdict:
+    async def _look_up(self, key: str, body: bytes, case: Case) -> Verdict:
         stored = await self._cache.get(key) if self._cache else None
         if stored is not None:
             return stored
-        verdict = await self._retried(lambda: self._verdict(body, case))
+        verdict = await self._retried(lambda slot: self._verdict(slot, body, case))
         if self._cache:
             await self._cache.put(key, verdict)
         return verdict
 
-    async def _verdict(self, body: dict[str, Any], case: Case) -> Verdict:
-        content = await self._chat.complete(body)
+    async def _verdict(self, slot: Slot, body: bytes, case: Case) -> Verdict:
+        content = await slot.complete(body)
         return read_verdict(content, case.candidate_first, self._settings.alignment)
 
     async def _model_name(self) -> str:
         """The model of the settings, or else the one that the server offers."""
         if self._model is None:
             if self._lookup is None:
-                self._lookup = asyncio.create_task(self._retried(self._chat.only_model))
+                self._lookup = asyncio.create_task(self._retried(Slot.only_model))
                 self._lookup.add_done_callback(lambda _: setattr(self, "_lookup", None))
             self._model = await asyncio.shield(self._lookup)
         return self._model
 
-    async def _retried(self, request: Callable[[], Awaitable[T]]) -> T:
+    async def _retried(self, request: Callable[[Slot], Awaitable[T]]) -> T:
         """Return what a request gives, attempted until it does or patience is used up."""
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(TransientFault),
@@ -126,12 +125,12 @@ class Judge:
             raise
         return result
 
-    async def _attempt(self, request: Callable[[], Awaitable[T]]) -> T:
-        async with self._slots:
+    async def _attempt(self, request: Callable[[Slot], Awaitable[T]]) -> T:
+        async with self._chat.slot() as slot:
             is_probe = self._breaker.enter()
             succeeded = False
             try:
-                result = await request()
+                result = await request(slot)
                 succeeded = True
             finally:
                 self._breaker.leave(is_probe, succeeded)

@@ -34,8 +34,8 @@ object with {contents} and two answers, `answer_1` and `answer_2`.
 
 Give each answer a whole score from 1 (wrong, or of no use) to 10 (right, complete and to the \
 point):
-- Accuracy counts most. {accuracy} A finding that is negated, on the wrong side, in the wrong place \
-or made up is an error.
+- Accuracy counts most. {accuracy} A finding that is made up, wrongly negated, on the wrong side \
+or in the wrong place is an error.
 - Then relevance: does it answer what was asked, and nothing else?
 {reasoning}\
 Score each answer by itself. Their order, their wording and their length do not matter.
@@ -138,9 +138,11 @@ def _reply(asks_support: bool) -> str:
 
 
 def _document(case: Case) -> str:
-    candidate = {"reasoning": case.reasoning, "answer": case.answer}
-    answers = [candidate, {"answer": case.reference}]
-    first, second = answers if case.candidate_first else reversed(answers)
+    answers: list[dict[str, Any]] = [
+        {"reasoning": case.reasoning, "answer": case.answer},
+        {"answer": case.reference},
+    ]
+    first, second = answers if case.candidate_first else answers[::-1]
     document = {
         "question": case.question,
         "options": dict(case.choices) or None,

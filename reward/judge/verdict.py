@@ -1,7 +1,6 @@
 """What the judge answers, and the reading of it."""
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +49,6 @@ def _object(content: str) -> dict[str, Any]:
 
 def _score(reply: dict[str, Any], key: str) -> float:
     value = reply.get(key)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not 1 <= value <= 10:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value <= 10:
         raise TransientFault(f"a reply without a score from 1 to 10 under {key!r}")
     return float(value)
