@@ -109,32 +109,36 @@ class Judge:
         return self._model
 
     async def _retried(self, request: Callable[[Slot], Awaitable[T]]) -> T:
-        """Return what a request gives, attempted until it does or patience is used up."""
+        """Return what a request gives, attempted until it does or patience is used up.
+
+        The slot is held meanwhile. If it were given up between two attempts, all waiting responses
+        would make their first attempt before one has made its last and the breaker can open.
+        """
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(TransientFault),
             stop=self._is_enough,
             wait=self._wait,
             reraise=True,
         )
-        try:
-            result: T = await attempts(self._attempt, request)
-        except BreakerOpen:
-            raise
-        except JudgeFault:
-            self._breaker.response_failed()
-            raise
+        async with self._chat.slot() as slot:
+            try:
+                result: T = await attempts(self._attempt, slot, request)
+            except BreakerOpen:
+                raise
+            except JudgeFault:
+                self._breaker.response_failed()
+                raise
         return result
 
-    async def _attempt(self, request: Callable[[Slot], Awaitable[T]]) -> T:
-        async with self._chat.slot() as slot:
-            is_probe = self._breaker.enter()
-            succeeded = False
-            try:
-                result = await request(slot)
-                succeeded = True
-            finally:
-                self._breaker.leave(is_probe, succeeded)
-            return result
+    async def _attempt(self, slot: Slot, request: Callable[[Slot], Awaitable[T]]) -> T:
+        is_probe = self._breaker.enter()
+        succeeded = False
+        try:
+            result = await request(slot)
+            succeeded = True
+        finally:
+            self._breaker.leave(is_probe, succeeded)
+        return result
 
     def _is_enough(self, state: RetryCallState) -> bool:
         # A server that asks for more patience than there is is not asked again too early.
