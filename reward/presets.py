@@ -21,10 +21,11 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def load_preset(name: str) -> dict[str, Any]:
+def load_preset(name: str, judge: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return a preset's `reward_kwargs`, checked.
 
-    Raises ValueError naming the known presets, or the key of the file that is wrong.
+    `judge` replaces settings of a judged preset. Raises ValueError naming the known presets, or
+    the key that is wrong.
     """
     if name not in preset_names():
         known = ", ".join(preset_names()) or f"none in {PRESETS}"
@@ -35,6 +36,10 @@ def load_preset(name: str) -> dict[str, Any]:
     except (KeyError, TypeError):
         raise ValueError(f"preset {name!r} has no custom_reward_function.reward_kwargs") from None
     try:
+        if judge:
+            if not is_judged(kwargs):
+                raise ValueError(f"it has no judge, so judge.{min(judge)} cannot be set")
+            kwargs["judge"] = {**kwargs["judge"], **judge}
         check_kwargs(kwargs)
     except ValueError as error:
         raise ValueError(f"preset {name!r}: {error}") from None

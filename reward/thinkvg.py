@@ -15,6 +15,7 @@ from reward.answers import answer_is_correct, answer_score
 from reward.boxes import is_above, matched_ious, usable_box
 from reward.ground_truth import GroundTruth
 from reward.grounding import count_gate_score, dense_score
+from reward.judge.ready import missing_package
 from reward.response import Region, Response, parse_response
 from reward.settings import COMPONENTS, Settings
 
@@ -102,9 +103,7 @@ def _judge() -> tuple[Any, Any]:
         from reward.judge.scoring import judged_components
         from reward.judge.sessions import read_settings
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"a judge needs the package {error.name}: pip install 'thinkvg-rl[judge]'"
-        ) from None
+        raise ValueError(missing_package(error.name)) from None
     return judged_components, read_settings
 
 

@@ -5,6 +5,10 @@ from collections import deque
 from reward.judge.settings import JudgeSettings
 
 
+class JudgeFailing(Exception):
+    """The judge fails more often than `judge.max_failed_share` allows; the message is one line."""
+
+
 class FailureWatch:
     """Counts what the judge was asked and how often it failed, in steps.
 
