@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from data_prep.metadata import read_metadata
 from recipe.errors import InputError
 from recipe.program import require
+from reward.judge.ready import check_ready
+from reward.presets import check_kwargs
 
 ROLLOUT_COLUMNS = ("data_source", "prompt", "images", "ability", "reward_model", "extra_info")
 SFT_COLUMNS = ("messages", "images", "extra_info")
@@ -120,6 +122,46 @@ def check_training_input(config: DictConfig, columns: tuple[str, ...]) -> None:
     for key in ("train_files", "val_files"):
         metadata = check_parquet(config.data[key], f"data.{key}", columns)
         check_family(metadata, model, f"data.{key}={config.data[key]}")
+
+
+def check_reward(config: DictConfig) -> None:
+    """Check the settings of this project's reward, and whether its judge could be asked.
+
+    Raises:
+        InputError: the first fault found; a reward function of the user's own is not looked at.
+    """
+    function = config.reward.custom_reward_function
+    if function.path != "pkg://reward.thinkvg":
+        return
+    resolved = OmegaConf.to_container(function.reward_kwargs, resolve=True)
+    kwargs = dict(cast("dict[str, Any]", resolved))
+    where = "reward.custom_reward_function"
+    if (function.name == "compute_score_judged") != ("judge" in kwargs):
+        raise InputError(
+            f"{where}: compute_score_judged, and no other, takes reward_kwargs.judge: choose a "
+            "preset that has one, such as reward=paper_judge"
+        )
+    try:
+        check_kwargs(kwargs)
+        if "judge" in kwargs:
+            router = _router(config) if kwargs["judge"].get("base_url") is None else None
+            check_ready(kwargs["judge"], router)
+    except ValueError as error:
+        raise InputError(f"{where}.reward_kwargs: {error}") from error
+
+
+def _router(config: DictConfig) -> str | None:
+    """Stands for the address of the judge that verl will serve; None where it serves none."""
+    judge = config.reward.reward_model
+    if not judge.enable:
+        return None
+    for key, value, why in (
+        ("enable_resource_pool", True, "verl passes a judge on the actor's GPUs no ground truth"),
+        ("rollout.free_cache_engine", False, "verl would send the judge to sleep for good"),
+    ):
+        if OmegaConf.select(judge, key) is not value:
+            raise InputError(f"reward.reward_model.{key}: set it to {str(value).lower()}, or {why}")
+    return "verl:1"
 
 
 def check_accelerator(config: DictConfig) -> None:

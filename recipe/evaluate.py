@@ -21,7 +21,8 @@ from recipe.evaluation.predictions import Prediction, score_predictions, write_p
 from recipe.evaluation.questions import read_questions
 from recipe.evaluation.tables import comparison, markdown
 from recipe.generation import Prompt, answer, read_prompts, start_engine
-from reward.presets import preset_names
+from reward.judge.ready import check_ready
+from reward.presets import is_judged, load_preset, preset_names
 
 SPLITS = ("val", "test", "train")
 
@@ -43,6 +44,7 @@ def check(config: DictConfig) -> None:
         raise InputError(f"data.split={config.data.split}: choose one of {', '.join(SPLITS)}")
     if config.preset not in preset_names():
         raise InputError(f"preset={config.preset}: choose one of {', '.join(preset_names())}")
+    _check_judge(config)
     samples, temperature = config.sampling.samples, config.sampling.temperature
     if not isinstance(samples, int) or samples < 0:
         raise InputError(f"sampling.samples={samples}: give a whole number, 0 or more")
@@ -55,6 +57,21 @@ def check(config: DictConfig) -> None:
     for file in _files(config):
         metadata = checks.check_parquet(str(file), "data.dir", checks.ROLLOUT_COLUMNS)
         checks.check_family(metadata, model, f"data.dir={config.data.dir}")
+
+
+def _judge_settings(config: DictConfig) -> dict[str, Any]:
+    """The judge's settings that the configuration gives; null leaves the preset's."""
+    return {key: value for key, value in config.judge.items() if value is not None}
+
+
+def _check_judge(config: DictConfig) -> None:
+    """Check that the judge of a judged preset could be asked."""
+    try:
+        kwargs = load_preset(config.preset, _judge_settings(config))
+        if is_judged(kwargs):
+            check_ready(kwargs["judge"])
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def _predictions(prompts: list[Prompt], responses: list[list[str]]) -> list[Prediction]:
@@ -92,7 +109,8 @@ def _generate(config: DictConfig, prompts: list[Prompt]) -> dict[str, list[Predi
     for name, params in runs.items():
         with tqdm(total=len(prompts), desc=f"answering, {name}", unit="question") as progress:
             responses = answer(engine, processor, prompts, params, progress)
-        results[name] = score_predictions(_predictions(prompts, responses), config.preset)
+        predictions = _predictions(prompts, responses)
+        results[name] = score_predictions(predictions, config.preset, _judge_settings(config))
     return results
 
 

@@ -16,6 +16,9 @@ CONTROLLER_AND_SPARE = 2
 def needed(config: DictConfig) -> dict[str, int]:
     """Logical resources of a training run, by Ray's names."""
     gpus = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    judge = config.reward.reward_model
+    if judge.enable and judge.enable_resource_pool:
+        gpus += judge.nnodes * judge.n_gpus_per_node
     units = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
     return {"GPU": gpus, "CPU": CPUS_BESIDE_A_GPU * gpus + units + CONTROLLER_AND_SPARE}
 

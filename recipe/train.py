@@ -7,6 +7,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import checks, program, resources
+from recipe.errors import InputError
+from reward.judge.failures import JudgeFailing
 
 
 def check(config: DictConfig) -> None:
@@ -16,6 +18,7 @@ def check(config: DictConfig) -> None:
         InputError: the first fault found.
     """
     checks.check_training_input(config, checks.ROLLOUT_COLUMNS)
+    checks.check_reward(config)
     if not resources.joins_a_cluster():
         resources.check_declared(config)
 
@@ -45,12 +48,18 @@ def prepare(config: DictConfig) -> None:
 
 
 def train(config: DictConfig) -> None:
-    """Check, validate and run."""
+    """Check, validate and run.
+
+    Raises:
+        InputError: a fault of the input, or a judge that fails too often.
+    """
     check(config)
     program.set_environment(config)
     prepare(config)
     if resources.joins_a_cluster():
         resources.wait_for_cluster(config)
+    import ray
+    from ray.exceptions import RayTaskError
     from verl.trainer.main_ppo import run_ppo
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
@@ -64,7 +73,14 @@ def train(config: DictConfig) -> None:
         use_reference_policy=need_reference_policy(config),
         use_critic=need_critic(config),
     )
-    run_ppo(config, task_runner_class=task_runner_class())
+    try:
+        run_ppo(config, task_runner_class=task_runner_class())
+    except RayTaskError as error:
+        if not isinstance(error.cause, JudgeFailing):
+            raise
+        # Ray's last messages first, so that the fault is what the user sees last.
+        ray.shutdown()
+        raise InputError(str(error.cause)) from None
 
 
 def main() -> Any:

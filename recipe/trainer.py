@@ -3,7 +3,7 @@
 verl 0.9.1 logs the total reward while training and the components only in validation. Rollout
 workers leave the components of each row in TransferQueue (field ``extra_fields``, key
 ``reward_extra_info``); this trainer reads them there and logs ``reward/NAME/mean`` and
-``reward/NAME/std`` at every step.
+``reward/NAME/std`` at every step. A judge that fails too often ends the run (`recipe.judge_watch`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,9 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
+from recipe.judge_watch import JudgeWatch
 from recipe.metrics_file import continue_from
+from reward.judge.failures import JudgeFailing
 
 TRAINER_NAME = "thinkvg"
 
@@ -86,6 +88,7 @@ class ThinkVGTrainer(PPOTrainerSync):
         with open_dict(config):
             config.trainer.v1.trainer_mode = "sync"
         self._poll_interval = float(own.poll_interval)
+        self._judge = JudgeWatch(config)
         super().__init__(config)
 
     def fit(self, agent_loop_manager: Any) -> None:
@@ -104,6 +107,29 @@ class ThinkVGTrainer(PPOTrainerSync):
     ) -> None:
         super()._compute_metrics(batch, metrics, *args, **kwargs)
         metrics.update(self._row_metrics(batch))
+        try:
+            self._judge.check()
+        except JudgeFailing:
+            # The step that the run ends with is the one to look at.
+            self.logger.log(data=metrics, step=self.global_steps)
+            raise
+
+    def _val_metrics_update(
+        self,
+        data_sources: Any,
+        sample_uids: Any,
+        rewards: Mapping[str, list[Any]],
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict[str, float]:
+        metrics: dict[str, float] = super()._val_metrics_update(
+            data_sources, sample_uids, rewards, *args, **kwargs
+        )
+        keys = ("judge_used", "judge_failed")
+        columns = zip(*(rewards.get(key, []) for key in keys), strict=True)
+        counts = self._judge.count(dict(zip(keys, row, strict=True)) for row in columns)
+        self._judge.check()
+        return metrics | {f"val-{name}": value for name, value in counts.items()}
 
     def _row_metrics(self, batch: KVBatchMeta) -> dict[str, float]:
         """Reward components, groups and the gap to the rollout, of the rows that are no padding."""
@@ -118,6 +144,7 @@ class ThinkVGTrainer(PPOTrainerSync):
         rows = [row["reward_extra_info"] for row in list(data["extra_fields"])]
         groups = [str(uid) for uid in list(data["uid"])]
         metrics = component_metrics(rows) | group_metrics([row["score"] for row in rows], groups)
+        metrics |= self._judge.count(rows)
         if gap:
             difference = log_prob_gap(data["rollout_log_probs"], data["old_log_probs"])
             metrics["training/rollout_actor_log_prob_diff/mean"] = difference

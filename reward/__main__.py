@@ -1,20 +1,26 @@
 """Score responses offline: `python -m reward --preset NAME --input F.jsonl --output F.jsonl`.
 
 Reads lines `{"id", "response", "ground_truth", optional "extra_info"}` and writes
-`{"id", …components}`, in order, one for one.
+`{"id", …components}`, in order, one for one. A judged preset asks as many responses at a time as
+its settings allow.
 """
 
 import argparse
+import asyncio
 import json
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+import yaml
 from tqdm import tqdm
 
-from reward.presets import load_preset, preset_names
+from reward.judge.failures import JudgeFailing
+from reward.judge.ready import check_ready
+from reward.presets import is_judged, load_preset, preset_names
 from reward.thinkvg import compute_score
 
 
@@ -22,9 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        settings = load_preset(options.preset)
+        settings = load_preset(options.preset, _judge_settings(options.judge))
+        if is_judged(settings):
+            check_ready(settings["judge"])
         count = score_file(options.input, options.output, settings)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, JudgeFailing) as error:
         print(f"reward: {_one_line(error)}", file=sys.stderr)
         return 2
     print(f"{count} responses scored with {options.preset}: {options.output}", file=sys.stderr)
@@ -45,7 +53,10 @@ def score_file(source: Path, target: Path, settings: dict[str, Any]) -> int:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as out:
-            count = _score_lines(source, out, settings)
+            if is_judged(settings):
+                count = asyncio.run(_judge_lines(source, out, settings))
+            else:
+                count = _score_lines(source, out, settings)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -74,6 +85,33 @@ def _score_lines(source: Path, out: TextIO, settings: dict[str, Any]) -> int:
     return count
 
 
+async def _judge_lines(source: Path, out: TextIO, settings: dict[str, Any]) -> int:
+    """As `_score_lines`, with many lines at a time under way."""
+    from reward.judge.many import Item, score_many  # needs the extra `judge`
+
+    ids: deque[tuple[Any, int]] = deque()
+
+    def items() -> Iterator[Item]:
+        for number, line in _lines(source):
+            row = _row(line, f"{source}, line {number}")
+            ids.append((row["id"], len(line)))
+            yield Item(row["response"], row["ground_truth"], row.get("extra_info"))
+
+    count = 0
+    size = source.stat().st_size
+    with tqdm(total=size, unit="B", unit_scale=True, desc="judge", delay=2) as progress:
+        try:
+            async for scores in score_many(items(), settings):
+                identity, length = ids.popleft()
+                out.write(json.dumps({"id": identity, **scores}) + "\n")
+                progress.update(length)
+                count += 1
+        except ValueError as error:
+            where = "" if str(error).startswith(str(source)) else f"{source}, line {count + 1}: "
+            raise ValueError(f"{where}{error}") from None
+    return count
+
+
 def _lines(source: Path) -> Iterator[tuple[int, bytes]]:
     with source.open("rb") as lines:
         yield from enumerate(lines, start=1)
@@ -94,6 +132,20 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     if not isinstance(row["ground_truth"], str | dict):
         raise ValueError(f"{where}: 'ground_truth' is neither an object nor a JSON string")
     return row
+
+
+def _judge_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read KEY=VALUE pairs, the values as YAML."""
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--judge {pair}: write KEY=VALUE")
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"--judge {pair}: the value is not YAML") from None
+    return settings
 
 
 def _one_line(error: Exception) -> str:
@@ -121,6 +173,14 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE.jsonl",
         help="lines with id and every component; replaced if it exists",
+    )
+    parser.add_argument(
+        "--judge",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of a judged preset, such as base_url=http://127.0.0.1:8000/v1; may be "
+        "given several times",
     )
     return parser
 

@@ -4,11 +4,13 @@ The files are entries of verl's Hydra group `reward`; here they are read as plai
 scoring needs neither Hydra nor verl.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from reward.judge.settings import JudgeSettings
 from reward.settings import Settings
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "reward"
@@ -19,10 +21,11 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def load_preset(name: str) -> dict[str, Any]:
+def load_preset(name: str, judge: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return a preset's `reward_kwargs`, checked.
 
-    Raises ValueError naming the known presets, or the key of the file that is wrong.
+    `judge` replaces settings of a judged preset. Raises ValueError naming the known presets, or
+    the key that is wrong.
     """
     if name not in preset_names():
         known = ", ".join(preset_names()) or f"none in {PRESETS}"
@@ -33,7 +36,23 @@ def load_preset(name: str) -> dict[str, Any]:
     except (KeyError, TypeError):
         raise ValueError(f"preset {name!r} has no custom_reward_function.reward_kwargs") from None
     try:
-        Settings.from_kwargs(kwargs)
+        if judge:
+            if not is_judged(kwargs):
+                raise ValueError(f"it has no judge, so judge.{min(judge)} cannot be set")
+            kwargs["judge"] = {**kwargs["judge"], **judge}
+        check_kwargs(kwargs)
     except ValueError as error:
         raise ValueError(f"preset {name!r}: {error}") from None
     return kwargs
+
+
+def is_judged(kwargs: Mapping[str, Any]) -> bool:
+    """Whether `reward_kwargs` are for `compute_score_judged`."""
+    return "judge" in kwargs
+
+
+def check_kwargs(kwargs: Mapping[str, Any]) -> None:
+    """Check the `reward_kwargs` of either function; ValueError names the key at fault."""
+    Settings.from_kwargs({key: value for key, value in kwargs.items() if key != "judge"})
+    if is_judged(kwargs):
+        JudgeSettings.from_kwargs(kwargs["judge"])

@@ -1,35 +1,22 @@
-"""The reward of a grounded answer: `compute_score`, in the form that verl calls.
+"""The reward of a grounded answer, in the form that verl calls: `compute_score`, and with an LLM
+judge the asynchronous `compute_score_judged`.
 
 `score` is the weighted mean of five components in [0, 1]: `format` (the strict form),
 `answer`, `grounding` (final boxes), `think_grounding` (boxes cited in the reasoning) and
 `alignment` (reasoning and final answer agree). The rest are diagnostics.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from reward.alignment import alignment_score
-from reward.answers import answer_is_correct, answer_score
-from reward.boxes import Overlap, is_above, matched_values, overlaps
-from reward.ground_truth import GroundTruth, place
-from reward.grounding import count_gate_score, dense_score
-from reward.response import Region, Response, parse_response
-from reward.settings import COMPONENTS, Settings
+from reward.components import SCORE_KEYS, score_response, weighted_mean
+from reward.ground_truth import GroundTruth
+from reward.judge.ready import missing_package
+from reward.response import parse_response
+from reward.settings import Settings
 
-DIAGNOSTICS = (
-    "mean_iou",
-    "iou_50",
-    "iou_75",
-    "box_count_match",
-    "n_boxes",
-    "n_think_boxes",
-    "judge_used",
-    "judge_failed",
-    "response_chars",
-)
-SCORE_KEYS = ("score", *COMPONENTS, *DIAGNOSTICS)
-"""The keys of every result, in order."""
+__all__ = ["SCORE_KEYS", "compute_score", "compute_score_judged"]
 
 
 def compute_score(
@@ -54,75 +41,55 @@ def compute_score(
     Raises:
         ValueError: a setting or the ground truth is wrong, named in one line.
     """
-    settings = _settings(kwargs)
-    truth = (
-        _parse_cached(ground_truth)
-        if isinstance(ground_truth, str)
-        else GroundTruth.parse(ground_truth)
-    )
-    response = parse_response(solution_str)
-    final, cited = place(response.regions, truth), place(response.think_regions, truth)
-    final_overlaps = _overlaps(final, truth.placed_regions)
-    components = {
-        "format": float(response.well_formed),
-        "answer": _answer(response, truth, settings),
-        "grounding": _grounding(final, truth.placed_regions, final_overlaps, settings),
-        "think_grounding": _grounding(
-            cited,
-            truth.placed_think_regions,
-            _overlaps(cited, truth.placed_think_regions),
-            settings,
-        ),
-        "alignment": alignment_score(response, final, cited, truth),
-    }
-    weighted = zip(settings.weights, components.values(), strict=True)
-    score = sum(weight * value for weight, value in weighted) / sum(settings.weights)
-    return {
-        "score": score,
-        **components,
-        **_box_diagnostics(final_overlaps, len(final), len(truth.regions)),
-        "n_boxes": float(len(response.regions)),
-        "n_think_boxes": float(len(response.think_regions)),
-        "judge_used": 0.0,
-        "judge_failed": 0.0,
-        "response_chars": float(len(solution_str)),
-    }
+    settings, truth = _settings(kwargs), _truth(ground_truth)
+    return score_response(solution_str, parse_response(solution_str), truth, settings)
 
 
-def _answer(response: Response, truth: GroundTruth, settings: Settings) -> float:
-    if settings.answer_rule == "paper":
-        return float(answer_is_correct(response.answer, truth, settings.open_threshold))
-    return answer_score(response.answer, truth, settings.multi_partial)
-
-
-def _overlaps(predicted: Sequence[Region], reference: Sequence[Region]) -> list[list[Overlap]]:
-    return overlaps([box for _, box in predicted], [box for _, box in reference])
-
-
-def _grounding(
-    predicted: Sequence[Region],
-    reference: Sequence[Region],
-    pairs: Sequence[Sequence[Overlap]],
-    settings: Settings,
-) -> float:
-    if settings.grounding_rule == "paper":
-        return count_gate_score(pairs, len(predicted), len(reference), settings.iou_threshold)
-    return dense_score(predicted, reference, pairs)
-
-
-def _box_diagnostics(
-    pairs: Sequence[Sequence[Overlap]], n_predicted: int, n_reference: int
+async def compute_score_judged(
+    data_source: str,
+    solution_str: str,
+    ground_truth: str | Mapping[str, Any],
+    extra_info: Mapping[str, Any] | None = None,
+    *,
+    reward_router_address: str | None = None,
+    reward_model_tokenizer: Any = None,
+    **kwargs: Any,
 ) -> dict[str, float]:
-    ious = matched_values([[iou for iou, _, _ in row] for row in pairs])
-    n = max(n_predicted, n_reference)
-    if not n:
-        return {"mean_iou": 1.0, "iou_50": 1.0, "iou_75": 1.0, "box_count_match": 1.0}
-    return {
-        "mean_iou": sum(ious) / n,
-        "iou_50": sum(is_above(iou, 0.5) for iou in ious) / n,
-        "iou_75": sum(is_above(iou, 0.75) for iou in ious) / n,
-        "box_count_match": float(n_predicted == n_reference),
-    }
+    """Score one response with an LLM judge for what rules cannot decide.
+
+    Args:
+        data_source, solution_str, ground_truth: as for `compute_score`.
+        extra_info: `question` and, where the data has them, `findings` go into the prompt.
+        reward_router_address: HOST:PORT of the judge that verl serves, where it does; used where
+            `judge.base_url` is null.
+        reward_model_tokenizer: what verl passes along with it; not needed.
+        **kwargs: a preset's `reward_kwargs`, with `judge` (see `reward.judge.settings`).
+
+    Returns:
+        What `compute_score` returns, with the judge's `answer` and `judge_used` 1. Where the judge
+        fails, the score without it and `judge_failed` 1.
+
+    Raises:
+        ValueError: a setting or the ground truth is wrong, or the extra `judge` is not installed.
+    """
+    judged_components, read_judge = _judge()
+    judge = read_judge(kwargs.pop("judge", None), reward_router_address)
+    settings, truth = _settings(kwargs), _truth(ground_truth)
+    response = parse_response(solution_str)
+    scores = score_response(solution_str, response, truth, settings)
+    scores |= await judged_components(response, truth, extra_info, scores["alignment"], judge)
+    scores["score"] = weighted_mean(scores, settings)
+    return scores
+
+
+def _judge() -> tuple[Any, Any]:
+    """The judge's two functions; scoring without a judge does not need its packages."""
+    try:
+        from reward.judge.scoring import judged_components
+        from reward.judge.sessions import read_settings
+    except ModuleNotFoundError as error:
+        raise ValueError(missing_package(error.name)) from None
+    return judged_components, read_settings
 
 
 def _settings(kwargs: Mapping[str, Any]) -> Settings:
@@ -141,6 +108,12 @@ def _settings_cached(
     weights: tuple[tuple[str, Any], ...], rest: tuple[tuple[str, Any], ...]
 ) -> Settings:
     return Settings.from_kwargs({"weights": dict(weights), **dict(rest)})
+
+
+def _truth(ground_truth: str | Mapping[str, Any]) -> GroundTruth:
+    if isinstance(ground_truth, str):
+        return _parse_cached(ground_truth)
+    return GroundTruth.parse(ground_truth)
 
 
 @lru_cache(maxsize=16384)

@@ -1,5 +1,6 @@
 """The predictions file: JSON lines, one for each (question, sample)."""
 
+import asyncio
 import dataclasses
 import json
 import math
@@ -8,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from recipe.errors import InputError
 from recipe.evaluation.files import write_text_atomically
 from reward.ground_truth import GroundTruth
-from reward.presets import load_preset
+from reward.judge.failures import JudgeFailing
+from reward.presets import is_judged, load_preset
 from reward.thinkvg import compute_score
 
 DATA_SOURCE = "thinkvg"
@@ -87,16 +91,45 @@ def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> No
     write_text_atomically(Path(path), "".join(line + "\n" for line in lines))
 
 
-def score_predictions(predictions: Sequence[Prediction], preset: str = "dense") -> list[Prediction]:
-    """The same predictions with `scores` filled by `compute_score` under a reward preset."""
-    kwargs = load_preset(preset)
+def score_predictions(
+    predictions: Sequence[Prediction], preset: str = "dense", judge: Mapping[str, Any] | None = None
+) -> list[Prediction]:
+    """The same predictions with `scores` filled under a reward preset.
+
+    `judge` replaces settings of a judged preset.
+
+    Raises:
+        InputError: the judge failed for too many of them.
+    """
+    kwargs = load_preset(preset, judge)
+    if is_judged(kwargs):
+        results = asyncio.run(_judged(predictions, kwargs))
+    else:
+        results = [
+            compute_score(DATA_SOURCE, p.response, p.ground_truth, p.extra_info, **kwargs)
+            for p in predictions
+        ]
     return [
-        dataclasses.replace(
-            p,
-            scores=compute_score(DATA_SOURCE, p.response, p.ground_truth, p.extra_info, **kwargs),
-        )
-        for p in predictions
+        dataclasses.replace(prediction, scores=scores)
+        for prediction, scores in zip(predictions, results, strict=True)
     ]
+
+
+async def _judged(
+    predictions: Sequence[Prediction], kwargs: Mapping[str, Any]
+) -> list[dict[str, float]]:
+    from reward.judge.many import Item, score_many  # needs the extra `judge`
+
+    items = (Item(p.response, p.ground_truth, p.extra_info) for p in predictions)
+    with tqdm(total=len(predictions), desc="judging", unit="response", delay=2) as progress:
+        results = []
+        try:
+            async for scores in score_many(items, kwargs, DATA_SOURCE):
+                results.append(scores)
+                progress.update()
+        except JudgeFailing as error:
+            raise InputError(str(error)) from error
+    return results
 
 
 def _parse_line(line: str, where: str) -> Prediction:

@@ -1,0 +1,87 @@
+"""How long 512 judged responses take against a local server that takes 50 ms for each.
+
+`python benchmarks/judge.py [--responses N] [--delay S] [--repeat R]` starts the tests' judge server
+on this machine and scores distinct responses to open questions at once, as a reward worker does.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from reward.judge.sessions import close_judges
+from reward.presets import load_preset
+from reward.thinkvg import compute_score_judged
+
+SERVER = Path(__file__).resolve().parent.parent / "tests" / "fault_server.py"
+TRUTH = json.dumps(
+    {
+        "question_type": "open",
+        "answer": "There is a small left effusion.",
+        "choices": None,
+        "regions": [{"ref": "left lung", "box": [63, 20, 98, 80]}],
+        "think_regions": [{"ref": "left lung", "box": [63, 20, 98, 80]}],
+        "image_size": [112, 112],
+        "coordinates": "absolute",
+    }
+)
+
+
+def response(number: int) -> str:
+    """A typical response, unlike any other."""
+    think = f"Reading {number}. " + "The left lung [63, 20, 98, 80] shows blunting below. " * 12
+    return (
+        f"<think>{think}</think>\n<answer>Finding number {number} in the left lung</answer>\n"
+        "<location><ref>left lung</ref><box>[63, 20, 98, 80]</box></location>"
+    )
+
+
+async def judge_all(kwargs: dict[str, Any], first: int, count: int) -> float:
+    """Seconds for `count` responses at once, connections being made anew."""
+    info = {"question": "What does the left lung show?"}
+    texts = [response(first + number) for number in range(count)]
+    start = time.perf_counter()
+    scores = await asyncio.gather(
+        *(compute_score_judged("thinkvg", text, TRUTH, info, **kwargs) for text in texts)
+    )
+    seconds = time.perf_counter() - start
+    await close_judges()
+    used = sum(score["judge_used"] for score in scores)
+    if used != count:
+        raise SystemExit(f"only {used:.0f} of {count} responses were judged")
+    return seconds
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--responses", type=int, default=512)
+    parser.add_argument("--delay", type=float, default=0.05, help="seconds a response")
+    parser.add_argument("--repeat", type=int, default=3)
+    options = parser.parse_args()
+    control = json.dumps({"delay_s": options.delay})
+    command = [sys.executable, str(SERVER), "--control", control]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+            kwargs = load_preset("paper_judge")
+            kwargs["judge"] = kwargs["judge"] | {"base_url": address}
+            limit = kwargs["judge"]["max_concurrency"]
+            for turn in range(options.repeat):
+                first = turn * options.responses
+                seconds = asyncio.run(judge_all(kwargs, first, options.responses))
+                print(
+                    f"{options.responses} responses at {options.delay * 1000:g} ms each, at most "
+                    f"{limit} at a time: {seconds:.2f} s"
+                )
+        finally:
+            server.kill()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""An OpenAI-compatible judge over real sockets that fails as it is told.
+
+Run as a script; it prints its port as one line. `POST /control` sets what it does and forgets what
+it saw; `GET /control` tells what it saw. Its verdict is 9 and 9 for two answers with the same
+words and 9 and 2 otherwise, so that a right response gets 1 from it and a wrong one 0.
+
+Control: `script` (faults of the next requests, one each), `always` (of all after it), `shares`
+(fault to probability, drawn by `seed` and request, so that the order of arrival does not matter),
+`delay_s` before every answer. `models` is what `GET /v1/models` lists.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+STATUS = {200: "OK", 307: "Temporary Redirect", 400: "Bad Request", 401: "Unauthorized"}
+STATUS |= {404: "Not Found", 429: "Too Many Requests", 500: "Internal Server Error"}
+STATUS |= {503: "Service Unavailable"}
+DRIP_S = 0.2
+
+
+class Server:
+    """What to do, and what was seen."""
+
+    def __init__(self) -> None:
+        self.control: dict[str, Any] = {}
+        self.reset({})
+
+    def reset(self, control: dict[str, Any]) -> None:
+        known = {"script": [], "always": "ok", "shares": {}, "seed": 0, "delay_s": 0.0}
+        self.control = known | {"models": ["judge"]} | control
+        self.requests = self.now = self.peak = 0
+        self.faults: Counter[str] = Counter()
+        self.seen: Counter[str] = Counter()
+        self.bodies: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+
+    def fault(self, body: bytes) -> str:
+        """The fault of a request: scripted, drawn, or none."""
+        digest = hashlib.sha256(body).hexdigest()
+        self.seen[digest] += 1
+        if self.control["script"]:
+            return str(self.control["script"].pop(0))
+        draw = random.Random(f"{self.control['seed']} {digest} {self.seen[digest]}").random()
+        for name, share in self.control["shares"].items():
+            draw -= share
+            if draw < 0:
+                return str(name)
+        return str(self.control["always"])
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "requests": self.requests,
+            "peak": self.peak,
+            "faults": dict(self.faults),
+            "distinct": len(self.seen),
+            "bodies": self.bodies,
+            "headers": self.headers,
+        }
+
+
+def verdict(body: dict[str, Any]) -> dict[str, Any]:
+    """Scores of the two answers in a request."""
+    document = json.loads(body["messages"][-1]["content"])
+    words = [document[key]["answer"].lower().strip(" .") for key in ("answer_1", "answer_2")]
+    scores = {"score_1": 9, "score_2": 9 if words[0] == words[1] else 2}
+    if "supported" in json.dumps(body.get("response_format", {})):
+        scores["supported"] = "unsupported" not in json.dumps(document)
+    return {"reason": "compared word by word", **scores}
+
+
+def completion(content: Any, finish: str = "stop") -> bytes:
+    message = {"role": "assistant", "content": content}
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    return json.dumps({"id": "1", "object": "chat.completion", "choices": [choice]}).encode()
+
+
+def changed(body: dict[str, Any], score: Any) -> bytes:
+    return completion(json.dumps(verdict(body) | {"score_2": score}))
+
+
+# Whole replies with status 200 to a request, by fault.
+REPLIES: dict[str, Callable[[dict[str, Any], str], bytes]] = {
+    "ok": lambda body, text: completion(text),
+    "fenced": lambda body, text: completion(f"Here you are:\n```json\n{text}\n```\n"),
+    "thinks": lambda body, text: completion(f"<think>perhaps {{ }} so</think>\n{text}"),
+    "cut_json": lambda body, text: completion(text[: len(text) // 2]),
+    "length": lambda body, text: completion(text[: len(text) // 2], "length"),
+    "prose": lambda body, text: completion("Both answers are fine, 9 and 9."),
+    "list": lambda body, text: completion("[9, 9]"),
+    "one_score": lambda body, text: completion('{"reason": "", "score_1": 9}'),
+    "out_of_range": lambda body, text: changed(body, 11),
+    "zero": lambda body, text: changed(body, 0),
+    "string_score": lambda body, text: changed(body, "9"),
+    "bool_score": lambda body, text: changed(body, True),
+    "nan": lambda body, text: changed(body, float("nan")),
+    "giant": lambda body, text: completion(text.replace("9", "9" * 5000)),
+    "nested": lambda body, text: completion("{" * 100_000),
+    "null": lambda body, text: completion(None),
+    "no_choices": lambda body, text: b'{"choices": []}',
+    "html": lambda body, text: b"<html><body>Bad gateway</body></html>",
+    "empty": lambda body, text: b"",
+    "huge": lambda body, text: b" " * (3 << 20),
+}
+
+
+async def serve(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer the requests of one connection."""
+    try:
+        while await answer(server, reader, writer):
+            pass
+    except (ConnectionError, asyncio.IncompleteReadError):
+        pass
+    finally:
+        writer.close()
+
+
+async def answer(
+    server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> bool:
+    """Answer one request; returns whether the connection stays open."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    method, path, _ = head[0].split(" ")
+    headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:-2])}
+    body = await reader.readexactly(int(headers.get("content-length", 0)))
+    if path == "/control":
+        if method == "POST":
+            server.reset(json.loads(body))
+        return await reply(writer, 200, json.dumps(server.report()).encode())
+    if path == "/v1/models":
+        models = [{"id": name} for name in server.control["models"]]
+        return await reply(writer, 200, json.dumps({"data": models}).encode())
+    if path != "/v1/chat/completions":
+        return await reply(writer, 404, b"{}")
+    server.requests += 1
+    server.headers.append(headers)
+    server.bodies.append(json.loads(body))
+    server.now += 1
+    server.peak = max(server.peak, server.now)
+    try:
+        await asyncio.sleep(server.control["delay_s"])
+        fault = server.fault(body)
+        server.faults[fault] += 1
+        return await fail(fault, json.loads(body), writer)
+    finally:
+        server.now -= 1
+
+
+async def fail(fault: str, body: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
+    """Reply as a fault says; returns whether the connection stays open."""
+    name, _, detail = fault.partition(":")
+    text = json.dumps(verdict(body))
+    if name in REPLIES:
+        return await reply(writer, 200, REPLIES[name](body, text))
+    if name == "drop":
+        return False
+    if name == "hang":
+        await asyncio.sleep(3600)
+    whole = completion(text)
+    if name in ("drop_midway", "drip"):
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(whole))
+        for byte in whole[: len(whole) // 2]:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(DRIP_S if name == "drip" else 0)
+        return False
+    extra = {"307": f"Location: {detail}\r\n"}.get(name, f"Retry-After: {detail}\r\n")
+    return await reply(writer, int(name), b'{"error": {}}', extra if detail else "")
+
+
+async def reply(writer: asyncio.StreamWriter, status: int, payload: bytes, extra: str = "") -> bool:
+    head = f"HTTP/1.1 {status} {STATUS[status]}\r\n{extra}Content-Type: application/json\r\n"
+    writer.write(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
+    await writer.drain()
+    return True
+
+
+async def main(control: dict[str, Any]) -> None:
+    server = Server()
+    server.reset(control)
+    listener = await asyncio.start_server(
+        lambda reader, writer: serve(server, reader, writer), "127.0.0.1", 0, backlog=1024
+    )
+    print(listener.sockets[0].getsockname()[1], flush=True)
+    await listener.serve_forever()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--control", default="{}", help="JSON, as for POST /control")
+    asyncio.run(main(json.loads(parser.parse_args().control)))
