@@ -12,7 +12,8 @@ several statements the last counts. A reasoning that states none is neutral.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from operator import itemgetter
 
 from reward.answers import LONGEST_ANSWER, parse_yes_no
 from reward.boxes import matched_ious
@@ -78,7 +79,7 @@ def _share_cited(final: Sequence[Region], cited: Sequence[Region]) -> float:
 def _contradicted(think: str, answer: str, ground_truth: GroundTruth) -> bool:
     if len(answer) > LONGEST_ANSWER:
         return False
-    for found in reversed(list(_conclusions(think))[-_MOST_STATEMENTS:]):
+    for found in reversed(_conclusions(think)):
         statement = _statement(think, found.end())
         verdict = _verdict(statement, answer, ground_truth, is_weak=bool(found["so"]))
         if verdict is not None:
@@ -86,23 +87,24 @@ def _contradicted(think: str, answer: str, ground_truth: GroundTruth) -> bool:
     return _marks_another_option(think, answer, ground_truth)
 
 
-def _conclusions(think: str) -> Iterator[re.Match[str]]:
-    """Yield where a conclusion begins. Keywords are searched first, which is several times faster
-    than trying the whole pattern at every character."""
+def _conclusions(think: str) -> list[re.Match[str]]:
+    """Return where the last conclusions begin.
+
+    Keywords are searched first, several times faster than the whole pattern at every character.
+    """
     lowered = think.lower()
     if len(lowered) != len(think):  # a few letters change their length: keep the positions
         lowered = think
     names_option = "option" in lowered or "choice" in lowered
-    begins = []
+    found = []
     for keyword in _KEYWORDS + _OPTION_KEYWORDS if names_option else _KEYWORDS:
         begin = lowered.find(keyword)
         while begin >= 0:
-            begins.append(begin)
+            match = _CONCLUSION.match(think, begin)
+            if match:
+                found.append((begin, match))
             begin = lowered.find(keyword, begin + 1)
-    for begin in sorted(begins):
-        found = _CONCLUSION.match(think, begin)
-        if found:
-            yield found
+    return [match for _, match in sorted(found, key=itemgetter(0))[-_MOST_STATEMENTS:]]
 
 
 def _marks_another_option(think: str, answer: str, ground_truth: GroundTruth) -> bool:

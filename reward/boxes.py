@@ -25,10 +25,6 @@ Overlap = tuple[float, float, float]
 """
 
 
-NO_OVERLAP: Overlap = (0.0, -1.0, 1.0)
-"""The least there is, for what is no box: its value is 0 under any of the scores."""
-
-
 def overlap(predicted: Box, reference: Box) -> Overlap:
     """Measure two boxes that both have an area."""
     ax1, ay1, ax2, ay2 = predicted
@@ -96,20 +92,12 @@ def matched_values(values: Sequence[Sequence[float]]) -> list[float]:
     return chosen
 
 
-def overlaps(
+def iou_matrix(
     predicted: Sequence[Box | None], reference: Sequence[Box | None]
-) -> list[list[Overlap]]:
-    """Measure every pair: a row for each predicted box, up to `MOST_MATCHED` too many.
-
-    A pair with None has `NO_OVERLAP`.
-    """
-    return [
-        [
-            overlap(box, target) if box is not None and target is not None else NO_OVERLAP
-            for target in reference
-        ]
-        for box in predicted[: len(reference) + MOST_MATCHED]
-    ]
+) -> list[list[float]]:
+    """Return the IoU of every pair: a row for each predicted box, up to `MOST_MATCHED` too many."""
+    rows = predicted[: len(reference) + MOST_MATCHED]
+    return [[iou(box, target) for target in reference] for box in rows]
 
 
 def matched_ious(predicted: Sequence[Box | None], reference: Sequence[Box | None]) -> list[float]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from reward.alignment import alignment_score
 from reward.answers import answer_is_correct, answer_score
-from reward.boxes import Overlap, is_above, matched_values, overlaps
+from reward.boxes import iou_matrix, is_above, matched_values
 from reward.ground_truth import GroundTruth, place
 from reward.grounding import count_gate_score, dense_score
 from reward.response import Region, Response
@@ -33,15 +33,15 @@ def score_response(
     `text` is the response as it was, of which only the length is used.
     """
     final, cited = place(response.regions, truth), place(response.think_regions, truth)
-    final_overlaps = _overlaps(final, truth.placed_regions)
+    final_ious = _ious(final, truth.placed_regions)
     components = {
         "format": float(response.well_formed),
         "answer": _answer(response, truth, settings),
-        "grounding": _grounding(final, truth.placed_regions, final_overlaps, settings),
+        "grounding": _grounding(final, truth.placed_regions, final_ious, settings),
         "think_grounding": _grounding(
             cited,
             truth.placed_think_regions,
-            _overlaps(cited, truth.placed_think_regions),
+            _ious(cited, truth.placed_think_regions),
             settings,
         ),
         "alignment": alignment_score(response, final, cited, truth),
@@ -49,9 +49,9 @@ def score_response(
     return {
         "score": weighted_mean(components, settings),
         **components,
-        **_box_diagnostics(final_overlaps, len(final), len(truth.regions)),
-        "n_boxes": float(len(response.regions)),
-        "n_think_boxes": float(len(response.think_regions)),
+        **_box_diagnostics(final_ious, len(final), len(truth.regions)),
+        "n_boxes": float(len(final)),
+        "n_think_boxes": float(len(cited)),
         "judge_used": 0.0,
         "judge_failed": 0.0,
         "response_chars": float(len(text)),
@@ -60,8 +60,8 @@ def score_response(
 
 def weighted_mean(components: Mapping[str, float], settings: Settings) -> float:
     """Return the score: the mean of the components under the settings' weights."""
-    weighted = zip(settings.weights, map(components.__getitem__, COMPONENTS), strict=True)
-    return sum(weight * value for weight, value in weighted) / sum(settings.weights)
+    total = sum([weight * components[name] for name, weight in settings.weighted])
+    return total / settings.total_weight
 
 
 def _answer(response: Response, truth: GroundTruth, settings: Settings) -> float:
@@ -70,31 +70,31 @@ def _answer(response: Response, truth: GroundTruth, settings: Settings) -> float
     return answer_score(response.answer, truth, settings.multi_partial)
 
 
-def _overlaps(predicted: Sequence[Region], reference: Sequence[Region]) -> list[list[Overlap]]:
-    return overlaps([box for _, box in predicted], [box for _, box in reference])
+def _ious(predicted: Sequence[Region], reference: Sequence[Region]) -> list[list[float]]:
+    return iou_matrix([box for _, box in predicted], [box for _, box in reference])
 
 
 def _grounding(
     predicted: Sequence[Region],
     reference: Sequence[Region],
-    pairs: Sequence[Sequence[Overlap]],
+    ious: Sequence[Sequence[float]],
     settings: Settings,
 ) -> float:
     if settings.grounding_rule == "paper":
-        return count_gate_score(pairs, len(predicted), len(reference), settings.iou_threshold)
-    return dense_score(predicted, reference, pairs)
+        return count_gate_score(ious, len(predicted), len(reference), settings.iou_threshold)
+    return dense_score(predicted, reference, ious)
 
 
 def _box_diagnostics(
-    pairs: Sequence[Sequence[Overlap]], n_predicted: int, n_reference: int
+    ious: Sequence[Sequence[float]], n_predicted: int, n_reference: int
 ) -> dict[str, float]:
-    ious = matched_values([[iou for iou, _, _ in row] for row in pairs])
+    matched = matched_values(ious)
     n = max(n_predicted, n_reference)
     if not n:
         return {"mean_iou": 1.0, "iou_50": 1.0, "iou_75": 1.0, "box_count_match": 1.0}
     return {
-        "mean_iou": sum(ious) / n,
-        "iou_50": sum(is_above(iou, 0.5) for iou in ious) / n,
-        "iou_75": sum(is_above(iou, 0.75) for iou in ious) / n,
+        "mean_iou": sum(matched) / n,
+        "iou_50": sum(is_above(iou, 0.5) for iou in matched) / n,
+        "iou_75": sum(is_above(iou, 0.75) for iou in matched) / n,
         "box_count_match": float(n_predicted == n_reference),
     }

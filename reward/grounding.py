@@ -51,7 +51,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from math import comb
 
-from reward.boxes import Overlap, is_above, matched_values
+from reward.boxes import is_above, matched_values, overlap
 from reward.numbers import Box
 from reward.regions import name_similarity
 from reward.response import Region
@@ -66,28 +66,31 @@ MOST_SELECTIONS = 128
 
 
 def count_gate_score(
-    overlaps: Sequence[Sequence[Overlap]], n_predicted: int, n_reference: int, iou_threshold: float
+    ious: Sequence[Sequence[float]], n_predicted: int, n_reference: int, iou_threshold: float
 ) -> float:
-    """Return 1 if the counts are equal and the mean matched IoU is above the threshold, else 0."""
+    """Return 1 if the counts are equal and the mean matched IoU is above the threshold, else 0.
+
+    `ious` is the `iou_matrix` of the boxes.
+    """
     if n_predicted != n_reference:
         return 0.0
     if not n_reference:
         return 1.0
-    ious = matched_values([[iou for iou, _, _ in row] for row in overlaps])
-    return float(is_above(sum(ious) / len(ious), iou_threshold))
+    matched = matched_values(ious)
+    return float(is_above(sum(matched) / len(matched), iou_threshold))
 
 
 def dense_score(
     predicted: Sequence[Region],
     reference: Sequence[Region],
-    overlaps: Sequence[Sequence[Overlap]],
+    ious: Sequence[Sequence[float]],
 ) -> float:
     """Return the score of the module's formula.
 
     Args:
-        predicted: m placed regions.
-        reference: n placed regions.
-        overlaps: `boxes.overlaps` of their boxes, m x n.
+        predicted: placed regions.
+        reference: placed regions.
+        ious: `iou_matrix` of their boxes.
     """
     wanted = len(reference)
     if not predicted or not wanted:
@@ -98,26 +101,54 @@ def dense_score(
     extra = len(predicted) - len(kept) + max(len(kept) - wanted, 0)
     if extra > MOST_EXTRA:
         return 0.0
-    names = [ref for ref, _ in reference]
-    values = [_values(predicted[index].ref, names, overlaps[index]) for index in kept]
-    return _least_total(values, wanted) / (wanted + COST_OF_EXTRA * extra)
+    total = _clear_total(predicted, reference, kept, ious) if len(kept) <= wanted else None
+    if total is None:
+        values = [[_value(predicted[index], target) for target in reference] for index in kept]
+        total = _least_total(values, wanted)
+    return total / (wanted + COST_OF_EXTRA * extra)
 
 
-def quality(pair: Overlap) -> float:
+def quality(predicted: Box, reference: Box) -> float:
     """Return the quality of one pair, in [0, 1], 1 only for equal boxes."""
-    iou, giou, excess = pair
-    near = (1 - GIOU_SHARE) * iou + GIOU_SHARE * (1 + giou) / 2
+    iou, giou, excess = overlap(predicted, reference)
+    near = (1 - GIOU_SHARE) * iou + GIOU_SHARE / 2 * (1 + giou)
     return near / (1 + (excess / EXCESS_AT_HALF) ** EXCESS_STEEPNESS)
 
 
-def _values(ref: str, names: Sequence[str], pairs: Sequence[Overlap]) -> list[float]:
-    """Return value(p, g) of one predicted region for every reference region."""
-    return [
-        quality(pair)
-        if name == ref
-        else quality(pair) * (1 - NAME_SHARE * (1 - name_similarity(ref, name)))
-        for name, pair in zip(names, pairs, strict=True)
-    ]
+def _value(predicted: Region, reference: Region) -> float:
+    ref, box = predicted
+    name, target = reference
+    if box is None or target is None:
+        return 0.0
+    naming = 1.0 if ref == name else 1 - NAME_SHARE * (1 - name_similarity(ref, name))
+    return quality(box, target) * naming
+
+
+def _clear_total(
+    predicted: Sequence[Region],
+    reference: Sequence[Region],
+    kept: Sequence[int],
+    ious: Sequence[Sequence[float]],
+) -> float | None:
+    """Return the total where the best partners of all boxes are different, else None.
+
+    A pair that does not overlap has a GIoU of 0 at most and so a value of `GIOU_SHARE / 2` at most:
+    where another one is worth more, it need not be computed.
+    """
+    taken = set()
+    total = 0.0
+    for index in kept:
+        best, partner = GIOU_SHARE / 2, None
+        for column, iou in enumerate(ious[index]):
+            if iou > 0:
+                value = _value(predicted[index], reference[column])
+                if value > best:
+                    best, partner = value, column
+        if partner is None or partner in taken:
+            return None
+        taken.add(partner)
+        total += best
+    return total
 
 
 def _least_total(values: list[list[float]], wanted: int) -> float:

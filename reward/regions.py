@@ -40,26 +40,28 @@ def words_before(text: str) -> str:
     `"left lower lung zone"`.
     """
     marked = _TAG.sub(" ", _REF_BEGIN.sub(";", text)) if "<" in text else text
-    clauses = [clause for clause in _BREAK.split(marked) if not clause.isspace() and clause]
+    clauses = [clause for clause in _BREAK.split(marked) if clause and not clause.isspace()]
     for clause in reversed(clauses[-2:]):
         words = _WORD.findall(clause)
+        lowered = [word.lower() for word in words]
         end = len(words)
-        while end and words[end - 1].lower() in _LINKS:
+        while end and lowered[end - 1] in _LINKS:
             end -= 1
         if end:
-            is_region = words[end - 1].lower() in _REGION_WORDS
-            return " ".join(_last_run(words[:end], is_region))
+            return " ".join(words[_run_begin(lowered, end) : end])
     return ""
 
 
-def _last_run(words: list[str], is_region: bool) -> list[str]:
-    begin = len(words)
-    while begin > max(0, len(words) - _MOST_WORDS):
-        word = words[begin - 1].lower()
+def _run_begin(words: list[str], end: int) -> int:
+    """Return where the name begins that ends at `end`."""
+    is_region = words[end - 1] in _REGION_WORDS
+    begin, first = end, max(0, end - _MOST_WORDS)
+    while begin > first:
+        word = words[begin - 1]
         if word in _LINKS or (is_region and word not in _REGION_WORDS):
             break
         begin -= 1
-    return words[begin:]
+    return begin
 
 
 def name_words(name: str) -> frozenset[str]:

@@ -39,7 +39,7 @@ _STRICT_RESPONSE = re.compile(
     rf"\s*+<location>{_CONTENT}</location>\s*+"
 )
 _STRICT_REGION = re.compile(r"\s*+<ref>([^<>]++)</ref>\s*+<box>\s*+\[([^\[\]<>]*+)\]\s*+</box>")
-_LONGEST_LEAD = 120
+_LONGEST_LEAD = 100
 _ONLY_LINKS = re.compile(r"(?:[\s,;&/()\[\]]|\band\b|</?box>)*+", re.IGNORECASE)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 COMPONENTS = ("format", "answer", "grounding", "think_grounding", "alignment")
@@ -25,6 +26,17 @@ class Settings:
     iou_threshold: float = 0.75
     open_threshold: float = 0.75
     multi_partial: float = 0.5
+
+    @cached_property
+    def weighted(self) -> tuple[tuple[str, float], ...]:
+        """Components that have a weight, with it."""
+        named = zip(COMPONENTS, self.weights, strict=True)
+        return tuple((name, weight) for name, weight in named if weight)
+
+    @cached_property
+    def total_weight(self) -> float:
+        """Sum of the weights."""
+        return sum(self.weights)
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any]) -> "Settings":

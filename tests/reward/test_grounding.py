@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from reward.boxes import Overlap, matched_ious, matched_values, overlap, overlaps
+from reward.boxes import iou_matrix, matched_ious, matched_values, overlap
 from reward.ground_truth import GroundTruth, place
 from reward.grounding import MOST_EXTRA, count_gate_score, dense_score, quality
 from reward.numbers import Box
@@ -41,13 +41,13 @@ def _regions(boxes: Sequence[Box | None], names: Sequence[str] = ()) -> list[Reg
     return [Region(name, box) for name, box in zip(padded, boxes, strict=True)]
 
 
-def _pairs(given: Sequence[Region], wanted: Sequence[Region]) -> list[list[Overlap]]:
-    return overlaps([box for _, box in given], [box for _, box in wanted])
+def _ious(given: Sequence[Region], wanted: Sequence[Region]) -> list[list[float]]:
+    return iou_matrix([box for _, box in given], [box for _, box in wanted])
 
 
 def dense_of(given: Sequence[Region], wanted: Sequence[Region], frame: GroundTruth) -> float:
     placed, target = place(given, frame), place(wanted, frame)
-    return dense_score(placed, target, _pairs(placed, target))
+    return dense_score(placed, target, _ious(placed, target))
 
 
 def dense(given: Sequence[Box | None], wanted: Sequence[Box]) -> float:
@@ -56,7 +56,7 @@ def dense(given: Sequence[Box | None], wanted: Sequence[Box]) -> float:
 
 def paper(given: Sequence[Box | None], wanted: Sequence[Box]) -> float:
     placed, target = place(_regions(given), FRAME), place(_regions(wanted), FRAME)
-    return count_gate_score(_pairs(placed, target), len(given), len(wanted), 0.75)
+    return count_gate_score(_ious(placed, target), len(given), len(wanted), 0.75)
 
 
 @st.composite
@@ -286,7 +286,7 @@ class TestGeometry:
     @given(boxes(), boxes())
     def test_quality_is_1_only_for_equal_boxes(self, box: Box, other: Box) -> None:
         unit, target = (tuple(v / 100 for v in item) for item in (box, other))
-        assert (quality(overlap(unit, target)) > 0.9999) == (box == other)  # type: ignore[arg-type]
+        assert (quality(unit, target) > 0.9999) == (box == other)  # type: ignore[arg-type]
 
     def test_matching_is_optimal_where_greedy_is_not(self) -> None:
         assert sorted(matched_values([[0.9, 0.8], [0.8, 0.0]])) == [0.8, 0.8]
