@@ -6,6 +6,7 @@ wavers between options scores 0, and so does one of more than `LONGEST_ANSWER` c
 """
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 from reward.bare_answer import bare_answer, stated_answer
@@ -70,6 +71,7 @@ def answer_is_correct(
     return score >= (open_threshold if ground_truth.question_type == "open" else 1.0)
 
 
+@lru_cache(maxsize=4096)
 def parse_yes_no(text: str) -> Literal["Yes", "No"] | None:
     """Return the side that a yes/no answer takes, None where it takes none or both.
 

@@ -75,7 +75,8 @@ def matched_values(values: Sequence[Sequence[float]]) -> list[float]:
 
     Returns:
         The min(m, n) matched values. Exact: scipy's `linear_sum_assignment`, which is passed over
-        where the best columns of all rows differ, since they are then the best matching.
+        where the best columns of all rows differ, since they are then the best matching, and for
+        2 x 2 and 3 x 3, where trying all is several times faster.
     """
     if not values or not values[0]:
         return []
@@ -87,9 +88,20 @@ def matched_values(values: Sequence[Sequence[float]]) -> list[float]:
     columns = {row.index(value) for row, value in zip(values, best, strict=True)}
     if len(columns) == len(best):
         return best
+    if len(values) == len(values[0]) <= 3:
+        return list(max(_matchings(values), key=sum))
     matrix = np.array(values)
     chosen: list[float] = matrix[linear_sum_assignment(matrix, maximize=True)].tolist()
     return chosen
+
+
+def _matchings(values: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
+    """Return the values of every matching of a 2 x 2 or 3 x 3 matrix."""
+    if len(values) == 2:
+        (a, b), (c, d) = values
+        return [(a, d), (b, c)]
+    (a, b, c), (d, e, f), (g, h, i) = values
+    return [(a, e, i), (a, f, h), (b, d, i), (b, f, g), (c, d, h), (c, e, g)]
 
 
 def iou_matrix(

@@ -32,24 +32,27 @@ def score_response(
 
     `text` is the response as it was, of which only the length is used.
     """
-    final, cited = place(response.regions, truth), place(response.think_regions, truth)
-    final_ious = _ious(final, truth.placed_regions)
+    final = place(response.regions, truth)
+    cited = final
+    if response.think_regions != response.regions:
+        cited = place(response.think_regions, truth)
+    wanted, wanted_cited = truth.placed_regions, truth.placed_think_regions
+    ious = _ious(final, wanted)
+    grounding = think_grounding = _grounding(final, wanted, ious, settings)
+    if cited != final or wanted_cited != wanted:  # often they are the same
+        cited_ious = _ious(cited, wanted_cited)
+        think_grounding = _grounding(cited, wanted_cited, cited_ious, settings)
     components = {
         "format": float(response.well_formed),
         "answer": _answer(response, truth, settings),
-        "grounding": _grounding(final, truth.placed_regions, final_ious, settings),
-        "think_grounding": _grounding(
-            cited,
-            truth.placed_think_regions,
-            _ious(cited, truth.placed_think_regions),
-            settings,
-        ),
+        "grounding": grounding,
+        "think_grounding": think_grounding,
         "alignment": alignment_score(response, final, cited, truth),
     }
     return {
         "score": weighted_mean(components, settings),
         **components,
-        **_box_diagnostics(final_ious, len(final), len(truth.regions)),
+        **_box_diagnostics(ious, len(final), len(wanted)),
         "n_boxes": float(len(final)),
         "n_think_boxes": float(len(cited)),
         "judge_used": 0.0,
@@ -94,7 +97,7 @@ def _box_diagnostics(
         return {"mean_iou": 1.0, "iou_50": 1.0, "iou_75": 1.0, "box_count_match": 1.0}
     return {
         "mean_iou": sum(matched) / n,
-        "iou_50": sum(is_above(iou, 0.5) for iou in matched) / n,
-        "iou_75": sum(is_above(iou, 0.75) for iou in matched) / n,
+        "iou_50": sum([is_above(iou, 0.5) for iou in matched]) / n,
+        "iou_75": sum([is_above(iou, 0.75) for iou in matched]) / n,
         "box_count_match": float(n_predicted == n_reference),
     }

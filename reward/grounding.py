@@ -63,6 +63,7 @@ EXCESS_STEEPNESS = 8
 COST_OF_EXTRA = 1.5
 MOST_EXTRA = 32
 MOST_SELECTIONS = 128
+_LATER = -1.0
 
 
 def count_gate_score(
@@ -101,9 +102,11 @@ def dense_score(
     extra = len(predicted) - len(kept) + max(len(kept) - wanted, 0)
     if extra > MOST_EXTRA:
         return 0.0
-    total = _clear_total(predicted, reference, kept, ious) if len(kept) <= wanted else None
+    values = [_overlapping_values(predicted[index], reference, ious[index]) for index in kept]
+    total = _clear_total(values) if len(kept) <= wanted else None
     if total is None:
-        values = [[_value(predicted[index], target) for target in reference] for index in kept]
+        for index, row in zip(kept, values, strict=True):
+            _fill(row, predicted[index], reference)
         total = _least_total(values, wanted)
     return total / (wanted + COST_OF_EXTRA * extra)
 
@@ -124,31 +127,38 @@ def _value(predicted: Region, reference: Region) -> float:
     return quality(box, target) * naming
 
 
-def _clear_total(
-    predicted: Sequence[Region],
-    reference: Sequence[Region],
-    kept: Sequence[int],
-    ious: Sequence[Sequence[float]],
-) -> float | None:
+def _overlapping_values(
+    region: Region, reference: Sequence[Region], ious: Sequence[float]
+) -> list[float]:
+    """Return the values of a box with every reference, `_LATER` where they do not overlap."""
+    return [
+        _value(region, target) if iou > 0 else _LATER
+        for target, iou in zip(reference, ious, strict=True)
+    ]
+
+
+def _fill(row: list[float], region: Region, reference: Sequence[Region]) -> None:
+    """Compute the values of a row that were left for later."""
+    for column, value in enumerate(row):
+        if value == _LATER:
+            row[column] = _value(region, reference[column])
+
+
+def _clear_total(values: Sequence[Sequence[float]]) -> float | None:
     """Return the total where the best partners of all boxes are different, else None.
 
-    A pair that does not overlap has a GIoU of 0 at most and so a value of `GIOU_SHARE / 2` at most:
-    where another one is worth more, it need not be computed.
+    Pairs that do not overlap have a GIoU of 0 at most and so a value of `GIOU_SHARE / 2` at most:
+    where another one is worth more, they need not be computed.
     """
-    taken = set()
+    partners = set()
     total = 0.0
-    for index in kept:
-        best, partner = GIOU_SHARE / 2, None
-        for column, iou in enumerate(ious[index]):
-            if iou > 0:
-                value = _value(predicted[index], reference[column])
-                if value > best:
-                    best, partner = value, column
-        if partner is None or partner in taken:
+    for row in values:
+        best = max(row)
+        if best <= GIOU_SHARE / 2:
             return None
-        taken.add(partner)
+        partners.add(row.index(best))
         total += best
-    return total
+    return total if len(partners) == len(values) else None
 
 
 def _least_total(values: list[list[float]], wanted: int) -> float:

@@ -42,14 +42,20 @@ def words_before(text: str) -> str:
     marked = _TAG.sub(" ", _REF_BEGIN.sub(";", text)) if "<" in text else text
     clauses = [clause for clause in _BREAK.split(marked) if clause and not clause.isspace()]
     for clause in reversed(clauses[-2:]):
-        words = _WORD.findall(clause)
-        lowered = [word.lower() for word in words]
-        end = len(words)
-        while end and lowered[end - 1] in _LINKS:
-            end -= 1
-        if end:
-            return " ".join(words[_run_begin(lowered, end) : end])
+        name = _name_at_end(clause)
+        if name:
+            return name
     return ""
+
+
+@lru_cache(maxsize=4096)
+def _name_at_end(clause: str) -> str:
+    words = _WORD.findall(clause)
+    lowered = [word.lower() for word in words]
+    end = len(words)
+    while end and lowered[end - 1] in _LINKS:
+        end -= 1
+    return " ".join(words[_run_begin(lowered, end) : end]) if end else ""
 
 
 def _run_begin(words: list[str], end: int) -> int:

@@ -247,10 +247,10 @@ def _strict_location(text: str) -> tuple[Region, ...] | None:
     """
     regions: list[Region] = []
     position = 0
-    while match := _STRICT_REGION.match(text, position):
+    for match in _STRICT_REGION.finditer(text):
         ref, numbers = match.groups()
         ref, box = " ".join(ref.split()), to_box(numbers_in(numbers))
-        if not ref or box is None:
+        if match.start() != position or not ref or box is None:
             return None
         regions.append(Region(ref, box))
         position = match.end()

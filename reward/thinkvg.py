@@ -7,6 +7,7 @@ judge the asynchronous `compute_score_judged`.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import lru_cache
 from typing import Any
 
@@ -92,22 +93,18 @@ def _judge() -> tuple[Any, Any]:
     return judged_components, read_settings
 
 
-def _settings(kwargs: Mapping[str, Any]) -> Settings:
-    weights = kwargs.get("weights")
-    if not isinstance(weights, Mapping):
-        return Settings.from_kwargs(kwargs)
-    rest = {key: value for key, value in kwargs.items() if key != "weights"}
-    try:
-        return _settings_cached(tuple(weights.items()), tuple(rest.items()))
-    except TypeError:  # an unhashable value, which the check names
-        return Settings.from_kwargs(kwargs)
+_last_settings: tuple[dict[str, Any], Settings] | None = None
+"""What was asked for last, copied, and the settings made of it; a run asks for the same again."""
 
 
-@lru_cache(maxsize=64)
-def _settings_cached(
-    weights: tuple[tuple[str, Any], ...], rest: tuple[tuple[str, Any], ...]
-) -> Settings:
-    return Settings.from_kwargs({"weights": dict(weights), **dict(rest)})
+def _settings(kwargs: dict[str, Any]) -> Settings:
+    global _last_settings
+    last = _last_settings
+    if last is not None and last[0] == kwargs:
+        return last[1]
+    settings = Settings.from_kwargs(kwargs)
+    _last_settings = (deepcopy(kwargs), settings)
+    return settings
 
 
 def _truth(ground_truth: str | Mapping[str, Any]) -> GroundTruth:
