@@ -89,6 +89,7 @@ REPLIES: dict[str, Callable[[dict[str, Any], str], bytes]] = {
     "ok": lambda body, text: completion(text),
     "fenced": lambda body, text: completion(f"Here you are:\n```json\n{text}\n```\n"),
     "thinks": lambda body, text: completion(f"<think>perhaps {{ }} so</think>\n{text}"),
+    "bare_newline": lambda body, text: completion(text.replace("word by word", "word\n\tby word")),
     "cut_json": lambda body, text: completion(text[: len(text) // 2]),
     "length": lambda body, text: completion(text[: len(text) // 2], "length"),
     "prose": lambda body, text: completion("Both answers are fine, 9 and 9."),

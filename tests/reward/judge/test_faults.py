@@ -69,8 +69,15 @@ async def test_a_lasting_fault_leaves_the_score_without_a_judge(fault, score, ju
     assert judge_server.seen()["requests"] == (2 if once else 4)
 
 
-@pytest.mark.parametrize("form", ["fenced", "thinks"])
-async def test_text_around_the_object_is_read_over(form, score, judge_server):
+FORMS = [
+    "fenced",  # in a block of code, with a word before it
+    "thinks",  # after thinking aloud
+    "bare_newline",  # with a control character in a string, as vLLM's structured output allows
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_verdict_in_another_form_is_read(form, score, judge_server):
     judge_server.control(always=form)
     assert (await score(RIGHT))["judge_used"] == 1
     assert judge_server.seen()["requests"] == 1
