@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 SCRIPTS := $(wildcard tools/*.sh launch/*.sh) .ci/run
 
-.PHONY: help setup demo test test-unit lint format lock clean
+.PHONY: help setup demo test test-unit fuzz bench lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ test: test-unit ## unit tests, then the tests that start real engines
 
 test-unit: setup ## unit tests only
 	$(PYTHON) -m pytest -m "not system"
+
+fuzz: setup ## a million random and mutated responses at the reward; FUZZ="--count 5000 --seed 7" for less
+	$(PYTHON) tools/fuzz_reward.py $(FUZZ)
 
 lint: setup ## ruff, mypy and shellcheck
 	.venv/bin/ruff check .

@@ -1,24 +1,31 @@
 """Whether the reasoning and the final answer agree, in [0, 1].
 
-    alignment = mean over the final boxes of their IoU with the cited boxes, one to one
-                (1 where no box is final), times 0 if the reasoning's conclusion contradicts
-                the answer, else 1.
+    alignment = mean over the final boxes of their IoU with the cited boxes, one to one,
+                times 0 if the reasoning's conclusion contradicts the answer, else 1.
 
-A response without reasoning or without an answer has nothing to agree and scores 0. A conclusion
-is only what is stated as one ("the answer is B", "Therefore, yes."), the last one where there are
-several; a reasoning that states none is neutral.
+A response without reasoning or without an answer has nothing to agree and scores 0, and so does
+one without final boxes where the reference has some; where it has none, saying none agrees.
+
+A conclusion is only what is stated as one: "the answer is B", "Therefore, yes.", or an option named
+in brackets behind a finding, "shows an opacity (choice B)", unless its sentence denies it. Of
+several statements the last counts. A reasoning that states none is neutral.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from reward.answers import LONGEST_ANSWER, parse_yes_no
-from reward.boxes import MOST_MATCHED, iou, match, usable_box
+from reward.boxes import matched_ious
 from reward.choices import parse_letters
 from reward.ground_truth import GroundTruth
 from reward.response import Region, Response
 from reward.text import contradicts
 
+_KEYWORDS = (
+    *("answer", "conclusion", "therefore", "thus", "hence", "so"),
+    *("in conclusion", "consequently"),
+)
+_OPTION_KEYWORDS = ("correct", "right", "best")
 _CONCLUSION = re.compile(
     r"\b(?:(?:answer|conclusion|(?:correct|right|best)\s++(?:option|choice))s?+"
     r"(?:\s++(?:is|are|must\s++be|should\s++be|would\s++be)\b\s*+:?+|\s*+:)"
@@ -26,48 +33,89 @@ _CONCLUSION = re.compile(
     r"(?:\s*+the\s++answer\s++is\b)?+)\s*+",
     re.IGNORECASE,
 )
+_MARKED_OPTION = re.compile(r"\((?:choice|option)\s++([A-Za-z])\)")
+_DENIES = re.compile(
+    r"\b(?:not?|nor|never|neither|without|unlikely|incorrect|wrong|rather\s++than|instead\s++of|"
+    r"ruled?\s++out|exclude[sd]?|absent|absence|unsupported|eliminated?)\b|n't\b",
+    re.IGNORECASE,
+)
 _YES_NO_ALONE = re.compile(
     r"[\"'*`(]*+(?:yes|no)[\"'*`)]*+\s*+(?:[.,;:!]|\Z|because|since|as\b)", re.IGNORECASE
 )
 _STATEMENT_END = re.compile(r"[\n;]|\.(?=\s|\Z)")
 _LONGEST_STATEMENT = 300
+_MOST_STATEMENTS = 8
 
 
-def alignment_score(response: Response, ground_truth: GroundTruth) -> float:
+def alignment_score(
+    response: Response,
+    final: Sequence[Region],
+    cited: Sequence[Region],
+    ground_truth: GroundTruth,
+) -> float:
     """Score a response's reasoning against its own answer and boxes.
 
-    The ground truth gives the coordinate system, the question's type and its choices; whether
-    the answer is right does not matter here.
+    `final` and `cited` are the response's placed regions. The ground truth gives the question's
+    type, its choices and whether boxes are wanted; whether the answer is right does not matter.
     """
     if not response.think or not response.answer:
         return 0.0
-    if _contradicted(response.think, response.answer, ground_truth):
+    share = _share_cited(final, cited) if final else float(not ground_truth.regions)
+    if share and _contradicted(response.think, response.answer, ground_truth):
         return 0.0
-    return _share_cited(response.regions, response.think_regions, ground_truth)
+    return share
 
 
-def _share_cited(
-    final: Sequence[Region], cited: Sequence[Region], ground_truth: GroundTruth
-) -> float:
-    if not final:
+def _share_cited(final: Sequence[Region], cited: Sequence[Region]) -> float:
+    """Return the mean IoU of the final boxes with distinct cited ones, the rest counting 0."""
+    boxes = [box for _, box in final]
+    sources = list(dict.fromkeys(box for _, box in cited))
+    if None not in boxes and len({*boxes}) == len(boxes) and {*boxes} <= {*sources}:
         return 1.0
-    boxes = [usable_box(region, ground_truth) for region in final]
-    sources = list(dict.fromkeys(usable_box(region, ground_truth) for region in cited))[
-        :MOST_MATCHED
-    ]
-    pairs = match(len(boxes), len(sources), lambda i, j: iou(boxes[i], sources[j]))
-    return sum(pair.value for pair in pairs) / len(boxes)
+    return sum(matched_ious(boxes, sources)) / len(boxes)
 
 
 def _contradicted(think: str, answer: str, ground_truth: GroundTruth) -> bool:
-    conclusions = list(_CONCLUSION.finditer(think))[-8:]
     if len(answer) > LONGEST_ANSWER:
         return False
-    for found in reversed(conclusions):
+    for found in reversed(list(_conclusions(think))[-_MOST_STATEMENTS:]):
         statement = _statement(think, found.end())
         verdict = _verdict(statement, answer, ground_truth, is_weak=bool(found["so"]))
         if verdict is not None:
             return verdict
+    return _marks_another_option(think, answer, ground_truth)
+
+
+def _conclusions(think: str) -> Iterator[re.Match[str]]:
+    """Yield where a conclusion begins. Keywords are searched first, which is several times faster
+    than trying the whole pattern at every character."""
+    lowered = think.lower()
+    if len(lowered) != len(think):  # a few letters change their length: keep the positions
+        lowered = think
+    names_option = "option" in lowered or "choice" in lowered
+    begins = []
+    for keyword in _KEYWORDS + _OPTION_KEYWORDS if names_option else _KEYWORDS:
+        begin = lowered.find(keyword)
+        while begin >= 0:
+            begins.append(begin)
+            begin = lowered.find(keyword, begin + 1)
+    for begin in sorted(begins):
+        found = _CONCLUSION.match(think, begin)
+        if found:
+            yield found
+
+
+def _marks_another_option(think: str, answer: str, ground_truth: GroundTruth) -> bool:
+    """Whether the last option marked in brackets, `(choice B)`, is not in the answer."""
+    if ground_truth.question_type not in ("single", "multi"):
+        return False
+    for mark in reversed(list(_MARKED_OPTION.finditer(think))[-_MOST_STATEMENTS:]):
+        before = think[max(0, mark.start() - _LONGEST_STATEMENT) : mark.start()]
+        after = _statement(think, mark.end())
+        if _DENIES.search(_STATEMENT_END.split(before)[-1]) or _DENIES.search(after):
+            continue
+        final = parse_letters(answer, ground_truth.choices)
+        return final is not None and mark[1].upper() not in final
     return False
 
 

@@ -8,9 +8,9 @@ wavers between options scores 0, and so does one of more than `LONGEST_ANSWER` c
 import re
 from typing import Literal
 
+from reward.bare_answer import bare_answer, stated_answer
 from reward.choices import parse_letters
 from reward.ground_truth import GroundTruth
-from reward.lead_in import LEAD_IN
 from reward.text import text_score
 
 LONGEST_ANSWER = 2000
@@ -24,6 +24,9 @@ _WAVERS = re.compile(
     r"[\s,;.]*+(?:(?:and|but)\s++)?+(?:maybe|perhaps|possibly|or|not\s++sure|unsure|uncertain|"
     r"unclear|cannot\s++(?:be\s++determined|tell|say)|either)\b",
     re.IGNORECASE,
+)
+_NO_OPINION = re.compile(
+    r"\s++(?:doubt|idea|clue|way|answer|comment|opinion|information|one\b)", re.IGNORECASE
 )
 _DOUBT = re.compile(
     r"\bor\s++(?:maybe\s++)?+not\b|\bnot\s++sure\b|\bor\s++(?:yes|no)\b", re.IGNORECASE
@@ -70,20 +73,26 @@ def answer_is_correct(
 def parse_yes_no(text: str) -> Literal["Yes", "No"] | None:
     """Return the side that a yes/no answer takes, None where it takes none or both.
 
-    The answer must begin with the word, so `Normal` and `Not seen` are neither; a later `yes`
-    or `no` that stands alone (`Yes or no`, `Yes. No.`) makes it waver.
+    The answer must begin with the word, so `Normal` and `Not seen` are neither, or state it later
+    (`There is an opacity. The answer is yes.`); a `yes` or `no` that stands alone behind it
+    (`Yes or no`, `Yes. No.`) makes it waver.
     """
-    stripped = LEAD_IN.sub("", text, count=1)
-    leading = _LEADING.match(stripped)
+    side = _leading_side(bare_answer(text))
+    if side is None and (stated := stated_answer(text)):
+        return _leading_side(bare_answer(stated))
+    return side
+
+
+def _leading_side(text: str) -> Literal["Yes", "No"] | None:
+    leading = _LEADING.match(text)
     if leading is None:
         return None
     side = leading[1].lower()
-    rest = stripped[leading.end() :]
+    rest = text[leading.end() :]
     if _WAVERS.match(rest) or _DOUBT.search(rest):
         return None
-    others = {found.lower() for found in _ALONE.findall(rest)}
-    if side == "no" and re.search(r"\byes\b", rest, re.IGNORECASE):
+    if side == "no" and (_NO_OPINION.match(rest) or re.search(r"\byes\b", rest, re.IGNORECASE)):
         return None
-    if side == "yes" and "no" in others:
+    if side == "yes" and "no" in {found.lower() for found in _ALONE.findall(rest)}:
         return None
     return "Yes" if side == "yes" else "No"

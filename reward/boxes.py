@@ -4,67 +4,66 @@ Boxes are `x1, y1, x2, y2` in [0, 1]; None stands for a box that was given but h
 image, which overlaps nothing.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from reward.ground_truth import GroundTruth, normalise
 from reward.numbers import Box
-from reward.response import Region
 
 MOST_MATCHED = 64
-"""Predicted boxes past this number are counted but not matched, which bounds the time."""
+"""Boxes that one side has more than the other by a larger number are counted but not matched, which
+bounds the time."""
 
-_SMALLEST_AREA = 1e-12
+Overlap = tuple[float, float, float]
+"""How a predicted box lies to a reference box: `iou, giou, excess`.
 
-
-class Overlap(NamedTuple):
-    """How a predicted box lies to a reference box."""
-
-    iou: float
-    """Intersection over union, in [0, 1]."""
-    giou: float
-    """Generalised IoU, in (-1, 1]: IoU minus the share of the hull that neither box covers
-    (Rezatofighi et al., CVPR 2019)."""
-    excess: float
-    """Predicted area outside the reference, as a share of the image, in [0, 1]."""
+- iou: intersection over union, in [0, 1]
+- giou: generalised IoU, in (-1, 1]: IoU minus the share of the hull that neither box covers
+  (Rezatofighi et al., CVPR 2019)
+- excess: predicted area outside the reference, as a share of the image, in [0, 1]
+"""
 
 
-class Pair(NamedTuple):
-    """Indices of a predicted and a reference box matched to each other, and their value."""
-
-    predicted: int
-    reference: int
-    value: float
-
-
-def usable_box(region: Region, ground_truth: GroundTruth) -> Box | None:
-    """Return a region's box in normalised coordinates, None where nothing of it is in the image."""
-    if region.box is None:
-        return None
-    x1, y1, x2, y2 = normalise(region.box, ground_truth)
-    return (x1, y1, x2, y2) if (x2 - x1) * (y2 - y1) > _SMALLEST_AREA else None
+NO_OVERLAP: Overlap = (0.0, -1.0, 1.0)
+"""The least there is, for what is no box: its value is 0 under any of the scores."""
 
 
 def overlap(predicted: Box, reference: Box) -> Overlap:
     """Measure two boxes that both have an area."""
     ax1, ay1, ax2, ay2 = predicted
     bx1, by1, bx2, by2 = reference
+    # Comparisons in place of min and max: this runs dozens of times for each response.
+    left, inner_left = (ax1, bx1) if ax1 < bx1 else (bx1, ax1)
+    top, inner_top = (ay1, by1) if ay1 < by1 else (by1, ay1)
+    inner_right, right = (ax2, bx2) if ax2 < bx2 else (bx2, ax2)
+    inner_bottom, bottom = (ay2, by2) if ay2 < by2 else (by2, ay2)
     area = (ax2 - ax1) * (ay2 - ay1)
-    width = min(ax2, bx2) - max(ax1, bx1)
-    height = min(ay2, by2) - max(ay1, by1)
-    shared = width * height if width > 0 and height > 0 else 0.0
+    shared = 0.0
+    if inner_right > inner_left and inner_bottom > inner_top:
+        shared = (inner_right - inner_left) * (inner_bottom - inner_top)
     union = area + (bx2 - bx1) * (by2 - by1) - shared
-    hull = (max(ax2, bx2) - min(ax1, bx1)) * (max(ay2, by2) - min(ay1, by1))
-    iou = min(shared / union, 1.0)
-    return Overlap(iou, iou - max(hull - union, 0.0) / hull, max(area - shared, 0.0))
+    hull = (right - left) * (bottom - top)
+    iou = shared / union
+    if iou > 1:
+        iou = 1.0
+    giou = iou - (hull - union) / hull if hull > union else iou
+    return iou, giou, area - shared if area > shared else 0.0
 
 
 def iou(predicted: Box | None, reference: Box | None) -> float:
     """Return the intersection over union, 0 where either is no box."""
-    return overlap(predicted, reference).iou if predicted and reference else 0.0
+    if predicted is None or reference is None:
+        return 0.0
+    ax1, ay1, ax2, ay2 = predicted
+    bx1, by1, bx2, by2 = reference
+    width = (ax2 if ax2 < bx2 else bx2) - (ax1 if ax1 > bx1 else bx1)
+    height = (ay2 if ay2 < by2 else by2) - (ay1 if ay1 > by1 else by1)
+    if width <= 0 or height <= 0:
+        return 0.0
+    shared = width * height
+    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared
+    return min(shared / union, 1.0)
 
 
 def is_above(value: float, threshold: float) -> bool:
@@ -72,23 +71,45 @@ def is_above(value: float, threshold: float) -> bool:
     return value > threshold + 1e-9
 
 
-def match(n_predicted: int, n_reference: int, value: Callable[[int, int], float]) -> list[Pair]:
-    """Match boxes one to one so that the sum of the values is the largest there is.
+def matched_values(values: Sequence[Sequence[float]]) -> list[float]:
+    """Match rows and columns one to one so that the sum of the values is the largest there is.
 
-    `value(i, j)` in [0, 1] is that of matching prediction i with reference j. Solved exactly
-    (scipy's `linear_sum_assignment`) for the first `MOST_MATCHED` predictions, or as many as
-    there are references if that is more.
+    Args:
+        values: m x n matrix of values >= 0, as rows of equal length.
+
+    Returns:
+        The min(m, n) matched values. Exact: scipy's `linear_sum_assignment`, which is passed over
+        where the best columns of all rows differ, since they are then the best matching.
     """
-    rows = range(min(n_predicted, max(MOST_MATCHED, n_reference)))
-    columns = range(n_reference)
-    if not rows or not columns:
+    if not values or not values[0]:
         return []
-    if len(rows) == 1 or len(columns) == 1:
-        best = max((value(i, j), -i, -j) for i in rows for j in columns)
-        return [Pair(-best[1], -best[2], best[0])]
-    values = np.array([[value(i, j) for j in columns] for i in rows])
-    chosen = zip(*linear_sum_assignment(values, maximize=True), strict=True)
-    return [Pair(int(i), int(j), float(values[i, j])) for i, j in chosen]
+    if len(values[0]) == 1:
+        return [max(row[0] for row in values)]
+    if len(values) == 1:
+        return [max(values[0])]
+    best = [max(row) for row in values]
+    columns = {row.index(value) for row, value in zip(values, best, strict=True)}
+    if len(columns) == len(best):
+        return best
+    matrix = np.array(values)
+    chosen: list[float] = matrix[linear_sum_assignment(matrix, maximize=True)].tolist()
+    return chosen
+
+
+def overlaps(
+    predicted: Sequence[Box | None], reference: Sequence[Box | None]
+) -> list[list[Overlap]]:
+    """Measure every pair: a row for each predicted box, up to `MOST_MATCHED` too many.
+
+    A pair with None has `NO_OVERLAP`.
+    """
+    return [
+        [
+            overlap(box, target) if box is not None and target is not None else NO_OVERLAP
+            for target in reference
+        ]
+        for box in predicted[: len(reference) + MOST_MATCHED]
+    ]
 
 
 def matched_ious(predicted: Sequence[Box | None], reference: Sequence[Box | None]) -> list[float]:
@@ -96,6 +117,7 @@ def matched_ious(predicted: Sequence[Box | None], reference: Sequence[Box | None
 
     A box without a partner has 0. Empty where there are no boxes on either side.
     """
-    pairs = match(len(predicted), len(reference), lambda i, j: iou(predicted[i], reference[j]))
-    unmatched = max(len(predicted), len(reference)) - len(pairs)
-    return [pair.value for pair in pairs] + [0.0] * unmatched
+    rows = predicted[: len(reference) + MOST_MATCHED]
+    columns = reference[: len(predicted) + MOST_MATCHED]
+    matched = matched_values([[iou(box, target) for target in columns] for box in rows])
+    return matched + [0.0] * (max(len(predicted), len(reference)) - len(matched))

@@ -1,8 +1,9 @@
 """Letters of a choice question, from the ways in which a model writes them.
 
 The whole answer must read as options: `B`, `b.`, `(B)`, `B: Normal`, `Normal` (a choice's text),
-`['A', 'C']`, `A, C`, `A and C`, `Option B because …`. What only contains a letter or a word of an
-option is none, and neither is one that wavers between options (`A or C`, `B: text of C`).
+`Normal (choice B)`, `['A', 'C']`, `A, C`, `A and C`, `Option B because …`, `B. Normal; the angles
+are sharp`. What only contains a letter or a word of an option is none, and neither is one that
+wavers between options (`A or C`, `B: text of C`, `B, not A`).
 """
 
 import re
@@ -10,13 +11,14 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 
-from reward.lead_in import LEAD_IN
+from reward.bare_answer import bare_answer, stated_answer
 
 _LETTER = re.compile(
     r"(?:(?:option|choice|answer)s?+\s*+:?\s*+)?+[\[({\"'*`]*+([A-Za-z])(?![A-Za-z0-9]|['’][A-Za-z])[\])}\"'*`]*+",
     re.IGNORECASE,
 )
 _COMPACT = re.compile(r"[A-Z]{2,8}+")
+_SPACED = re.compile(r"[A-Z](?:\s++[A-Z]){1,25}+")
 _DELIMITER = re.compile(r"\s*+[.:(\-–—=]\s*+[\"'(*`]*+")
 _SEPARATOR = re.compile(
     r"[\s\"'*`)\].]*+(?:(?:[,;&+/|\n]|\band\b)[\s\"'*`(\[]*+)++(?:\band\b[\s\"'*`(\[]*+)?+",
@@ -31,11 +33,15 @@ _REASON = re.compile(
     r"[\s,;.]*+\b(?:because|since|as|due|given|based)\b|,\s*+(?:there|it|this|the|which)\b",
     re.IGNORECASE,
 )
-_OTHER_LETTER = re.compile(
-    r"\b(?:or|and|also|maybe|possibly|perhaps|alternatively)\b[\s,(]*+"
-    r"(?:(?:option|choice|maybe|possibly|perhaps)\s++)?+\(?([A-Z])\b(?=\s*+(?:[.,;:!?)/]|\Z|is|are|"
-    r"could|may|might|also|too))"
+_LINK = re.compile(r"[&+/|]|\band\b", re.IGNORECASE)
+_WAVERS = re.compile(
+    r"[\s,;.(]*+(?:and\s++)?+(?:or|but|however|not|maybe|perhaps|possibly|probably|either|"
+    r"neither|unsure|uncertain|unclear|alternatively|also)\b",
+    re.IGNORECASE,
 )
+# A letter by itself; "A" and "I" before a word in small letters are an article and a pronoun.
+_CAPITAL = re.compile(r"\b([B-HJ-Z]|[AI](?!\s++[a-z]))\b(?!['’])")
+_MARK = re.compile(r"\s*+[(\[](?:(?:choice|option|answer)\s++)?+([A-Za-z])[)\]]", re.IGNORECASE)
 _NEW_LINE = re.compile(r"[^\S\n]*+\n\s*+")
 _WORDS = re.compile(r"[^\W_]+")
 _OPENING = re.compile(r"[\s\[({\"'*`]*+(?:both\b\s*+)?+", re.IGNORECASE)
@@ -46,12 +52,20 @@ def parse_letters(text: str, choices: Mapping[str, str] | None) -> frozenset[str
 
     `choices` maps letters to texts; without it only letters are understood.
     """
-    stripped = LEAD_IN.sub("", _NEW_LINE.sub("; ", text.strip()), count=1)
     options = tuple((choices or {}).items())
-    whole = _whole_text(stripped, options)
+    letters = _read(bare_answer(text), options)
+    if letters is None and (stated := stated_answer(text)):
+        return _read(bare_answer(stated), options)
+    return letters
+
+
+def _read(text: str, options: tuple[tuple[str, str], ...]) -> frozenset[str] | None:
+    text = _NEW_LINE.sub("; ", text) if "\n" in text else text
+    whole = _whole_text(text, options)
     if whole is not None:
         return frozenset(whole)
-    return _read_items(stripped, options)
+    spaced = _SPACED.fullmatch(text)
+    return _read_items(", ".join(text.split()) if spaced else text, options)
 
 
 def _read_items(text: str, options: tuple[tuple[str, str], ...]) -> frozenset[str] | None:
@@ -63,18 +77,23 @@ def _read_items(text: str, options: tuple[tuple[str, str], ...]) -> frozenset[st
     found: set[str] = set()
     opening = _OPENING.match(text)
     position = opening.end() if opening else 0
-    while True:
+    separator = ""
+    while position < len(text):
         item = _read_item(text, position, options)
-        if item is None or (known and item[0] not in known):
+        if item is None:
+            explains = not _LINK.search(separator) and _is_about(found, text[position:], options)
+            return frozenset(found) if found and explains else None
+        if known and item[0] not in known:
             return None
         found.add(item[0])
         position = item[1]
         if _END.match(text, position):
             return frozenset(found)
-        separator = _SEPARATOR.match(text, position)
-        if separator is None:
+        match = _SEPARATOR.match(text, position)
+        if match is None:
             return None
-        position = separator.end()
+        separator, position = match[0], match.end()
+    return frozenset(found) if found else None
 
 
 def _read_item(
@@ -98,36 +117,32 @@ def _read_item(
     if _END.match(text, end):
         return (name, end)
     explains = _REASON.match(text, end)
-    if not explains and _separated_item(text, end, options):
+    if not explains and _SEPARATOR.match(text, end):
         return (name, end)
     if explains or delimiter or letter[0].endswith((")", "]")):
-        return (name, len(text)) if _is_about(name, text[end:], options) else None
+        return (name, len(text)) if _is_about({name}, text[end:], options) else None
     return None
-
-
-def _separated_item(text: str, position: int, options: tuple[tuple[str, str], ...]) -> bool:
-    """Whether a separator stands here and what may be an option behind it."""
-    separator = _SEPARATOR.match(text, position)
-    if separator is None:
-        return False
-    begin = separator.end()
-    return bool(_LETTER.match(text, begin) or _text_at(text, begin, options))
 
 
 def _item_ends(text: str, position: int) -> bool:
     return bool(_END.match(text, position) or _SEPARATOR.match(text, position))
 
 
-def _is_about(letter: str, explanation: str, options: tuple[tuple[str, str], ...]) -> bool:
-    """Whether the words after a letter do not bring in another option."""
-    if any(other != letter for other in _OTHER_LETTER.findall(explanation)):
+def _is_about(letters: set[str], explanation: str, options: tuple[tuple[str, str], ...]) -> bool:
+    """Whether the words behind some options neither waver nor bring in another option."""
+    if _WAVERS.match(explanation):
         return False
+    known = {letter for letter, _ in options}
+    for found in _CAPITAL.findall(explanation) + _MARK.findall(explanation):
+        if found.upper() not in letters and (not known or found.upper() in known):
+            return False
     words = f" {' '.join(_words(explanation))} "
-    return not any(
-        f" or {' '.join(_words(other_text))} " in words
-        for other, other_text in options
-        if other != letter and _words(other_text)
-    )
+    for letter, text in options:
+        phrase = " ".join(_words(text))
+        links = ("",) if " " in phrase else ("or ", "and ", "also ", "maybe ", "possibly ")
+        if phrase and letter not in letters and any(f" {x}{phrase} " in words for x in links):
+            return False
+    return True
 
 
 def _skip_space(text: str, position: int) -> int:
@@ -153,8 +168,12 @@ def _text_at(
     """Return the option whose text stands at a position, and where it ends; the longest wins."""
     for letter, pattern in _patterns(options):
         found = pattern.match(text, position)
-        if found and _item_ends(text, found.end()):
-            return letter, found.end()
+        if found is None:
+            continue
+        mark = _MARK.match(text, found.end())
+        end = mark.end() if mark and mark[1].upper() == letter else found.end()
+        if _item_ends(text, end):
+            return letter, end
     return None
 
 

@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, cast
 
 from reward.numbers import Box, to_box
@@ -14,6 +15,7 @@ Coordinates = Literal["absolute", "norm1000"]
 
 QUESTION_TYPES: tuple[QuestionType, ...] = ("closed", "single", "multi", "open")
 COORDINATES: tuple[Coordinates, ...] = ("absolute", "norm1000")
+_SMALLEST_AREA = 1e-12
 _KEYS = (
     "question_type",
     "answer",
@@ -73,6 +75,21 @@ class GroundTruth:
         _check_inside(truth)
         return truth
 
+    @cached_property
+    def extent(self) -> tuple[int, int]:
+        """Width and height that boxes are divided by."""
+        return (1000, 1000) if self.coordinates == "norm1000" else self.image_size
+
+    @cached_property
+    def placed_regions(self) -> list[Region]:
+        """`regions` with boxes in [0, 1]."""
+        return place(self.regions, self)
+
+    @cached_property
+    def placed_think_regions(self) -> list[Region]:
+        """`think_regions` with boxes in [0, 1]."""
+        return place(self.think_regions, self)
+
     def to_json(self) -> str:
         """Write the JSON string that `parse` reads; whole numbers are written as integers."""
         answer = list(self.answer) if isinstance(self.answer, tuple) else self.answer
@@ -95,16 +112,29 @@ def normalise(box: Box, ground_truth: GroundTruth) -> Box:
 
     A box wholly outside the image comes out without area.
     """
-    if ground_truth.coordinates == "norm1000":
-        width = height = 1000.0
-    else:
-        width, height = ground_truth.image_size
+    width, height = ground_truth.extent
     x1, y1, x2, y2 = box
-    return (_clip(x1 / width), _clip(y1 / height), _clip(x2 / width), _clip(y2 / height))
+    x1, y1, x2, y2 = x1 / width, y1 / height, x2 / width, y2 / height
+    if 0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1:
+        return x1, y1, x2, y2
+    return _clip(x1), _clip(y1), _clip(x2), _clip(y2)
+
+
+def place(regions: Iterable[Region], ground_truth: GroundTruth) -> list[Region]:
+    """Return regions with boxes in [0, 1]; the box is None where nothing of it is in the image."""
+    return [
+        Region(ref, None if box is None else _in_image(normalise(box, ground_truth)))
+        for ref, box in regions
+    ]
 
 
 def _clip(value: float) -> float:
-    return min(max(value, 0.0), 1.0)
+    return 0.0 if value < 0 else 1.0 if value > 1 else value
+
+
+def _in_image(box: Box) -> Box | None:
+    x1, y1, x2, y2 = box
+    return box if (x2 - x1) * (y2 - y1) > _SMALLEST_AREA else None
 
 
 def _check_inside(truth: GroundTruth) -> None:

@@ -9,7 +9,7 @@ STOP_WORDS = _words(
     "a an the this that these those there here it its is are was were be been being has have had "
     "do does did in on at of to from with within by for as and which who where what when also "
     "image chest x ray xray radiograph film patient study seen noted present visible visualized "
-    "visualised shown shows show showing demonstrates demonstrate demonstrated appears appear "
+    "visualised show shown shows show showing demonstrates demonstrate demonstrated appears appear "
     "appearing suggests suggest suggesting indicates indicate indicating consistent evidence "
     "finding findings sign signs identified observed located side sided due area region aspect "
     "any some can"
@@ -68,10 +68,12 @@ FINDINGS = _words(
     "lymphadenopathy kyphosis osteopenia dislocation pneumoperitoneum implant port bronchitis"
 )
 
-NEGATES_AFTER = _words("no without denies nor")
+NEGATES_AFTER = _words("no without denies nor fails failed")
 """Negate what follows in the clause."""
 
-NEGATES_CLAUSE = _words("not absent never neither negative cannot absence lack excluded")
+NEGATES_CLAUSE = _words(
+    "not absent never neither negative cannot absence lack excluded unlikely resolved"
+)
 """Negate the whole clause."""
 
 CLAUSE_BREAKS = _words("but however although though whereas while except")

@@ -1,14 +1,14 @@
 """Presets: named settings of the reward, in `configs/reward/NAME.yaml`.
 
-The files are entries of verl's Hydra group `reward`; here they are read as plain YAML, so that
-scoring needs neither Hydra nor verl.
+The files are entries of verl's Hydra group `reward`; here they are read one by one, with the
+presets that they extend, so that scoring does not need verl.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from reward.judge.settings import JudgeSettings
 from reward.settings import Settings
@@ -30,11 +30,9 @@ def load_preset(name: str, judge: Mapping[str, Any] | None = None) -> dict[str, 
     if name not in preset_names():
         known = ", ".join(preset_names()) or f"none in {PRESETS}"
         raise ValueError(f"unknown preset {name!r}: known are {known}")
-    content = yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
-    try:
-        kwargs = dict(content["custom_reward_function"]["reward_kwargs"])
-    except (KeyError, TypeError):
-        raise ValueError(f"preset {name!r} has no custom_reward_function.reward_kwargs") from None
+    kwargs = cast("dict[str, Any]", OmegaConf.to_container(_read(name), resolve=True))
+    if not kwargs:
+        raise ValueError(f"preset {name!r} has no custom_reward_function.reward_kwargs")
     try:
         if judge:
             if not is_judged(kwargs):
@@ -44,6 +42,14 @@ def load_preset(name: str, judge: Mapping[str, Any] | None = None) -> dict[str, 
     except ValueError as error:
         raise ValueError(f"preset {name!r}: {error}") from None
     return kwargs
+
+
+def _read(name: str) -> DictConfig:
+    """Return a file's `reward_kwargs` on top of those of the presets that it extends."""
+    content = cast("DictConfig", OmegaConf.load(PRESETS / f"{name}.yaml"))
+    bases = [_read(base) for base in content.get("defaults", []) if base in preset_names()]
+    own = OmegaConf.select(content, "custom_reward_function.reward_kwargs", default={})
+    return cast("DictConfig", OmegaConf.merge(*bases, own))
 
 
 def is_judged(kwargs: Mapping[str, Any]) -> bool:

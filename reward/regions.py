@@ -8,6 +8,7 @@ _REF_BEGIN = re.compile(r"<ref\s*+>", re.IGNORECASE)
 _TAG = re.compile(r"</ref\s*+>|</?box\s*+>", re.IGNORECASE)
 _BREAK = re.compile(r"[.,;:!?()\[\]<>\n]")
 _MOST_WORDS = 6
+_LONGEST_NAME = 200
 _REGION_WORDS = frozenset(
     word
     for line in (
@@ -38,15 +39,16 @@ def words_before(text: str) -> str:
     preposition or punctuation, six at most: `"opacity of left lower lung zone (region "` gives
     `"left lower lung zone"`.
     """
-    marked = _TAG.sub(" ", _REF_BEGIN.sub(";", text))
-    clauses = [clause for clause in _BREAK.split(marked) if clause.strip()]
+    marked = _TAG.sub(" ", _REF_BEGIN.sub(";", text)) if "<" in text else text
+    clauses = [clause for clause in _BREAK.split(marked) if not clause.isspace() and clause]
     for clause in reversed(clauses[-2:]):
         words = _WORD.findall(clause)
-        while words and words[-1].lower() in _LINKS:
-            words.pop()
-        if words:
-            is_region = words[-1].lower() in _REGION_WORDS
-            return " ".join(_last_run(words, is_region))
+        end = len(words)
+        while end and words[end - 1].lower() in _LINKS:
+            end -= 1
+        if end:
+            is_region = words[end - 1].lower() in _REGION_WORDS
+            return " ".join(_last_run(words[:end], is_region))
     return ""
 
 
@@ -60,7 +62,6 @@ def _last_run(words: list[str], is_region: bool) -> list[str]:
     return words[begin:]
 
 
-@lru_cache(maxsize=8192)
 def name_words(name: str) -> frozenset[str]:
     """Return the words of a region's name, without case, plural and fillers."""
     words = {word.lower() for word in _WORD.findall(name)} - _LINKS
@@ -75,7 +76,14 @@ def name_similarity(first: str, second: str) -> float:
 
     1 where either is empty: a name that was not given cannot be wrong.
     """
-    left, right = name_words(first[:200]), name_words(second[:200])
+    if not first or not second or first == second:
+        return 1.0
+    return _similarity(first[:_LONGEST_NAME], second[:_LONGEST_NAME])
+
+
+@lru_cache(maxsize=8192)
+def _similarity(first: str, second: str) -> float:
+    left, right = name_words(first), name_words(second)
     if not left or not right:
         return 1.0
     return len(left & right) / len(left | right)

@@ -5,17 +5,19 @@ order (see `render_response`). Reading is tolerant of unclosed tags, other case,
 ways in which datasets write several boxes; `Response.well_formed` is the strict check.
 
 Coordinates are left as written: `x1, y1, x2, y2`, top-left and bottom-right corner.
-Every function here takes time linear in the length of the text.
+Every function here takes time linear in the length of the text. A response is read up to
+`LONGEST_RESPONSE` characters, which is more than 8,000 tokens, and `MOST_BRACKETS` boxes of it.
 """
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from reward.numbers import Box, bracket_groups, cited_groups, numbers_in, to_box
 from reward.regions import words_before
 
 __all__ = [
+    "LONGEST_RESPONSE",
     "Box",
     "Region",
     "Response",
@@ -26,15 +28,22 @@ __all__ = [
     "replace_boxes",
 ]
 
+LONGEST_RESPONSE = 32_000
+"""Characters of a response that are read; a longer one is not well-formed."""
+
 _BLOCK_TAG = re.compile(r"<(/?)(think|answer|location|response)\s*+>", re.IGNORECASE)
 _REGION_TAG = re.compile(r"<(/?)(ref|box)\s*+>", re.IGNORECASE)
-_STRICT_TAGS = ("<think>", "</think>", "<answer>", "</answer>", "<location>", "</location>")
+_CONTENT = r"((?:[^<]++|<(?!/?(?i:think|answer|location|response)\s*+>))*+)"
+_STRICT_RESPONSE = re.compile(
+    rf"\s*+<think>{_CONTENT}</think>\s*+<answer>{_CONTENT}</answer>"
+    rf"\s*+<location>{_CONTENT}</location>\s*+"
+)
 _STRICT_REGION = re.compile(r"\s*+<ref>([^<>]++)</ref>\s*+<box>\s*+\[([^\[\]<>]*+)\]\s*+</box>")
+_LONGEST_LEAD = 120
 _ONLY_LINKS = re.compile(r"(?:[\s,;&/()\[\]]|\band\b|</?box>)*+", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Region:
+class Region(NamedTuple):
     """A named box. `ref` is "" where no name was given.
 
     `box` is None where a box was given that is not four finite numbers spanning an area.
@@ -44,8 +53,7 @@ class Region:
     box: Box | None
 
 
-@dataclass(frozen=True)
-class Response:
+class Response(NamedTuple):
     """A response taken apart.
 
     `think` and `answer` are stripped texts, None where the block is missing. `regions` come from
@@ -59,8 +67,7 @@ class Response:
     well_formed: bool
 
 
-@dataclass(frozen=True)
-class _Block:
+class _Block(NamedTuple):
     name: str
     text: str
 
@@ -73,6 +80,21 @@ def parse_response(text: str) -> Response:
     Answers and locations inside it do not count. Of several answers the first counts, and of
     several locations all do. An unclosed block ends at the next block.
     """
+    strict = _STRICT_RESPONSE.fullmatch(text) if len(text) <= LONGEST_RESPONSE else None
+    if strict is None:
+        return _parse_tolerantly(text[:LONGEST_RESPONSE])
+    think, answer, location = map(str.strip, strict.groups())
+    regions = _strict_location(location)
+    return Response(
+        think=think,
+        answer=answer,
+        regions=parse_location(location) if regions is None else regions,
+        think_regions=cited_regions(think),
+        well_formed=bool(think and answer) and regions is not None,
+    )
+
+
+def _parse_tolerantly(text: str) -> Response:
     blocks = list(_blocks(text))
     thoughts = [block.text.strip() for block in blocks if block.name == "think"]
     answers = [block.text.strip() for block in blocks if block.name == "answer"]
@@ -83,7 +105,7 @@ def parse_response(text: str) -> Response:
         answer=answers[0] if answers else None,
         regions=tuple(region for location in locations for region in parse_location(location)),
         think_regions=cited_regions(think) if think else (),
-        well_formed=_is_well_formed(text),
+        well_formed=False,
     )
 
 
@@ -124,14 +146,14 @@ def cited_regions(text: str) -> tuple[Region, ...]:
     each other directly share it. Brackets are square or round, or the tags of a `<box>`.
     """
     regions: list[Region] = []
-    previous_end, previous_ref = 0, ""
-    for group in cited_groups(text):
-        start = max(previous_end, group.start - 120)
-        before = text[start : group.start]
-        is_continued = bool(regions) and start == previous_end and _ONLY_LINKS.fullmatch(before)
-        ref = previous_ref if is_continued else words_before(before)
-        regions.append(Region(ref, group.box))
-        previous_end, previous_ref = group.end, ref
+    previous_end, ref = 0, ""
+    for begin, end, box in cited_groups(text):
+        start = max(previous_end, begin - _LONGEST_LEAD)
+        before = text[start:begin]
+        if not (regions and start == previous_end and _ONLY_LINKS.fullmatch(before)):
+            ref = words_before(before)
+        regions.append(Region(ref, box))
+        previous_end = end
     return tuple(regions)
 
 
@@ -218,24 +240,18 @@ def _pair(refs: list[str], boxes: list[Box | None]) -> list[Region]:
     return [Region(name, box) for name, box in zip(names, boxes, strict=False)]
 
 
-def _is_well_formed(text: str) -> bool:
-    tags = list(_BLOCK_TAG.finditer(text))
-    if tuple(tag[0] for tag in tags) != _STRICT_TAGS:
-        return False
-    edges = [0, *(edge for tag in tags for edge in tag.span()), len(text)]
-    pieces = [text[begin:end] for begin, end in zip(edges[0::2], edges[1::2], strict=True)]
-    if any(piece.strip() for piece in pieces[0::2]):
-        return False
-    think, answer, location = pieces[1::2]
-    return bool(think.strip()) and bool(answer.strip()) and _is_strict_location(location)
+def _strict_location(text: str) -> tuple[Region, ...] | None:
+    """Read a location that is only `<ref>name</ref><box>[x1, y1, x2, y2]</box>`, repeated or none.
 
-
-def _is_strict_location(text: str) -> bool:
-    """Whether a location is empty or only `<ref>name</ref><box>[four numbers]</box>` repeated."""
+    None where anything else is there, or a box is not four finite numbers that span an area.
+    """
+    regions: list[Region] = []
     position = 0
     while match := _STRICT_REGION.match(text, position):
-        numbers = numbers_in(match[2])
-        if not match[1].strip() or numbers is None or len(numbers) != 4:
-            return False
+        ref, numbers = match.groups()
+        ref, box = " ".join(ref.split()), to_box(numbers_in(numbers))
+        if not ref or box is None:
+            return None
+        regions.append(Region(ref, box))
         position = match.end()
-    return not text[position:].strip()
+    return None if text[position:].strip() else tuple(regions)

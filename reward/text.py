@@ -33,6 +33,10 @@ from reward.lexicon import (
 
 FACTOR_OF_OTHER_SENSE = 0.4
 
+_BOTH_OF = re.compile(
+    r"\b(left|right)\s++(\w++(?:\s\w++){0,2}?)\s++and\s++(?!\1)(?:left|right)\s++(?=\2\b)"
+)
+_NO_BEHIND = re.compile(r"([a-z ]{1,60}):\s*+(?:no|none|absent|negative)\b(?=\s*+(?:[.,;]|\Z))")
 _BOTH_SIDES = re.compile(r"\b(?:left\s++and\s++right|right\s++and\s++left)\b")
 _EITHER_SIDE = re.compile(r"\b(?:left\s++or\s++right|right\s++or\s++left)\b")
 _SIDED = re.compile(r"\b(left|right)[-\s]++sided\b")
@@ -116,9 +120,10 @@ def _differ(one: frozenset[str], other: frozenset[str]) -> bool:
     return bool(one) and bool(other) and one != other
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=4096)
 def _read(text: str) -> _Reading:
-    lowered = _CONTRACTION.sub("is not", text.lower())
+    lowered = _CONTRACTION.sub("is not", text.lower()).replace("cardiomegaly", "enlarged heart")
+    lowered = _NO_BEHIND.sub(r"no \1", _BOTH_OF.sub("bilateral ", lowered))
     hedges_side = bool(_EITHER_SIDE.search(lowered))
     lowered = _FREE_OF.sub("without", _BOTH_SIDES.sub("bilateral", _SIDED.sub(r"\1", lowered)))
     words: Counter[str] = Counter()
@@ -129,9 +134,10 @@ def _read(text: str) -> _Reading:
             for segment in clause:
                 stems = [stem for stem, _ in segment]
                 words.update(stems)
+                named = _expand(stems)
                 for stem, negated in segment:
                     polarity[stem].add(negated)
-                    places[stem] |= _expand(stems)
+                    places[stem] |= named
     return _Reading(
         words,
         {word: frozenset(seen) for word, seen in polarity.items()},
@@ -186,7 +192,7 @@ def _expand(words: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=4096)
 def stem(word: str) -> str:
     """Return a word without plural ending and with one spelling for what is one term.
 

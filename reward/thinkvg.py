@@ -10,28 +10,13 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from reward.alignment import alignment_score
-from reward.answers import answer_is_correct, answer_score
-from reward.boxes import is_above, matched_ious, usable_box
+from reward.components import SCORE_KEYS, score_response, weighted_mean
 from reward.ground_truth import GroundTruth
-from reward.grounding import count_gate_score, dense_score
 from reward.judge.ready import missing_package
-from reward.response import Region, Response, parse_response
-from reward.settings import COMPONENTS, Settings
+from reward.response import parse_response
+from reward.settings import Settings
 
-DIAGNOSTICS = (
-    "mean_iou",
-    "iou_50",
-    "iou_75",
-    "box_count_match",
-    "n_boxes",
-    "n_think_boxes",
-    "judge_used",
-    "judge_failed",
-    "response_chars",
-)
-SCORE_KEYS = ("score", *COMPONENTS, *DIAGNOSTICS)
-"""The keys of every result, in order."""
+__all__ = ["SCORE_KEYS", "compute_score", "compute_score_judged"]
 
 
 def compute_score(
@@ -57,7 +42,7 @@ def compute_score(
         ValueError: a setting or the ground truth is wrong, named in one line.
     """
     settings, truth = _settings(kwargs), _truth(ground_truth)
-    return _score(solution_str, parse_response(solution_str), truth, settings)
+    return score_response(solution_str, parse_response(solution_str), truth, settings)
 
 
 async def compute_score_judged(
@@ -91,9 +76,9 @@ async def compute_score_judged(
     judge = read_judge(kwargs.pop("judge", None), reward_router_address)
     settings, truth = _settings(kwargs), _truth(ground_truth)
     response = parse_response(solution_str)
-    scores = _score(solution_str, response, truth, settings)
+    scores = score_response(solution_str, response, truth, settings)
     scores |= await judged_components(response, truth, extra_info, scores["alignment"], judge)
-    scores["score"] = _weighted_mean(scores, settings)
+    scores["score"] = weighted_mean(scores, settings)
     return scores
 
 
@@ -105,64 +90,6 @@ def _judge() -> tuple[Any, Any]:
     except ModuleNotFoundError as error:
         raise ValueError(missing_package(error.name)) from None
     return judged_components, read_settings
-
-
-def _score(
-    text: str, response: Response, truth: GroundTruth, settings: Settings
-) -> dict[str, float]:
-    """Every key of a result, without a judge."""
-    components = {
-        "format": float(response.well_formed),
-        "answer": _answer(response, truth, settings),
-        "grounding": _grounding(response.regions, truth.regions, truth, settings),
-        "think_grounding": _grounding(response.think_regions, truth.think_regions, truth, settings),
-        "alignment": alignment_score(response, truth),
-    }
-    return {
-        "score": _weighted_mean(components, settings),
-        **components,
-        **_box_diagnostics(response.regions, truth),
-        "n_boxes": float(len(response.regions)),
-        "n_think_boxes": float(len(response.think_regions)),
-        "judge_used": 0.0,
-        "judge_failed": 0.0,
-        "response_chars": float(len(text)),
-    }
-
-
-def _weighted_mean(components: Mapping[str, float], settings: Settings) -> float:
-    weighted = zip(settings.weights, map(components.__getitem__, COMPONENTS), strict=True)
-    return sum(weight * value for weight, value in weighted) / sum(settings.weights)
-
-
-def _answer(response: Response, truth: GroundTruth, settings: Settings) -> float:
-    if settings.answer_rule == "paper":
-        return float(answer_is_correct(response.answer, truth, settings.open_threshold))
-    return answer_score(response.answer, truth, settings.multi_partial)
-
-
-def _grounding(
-    predicted: tuple[Region, ...],
-    reference: tuple[Region, ...],
-    truth: GroundTruth,
-    settings: Settings,
-) -> float:
-    if settings.grounding_rule == "paper":
-        return count_gate_score(predicted, reference, truth, settings.iou_threshold)
-    return dense_score(predicted, reference, truth)
-
-
-def _box_diagnostics(predicted: tuple[Region, ...], truth: GroundTruth) -> dict[str, float]:
-    ious = matched_ious(
-        [usable_box(region, truth) for region in predicted],
-        [usable_box(region, truth) for region in truth.regions],
-    ) or [1.0]
-    return {
-        "mean_iou": sum(ious) / len(ious),
-        "iou_50": sum(is_above(iou, 0.5) for iou in ious) / len(ious),
-        "iou_75": sum(is_above(iou, 0.75) for iou in ious) / len(ious),
-        "box_count_match": float(len(predicted) == len(truth.regions)),
-    }
 
 
 def _settings(kwargs: Mapping[str, Any]) -> Settings:

@@ -14,7 +14,7 @@ from recipe.errors import InputError
 from recipe.evaluation.metrics import OVERALL, table_by_type
 from recipe.evaluation.questions import Question
 from reward.answers import answer_is_correct
-from reward.boxes import matched_ious, usable_box
+from reward.boxes import matched_ious
 from reward.ground_truth import GroundTruth
 from reward.numbers import Box
 
@@ -84,9 +84,9 @@ def mean_boxes(train: Sequence[Question]) -> tuple[dict[str, Box], Box]:
     """
     boxes: dict[str, list[Box]] = defaultdict(list)
     for question in train:
-        for region in question.ground_truth.regions:
-            if box := usable_box(region, question.ground_truth):
-                boxes[region_key(region.ref)].append(box)
+        for ref, box in question.ground_truth.placed_regions:
+            if box:
+                boxes[region_key(ref)].append(box)
     if not boxes:
         raise InputError("no question of the training split has a region; the prior needs some")
     every = [box for found in boxes.values() for box in found]
@@ -114,7 +114,7 @@ def _mean(boxes: Sequence[Box]) -> Box:
 
 def _overlap(boxes: Sequence[Box], truth: GroundTruth) -> dict[str, float]:
     """Mean IoU and shares above 0.5 and 0.75; 1 where no region is wanted, as in the reward."""
-    ious = matched_ious(boxes, [usable_box(region, truth) for region in truth.regions]) or [1.0]
+    ious = matched_ious(boxes, [box for _, box in truth.placed_regions]) or [1.0]
     return {
         "v_score": sum(ious) / len(ious),
         "iou_50": sum(iou > 0.5 for iou in ious) / len(ious),

@@ -5,8 +5,15 @@ from collections.abc import Callable
 import pytest
 
 from reward.alignment import alignment_score
-from reward.ground_truth import GroundTruth
+from reward.ground_truth import GroundTruth, place
 from reward.response import parse_response
+
+
+def _score(text: str, truth: GroundTruth) -> float:
+    response = parse_response(text)
+    final, cited = place(response.regions, truth), place(response.think_regions, truth)
+    return alignment_score(response, final, cited, truth)
+
 
 CHOICES = {"A": "Normal", "B": "Effusion", "C": "Edema"}
 
@@ -33,8 +40,7 @@ def _response(think: str, answer: str = "Yes", *boxes: str) -> str:
 def test_final_boxes_are_among_the_cited(
     think: str, boxes: list[str], expected: float, make_truth: Callable[..., GroundTruth]
 ) -> None:
-    response = parse_response(_response(think, "Yes", *boxes))
-    assert alignment_score(response, make_truth()) == pytest.approx(expected)
+    assert _score(_response(think, "Yes", *boxes), make_truth()) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +63,7 @@ def test_final_boxes_are_among_the_cited(
 def test_yes_no_conclusion(
     think: str, answer: str, expected: float, make_truth: Callable[..., GroundTruth]
 ) -> None:
-    assert alignment_score(parse_response(_response(think, answer)), make_truth()) == expected
+    assert _score(_response(think, answer), make_truth()) == expected
 
 
 @pytest.mark.parametrize(
@@ -75,7 +81,47 @@ def test_choice_conclusion(
     think: str, answer: str, expected: float, make_truth: Callable[..., GroundTruth]
 ) -> None:
     truth = make_truth(question_type="multi", answer=["A"], choices=CHOICES)
-    assert alignment_score(parse_response(_response(think, answer)), truth) == expected
+    assert _score(_response(think, answer), truth) == expected
+
+
+@pytest.mark.parametrize(
+    ("think", "answer", "expected"),
+    [
+        ("The left lung shows an opacity (choice B).", "B", 1),
+        ("The left lung shows an opacity (choice A).", "B", 0),  # marks another one
+        ("An opacity (option a).", "B", 0),
+        ("First an opacity (choice A). On a second look, an effusion (choice B).", "B", 1),
+        ("An edema (choice C) is not seen. An effusion (choice B).", "B", 1),
+        ("An effusion (choice B). No edema (choice C).", "B", 1),  # denied, so not concluded
+        ("An effusion (choice B) and an edema (choice C).", "B, C", 1),
+        ("An effusion (choice B) and an edema (choice C).", "A, B", 0),
+        ("An opacity (choice A). The answer is B.", "B", 1),  # what is stated counts first
+        ("See the left lung (A).", "B", 1),  # not marked as a choice
+    ],
+)
+def test_option_marked_in_brackets(
+    think: str, answer: str, expected: float, make_truth: Callable[..., GroundTruth]
+) -> None:
+    truth = make_truth(question_type="multi", answer=["A"], choices=CHOICES)
+    assert _score(_response(think, answer), truth) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "expected"),
+    [
+        ([], [], 1),  # none wanted, none given
+        ([[10, 10, 40, 40]], [], 0),  # saying nothing is no agreement
+        ([], ["[10, 10, 40, 40]"], 1),
+    ],
+)
+def test_without_final_boxes(
+    wanted: list[list[float]],
+    given: list[str],
+    expected: float,
+    make_truth: Callable[..., GroundTruth],
+) -> None:
+    text = _response("left lung [10, 10, 40, 40]", "Yes", *given)
+    assert _score(text, make_truth(wanted)) == expected
 
 
 @pytest.mark.parametrize(
@@ -92,7 +138,7 @@ def test_open_conclusion(
     think: str, answer: str, expected: float, make_truth: Callable[..., GroundTruth]
 ) -> None:
     truth = make_truth(question_type="open", answer="left lung")
-    assert alignment_score(parse_response(_response(think, answer)), truth) == expected
+    assert _score(_response(think, answer), truth) == expected
 
 
 @pytest.mark.parametrize(
@@ -100,4 +146,4 @@ def test_open_conclusion(
     ["", "<answer>Yes</answer>", "<think>yes</think>", "<think></think><answer>Yes</answer>"],
 )
 def test_nothing_to_agree_scores_0(text: str, make_truth: Callable[..., GroundTruth]) -> None:
-    assert alignment_score(parse_response(text), make_truth()) == 0
+    assert _score(text, make_truth()) == 0

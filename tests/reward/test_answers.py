@@ -30,12 +30,20 @@ CHOICES = {"A": "Normal", "B": "Pleural effusion", "C": "Enlarged heart and effu
         ("No evidence of effusion", "No"),
         ("The answer is yes.", "Yes"),
         ("Final answer: No", "No"),
+        ("It is yes", "Yes"),
+        ("I think no", "No"),
+        ("\\boxed{Yes}", "Yes"),
+        ("<b>No</b>", "No"),
+        ("There is an opacity. The answer is yes.", "Yes"),
         # no side at all
         ("", None),
         ("Normal", None),  # begins with "No"
         ("None", None),
         ("Not seen", None),
         ("Nope", None),
+        ("No idea", None),
+        ("No way to tell", None),
+        ("No doubt", None),
         ("yesterday", None),
         ("no-one", None),
         ("There is no effusion", None),
@@ -110,6 +118,25 @@ def test_yes_no(text: str, side: str | None) -> None:
         ("Enlarged heart and effusion", "C"),  # "and" within a choice
         ("Normal and Enlarged heart and effusion", "AC"),
         ("A, A", "A"),
+        ("A C", "AC"),
+        ("A/C", "AC"),
+        ("A; C;", "AC"),
+        ("- A\n- C", "AC"),  # bullets
+        ("1) A\n2) C", "AC"),
+        # a mark behind the text, mark-up, and words around
+        ("Pleural effusion (choice B)", "B"),
+        ("Pleural effusion (B)", "B"),
+        ("\\boxed{B}", "B"),
+        ("$\\boxed{\\text{B}}$", "B"),
+        ("<b>B</b>", "B"),
+        ("It is B.", "B"),
+        ("I think B", "B"),
+        ("The angle is blunted. The answer is B.", "B"),
+        # an explanation behind the option
+        ("B. Pleural effusion; the angle is blunted", "B"),
+        ("Pleural effusion, since the angle is blunted", "B"),
+        ("B\n\nThe angle is blunted.", "B"),
+        ("B; A large effusion is seen", "B"),  # an article again
         # nothing that reads as options
         ("", ""),
         ("E", ""),  # no such choice
@@ -127,6 +154,16 @@ def test_yes_no(text: str, side: str | None) -> None:
         ("B: effusion on the right, or C", ""),
         ("B: Pleural effusion or Normal", ""),
         ("B, not A", ""),
+        ("B (choice A)", ""),
+        ("Pleural effusion (choice A)", ""),
+        ("B: Pleural effusion (choice A)", ""),
+        ("B. Pleural effusion; possibly A", ""),
+        ("Pleural effusion, maybe normal", ""),
+        ("Normal, but there is an effusion", ""),
+        ("B, and the rest as in C", ""),
+        ("B; enlarged heart and effusion are seen", ""),  # the text of C
+        ("A.C.", ""),
+        ("Probably B", ""),
     ],
 )
 def test_letters(text: str, letters: str) -> None:

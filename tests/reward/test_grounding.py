@@ -8,9 +8,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from reward.boxes import match, matched_ious, overlap
-from reward.ground_truth import GroundTruth
-from reward.grounding import box_quality, count_gate_score, dense_score
+from reward.boxes import Overlap, matched_ious, matched_values, overlap, overlaps
+from reward.ground_truth import GroundTruth, place
+from reward.grounding import MOST_EXTRA, count_gate_score, dense_score, quality
 from reward.numbers import Box
 from reward.response import Region
 
@@ -41,12 +41,22 @@ def _regions(boxes: Sequence[Box | None], names: Sequence[str] = ()) -> list[Reg
     return [Region(name, box) for name, box in zip(padded, boxes, strict=True)]
 
 
+def _pairs(given: Sequence[Region], wanted: Sequence[Region]) -> list[list[Overlap]]:
+    return overlaps([box for _, box in given], [box for _, box in wanted])
+
+
+def dense_of(given: Sequence[Region], wanted: Sequence[Region], frame: GroundTruth) -> float:
+    placed, target = place(given, frame), place(wanted, frame)
+    return dense_score(placed, target, _pairs(placed, target))
+
+
 def dense(given: Sequence[Box | None], wanted: Sequence[Box]) -> float:
-    return dense_score(_regions(given), _regions(wanted), FRAME)
+    return dense_of(_regions(given), _regions(wanted), FRAME)
 
 
 def paper(given: Sequence[Box | None], wanted: Sequence[Box]) -> float:
-    return count_gate_score(_regions(given), _regions(wanted), FRAME, 0.75)
+    placed, target = place(_regions(given), FRAME), place(_regions(wanted), FRAME)
+    return count_gate_score(_pairs(placed, target), len(given), len(wanted), 0.75)
 
 
 @st.composite
@@ -107,12 +117,14 @@ class TestDense:
             ([FULL], [(0, 0, 50, 100)], 0, 0.05),  # truth is half of it
             ([FULL], [(0, 0, 95, 100)], 0.9, 1),  # truth is most of it, too
             ([(15, 10, 45, 40)], [A], 0.6, 0.8),  # a sixth of the width off
-            ([A, B], [A], 0.35, 0.45),  # one too many
-            ([A, A], [A], 0.35, 0.45),  # twice
+            ([A, B], [A], 0, 0.02),  # a second guess: the worse of the two counts
+            ([A, A], [A], 0.4, 0.4),  # twice
+            ([A, (11, 10, 41, 40)], [A], 0.35, 0.4),  # nearly twice
+            ([A, B, C], [A, B], 0.25, 0.32),  # one too many of three
             ([A], [A, B], 0.5, 0.5),  # one missing
             ([A, A], [A, B], 0.25, 0.35),  # a copy is worse than nothing
             ([A, None], [A, B], 0.5, 0.5),
-            ([A, None], [A], 0.35, 0.45),
+            ([A, None], [A], 0, 0),
         ],
     )
     def test_values(
@@ -136,6 +148,29 @@ class TestDense:
         rng.shuffle(given_boxes)
         rng.shuffle(wanted)
         assert dense(given_boxes, wanted) == pytest.approx(before)
+
+    @given(DISTINCT, DISTINCT, boxes())
+    def test_an_extra_box_never_pays_whatever_is_given(
+        self, given_boxes: list[Box], wanted: list[Box], extra: Box
+    ) -> None:
+        assume(len(given_boxes) >= len(wanted))
+        before = dense(given_boxes, wanted)
+        assert dense([*given_boxes, extra], wanted) <= before + 1e-9
+
+    @given(DISTINCT, st.lists(boxes(), min_size=6, max_size=12, unique=True), boxes())
+    def test_an_extra_box_never_pays_among_many(
+        self, wanted: list[Box], given_boxes: list[Box], extra: Box
+    ) -> None:
+        assert dense([*given_boxes, extra], wanted) <= dense(given_boxes, wanted) + 1e-9
+
+    @given(LISTS, LISTS, st.integers(0, 4))
+    def test_leaving_a_box_out_never_pays_where_none_is_too_many(
+        self, given_boxes: list[Box], wanted: list[Box], which: int
+    ) -> None:
+        assume(len(given_boxes) <= len(wanted))
+        assume(len(set(given_boxes)) == len(given_boxes))
+        rest = [box for k, box in enumerate(given_boxes) if k != which % len(given_boxes)]
+        assert dense(rest, wanted) <= dense(given_boxes, wanted) + 1e-9
 
     @given(DISTINCT, boxes())
     def test_an_extra_box_costs_clearly(self, wanted: list[Box], extra: Box) -> None:
@@ -192,8 +227,8 @@ class TestDense:
             return _regions([tuple(factor * v for v in box) for box in items])  # type: ignore[misc]
 
         expected = dense(given_boxes, wanted)
-        larger = dense_score(scaled(given_boxes, scale), scaled(wanted, scale), _truth(100 * scale))
-        thousand = dense_score(
+        larger = dense_of(scaled(given_boxes, scale), scaled(wanted, scale), _truth(100 * scale))
+        thousand = dense_of(
             scaled(given_boxes, 10), scaled(wanted, 10), _truth(7, coordinates="norm1000")
         )
         assert larger == pytest.approx(expected)
@@ -208,7 +243,8 @@ class TestDense:
         spam: list[Box | None] = [
             (x, y, x + 10.0, y + 10.0) for x in range(0, 90, 3) for y in range(0, 90, 3)
         ]
-        assert dense([*wanted, *spam], wanted) < 0.01
+        assert dense([*wanted, *spam], wanted) == 0
+        assert dense([*wanted, *spam[:MOST_EXTRA]], wanted) < 0.1
 
     def test_two_guesses_are_worth_less_than_half_a_hit(self) -> None:
         assert dense([A, B], [A]) < 0.5 * dense([A], [A])
@@ -217,20 +253,20 @@ class TestDense:
 class TestNames:
     def test_a_wrong_name_costs_a_little(self) -> None:
         wanted = _regions([A], ["left lung"])
-        right = dense_score(_regions([A], ["The left lung"]), wanted, FRAME)
-        side = dense_score(_regions([A], ["right lung"]), wanted, FRAME)
-        other = dense_score(_regions([A], ["spine"]), wanted, FRAME)
+        right = dense_of(_regions([A], ["The left lung"]), wanted, FRAME)
+        side = dense_of(_regions([A], ["right lung"]), wanted, FRAME)
+        other = dense_of(_regions([A], ["spine"]), wanted, FRAME)
         assert right == 1
         assert 0.89 < other < side < right
 
     def test_an_absent_name_costs_nothing(self) -> None:
-        assert dense_score(_regions([A]), _regions([A], ["left lung"]), FRAME) == 1
-        assert dense_score(_regions([A], ["left lung"]), _regions([A]), FRAME) == 1
+        assert dense_of(_regions([A]), _regions([A], ["left lung"]), FRAME) == 1
+        assert dense_of(_regions([A], ["left lung"]), _regions([A]), FRAME) == 1
 
     def test_swapped_names_do_not_outweigh_the_boxes(self) -> None:
         wanted = _regions([A, B], ["left lung", "right lung"])
         swapped = _regions([A, B], ["right lung", "left lung"])
-        assert dense_score(swapped, wanted, FRAME) > 0.9
+        assert dense_of(swapped, wanted, FRAME) > 0.9
 
 
 class TestGeometry:
@@ -250,12 +286,28 @@ class TestGeometry:
     @given(boxes(), boxes())
     def test_quality_is_1_only_for_equal_boxes(self, box: Box, other: Box) -> None:
         unit, target = (tuple(v / 100 for v in item) for item in (box, other))
-        assert (box_quality(unit, target) > 0.9999) == (box == other)  # type: ignore[arg-type]
+        assert (quality(overlap(unit, target)) > 0.9999) == (box == other)  # type: ignore[arg-type]
 
     def test_matching_is_optimal_where_greedy_is_not(self) -> None:
-        values = [[0.9, 0.8], [0.8, 0.0]]
-        pairs = match(2, 2, lambda i, j: values[i][j])
-        assert sorted(pairs) == [(0, 1, 0.8), (1, 0, 0.8)]
+        assert sorted(matched_values([[0.9, 0.8], [0.8, 0.0]])) == [0.8, 0.8]
+
+    @given(
+        st.integers(1, 4).flatmap(
+            lambda n: st.lists(
+                st.lists(st.floats(0, 1), min_size=n, max_size=n), min_size=1, max_size=4
+            )
+        )
+    )
+    def test_matching_is_the_best_of_all(self, values: list[list[float]]) -> None:
+        if len(values) <= len(values[0]):
+            rows = values
+        else:
+            rows = [list(column) for column in zip(*values, strict=True)]
+        best = max(
+            sum(row[column] for row, column in zip(rows, columns, strict=True))
+            for columns in itertools.permutations(range(len(rows[0])), len(rows))
+        )
+        assert sum(matched_values(values)) == pytest.approx(best)
 
     def test_unmatched_boxes_have_iou_0(self) -> None:
         box, other = (0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0)

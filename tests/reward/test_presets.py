@@ -2,31 +2,53 @@
 
 import importlib
 import inspect
+from typing import Any, cast
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
-from reward.presets import PRESETS, load_preset, preset_names
+from recipe.program import compose_config
+from reward.presets import is_judged, load_preset, preset_names
 
 
-def test_the_first_presets_are_there() -> None:
-    assert {"dense", "paper"} <= set(preset_names())
+def test_the_presets_and_ablations_are_there() -> None:
+    assert set(preset_names()) == {
+        *("dense", "paper", "paper_judge"),
+        *("format_only", "answer_only", "grounding_only", "no_think_grounding", "no_alignment"),
+    }
+
+
+def _composed(name: str) -> dict[str, Any]:
+    overrides = ["data.dir=DIR", f"reward={name}"]
+    function = compose_config("train", overrides).reward.custom_reward_function
+    return cast("dict[str, Any]", OmegaConf.to_container(function))
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_a_preset_names_a_function_that_exists(name: str) -> None:
-    assert load_preset(name)["weights"]
-    content = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
-    function = content["custom_reward_function"]
+def test_a_preset_is_read_as_hydra_composes_it(name: str) -> None:
+    function = _composed(name)
+    assert load_preset(name) == function["reward_kwargs"]
     module = importlib.import_module(function["path"].removeprefix("pkg://"))
-    assert inspect.isfunction(getattr(module, function["name"]))
+    scorer = getattr(module, function["name"])
+    assert inspect.iscoroutinefunction(scorer) is is_judged(function["reward_kwargs"])
 
 
-@pytest.mark.parametrize("name", preset_names())
-def test_a_preset_extends_the_entry_of_the_engine(name: str) -> None:
-    content = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
-    assert content["defaults"] == ["reward", "_self_"]
-    assert set(content) == {"defaults", "custom_reward_function"}
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("format_only", (1, 0, 0, 0, 0)),
+        ("answer_only", (0, 1, 0, 0, 0)),
+        ("grounding_only", (0, 0, 1, 0, 0)),
+        ("no_think_grounding", (0.5, 1, 1, 0, 0.5)),
+        ("no_alignment", (0.5, 1, 1, 0.5, 0)),
+    ],
+)
+def test_an_ablation_differs_from_dense_by_its_weights_only(
+    name: str, weights: tuple[float, ...]
+) -> None:
+    kwargs, dense = load_preset(name), load_preset("dense")
+    assert tuple(kwargs.pop("weights").values()) == weights
+    assert kwargs == {key: value for key, value in dense.items() if key != "weights"}
 
 
 @pytest.mark.parametrize("name", ["", "nosuch", "../dense", "dense.yaml"])

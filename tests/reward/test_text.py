@@ -22,6 +22,11 @@ SMALL = "There is a small left pleural effusion."
         ("no effusion, pneumothorax or edema", "no pneumothorax, edema or effusion"),
         ("left and right lungs", "bilateral lung"),
         ("The heart is enlarged", "enlarged heart"),
+        ("cardiomegaly", "The heart is enlarged"),
+        ("Left lung and right lung", "bilateral lungs"),
+        ("Effusion: none.", "No effusion."),
+        ("fails to show an effusion", "No effusion."),
+        ("An effusion is unlikely", "No effusion."),
         ("The", "the"),  # stop words only
     ],
 )
@@ -38,6 +43,10 @@ def test_same_words_in_the_same_sense_score_1(answer: str, reference: str) -> No
         ("The heart is not enlarged", "The heart is enlarged"),
         ("The lungs are free of consolidation", "consolidation in the lungs"),
         ("edema but no effusion", "effusion but no edema"),
+        ("effusion: no", "effusion"),
+        ("The effusion has resolved", "effusion"),
+        ("negative for effusion", "effusion"),
+        ("no cardiomegaly", "enlarged heart"),
         # side and level
         ("small right pleural effusion", SMALL),
         ("small bilateral pleural effusions", SMALL),

@@ -129,12 +129,12 @@ class TestTags:
 
 
 class TestSpam:
-    def test_a_thousand_boxes(self) -> None:
+    def test_hundreds_of_boxes(self) -> None:
         spam = "".join(
-            f"<ref>x</ref><box>[{i % 90}, 5, {i % 90 + 9}, 50]</box>" for i in range(1000)
+            f"<ref>x</ref><box>[{i % 90}, 5, {i % 90 + 9}, 50]</box>" for i in range(600)
         )
         result = dense(respond(location=GIVEN + spam))
-        assert result["n_boxes"] == 1001
+        assert result["n_boxes"] == 601
         assert result["grounding"] < 0.01
 
     def test_the_same_box_again_and_again(self) -> None:

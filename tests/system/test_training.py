@@ -14,7 +14,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from reward.thinkvg import COMPONENTS, SCORE_KEYS
+from reward.components import SCORE_KEYS
+from reward.settings import COMPONENTS
 
 STEPS = 6
 SAVE_EVERY = 2

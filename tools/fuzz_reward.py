@@ -1,0 +1,308 @@
+"""Throws random and mutated responses at the reward: `python tools/fuzz_reward.py --count 1000000`.
+
+Every response must give the same keys, finite floats, components and score in [0, 1], and take no
+more than 100 ms of processor time. A response that does not is written to `--failures`, one JSON
+object a line, and the exit code is 1. The same seed and count give the same responses, whatever the
+number of workers.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tqdm import tqdm
+
+from reward.components import SCORE_KEYS
+from reward.presets import load_preset
+from reward.settings import COMPONENTS
+from reward.thinkvg import compute_score
+
+LONGEST_SECONDS = 0.1
+PRESETS = ("dense", "paper")
+CHUNK = 2000
+
+_FRAGMENTS = (
+    *("<think>", "</think>", "<answer>", "</answer>", "<location>", "</location>", "<response>"),
+    *("<ref>", "</ref>", "<box>", "</box>", "<THINK>", "<think ", "< answer>", "</", "<", ">"),
+    *("[", "]", "(", ")", "[[", "]]", "{", "}", ",", ";", ":", ".", "\n", "\t", " ", "\x00"),
+    *("Yes", "No", "yes or no", "A", "B", "A, C", "['A', 'C']", "(choice A)", "None", "Normal"),
+    *("The answer is ", "Therefore, ", "not ", "no ", "left ", "right ", "or ", "effusion"),
+    *("[63, 20, 98, 80]", "[98, 80, 63, 20]", "[1e400, 0, 1, 1]", "[nan, nan, nan, nan]"),
+    *(
+        "[inf, -inf, 1, 2]",
+        "[-5, -5, 5000, 5000]",
+        "[0.5, 0.5, 0.9, 0.9]",
+        "[1, 2, 3]",
+        "[1,2,3,4,5]",
+    ),
+    *("(1, 2), (3, 4)", "<box>1,2,3,4</box>", "[[1,2,3,4],[5,6,7,8]]", "1" * 400, "-", "+", "1e5"),
+    *("\u202e", "\u0130", "𝔸", "é", "ﬁ", "٣", "１", "\u200b", "🫁", "\\boxed{B}"),
+)
+_WORDS = [
+    "the",
+    "left",
+    "lung",
+    "shows",
+    "an",
+    "opacity",
+    "in",
+    "its",
+    "upper",
+    "zone",
+    "while",
+    "the",
+    "heart",
+    "is",
+    "normal",
+    "and",
+    "there",
+    "is",
+    "no",
+    "effusion",
+    "on",
+    "the",
+    "right",
+    "side",
+    "so",
+    "the",
+    "answer",
+    "is",
+    "clear",
+    "because",
+    "of",
+    "a",
+    "device",
+    "near",
+    "the",
+    "carina",
+]
+_REGIONS = ("left lung", "right lung", "cardiac silhouette", "spine", "")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A response that broke a promise."""
+
+    preset: str
+    fault: str
+    seconds: float
+    response: str
+    ground_truth: str
+
+
+def random_box(rng: Random, largest: int = 112) -> list[int]:
+    """Return x1, y1, x2, y2 inside a square of `largest` pixels, with an area."""
+    (x1, x2), (y1, y2) = (sorted(rng.sample(range(largest + 1), 2)) for _ in range(2))
+    return [x1, y1, x2, y2]
+
+
+@cache
+def ground_truths(seed: int) -> tuple[str, ...]:
+    """Return 200 references: every question type, 0 to 5 regions, both coordinate systems."""
+    rng = Random(seed)
+    choices = {"A": "Normal", "B": "Pleural effusion", "C": "Left lung and heart", "D": "None"}
+    answers: dict[str, list[Any]] = {
+        "closed": ["Yes", "No"],
+        "single": ["A", "B", "D"],
+        "multi": [["A"], ["A", "C"], ["B", "C", "D"]],
+        "open": ["No effusion in the left lung.", "left lower lung zone", "."],
+    }
+    truths = []
+    for _ in range(200):
+        kind = rng.choice(list(answers))
+        size = rng.choice(([112, 112], [280, 336]))
+        regions, cited = (
+            [
+                {"ref": rng.choice(_REGIONS), "box": random_box(rng)}
+                for _ in range(rng.choice((0, 1, 1, 1, 2, 3, 5)))
+            ]
+            for _ in range(2)
+        )
+        truth = {
+            "question_type": kind,
+            "answer": rng.choice(answers[kind]),
+            "choices": choices if kind in ("single", "multi") else None,
+            "regions": regions,
+            "think_regions": cited,
+            "image_size": size,
+            "coordinates": rng.choice(("absolute", "norm1000")),
+        }
+        truths.append(json.dumps(truth))
+    return tuple(truths)
+
+
+def responses(seed: int, count: int) -> Iterator[tuple[str, str]]:
+    """Yield pairs of response and ground truth."""
+    rng = Random(seed)
+    truths = ground_truths(0)
+    for _ in range(count):
+        kind = rng.random()
+        if kind < 0.001:
+            text = _giant(rng)
+        elif kind < 0.15:
+            text = "".join(rng.choice(_FRAGMENTS) for _ in range(rng.randint(0, 120)))
+        elif kind < 0.2:
+            text = "".join(chr(_code_point(rng)) for _ in range(rng.randint(0, 400)))
+        else:
+            text = _mutated(rng, _plausible(rng))
+        yield text, rng.choice(truths)
+
+
+def _plausible(rng: Random) -> str:
+    boxes = [random_box(rng) for _ in range(rng.choice((0, 1, 1, 2, 3, 5)))]
+    words = [rng.choice(_WORDS) for _ in range(rng.randint(5, 120))]
+    for box in boxes:
+        words.insert(rng.randint(0, len(words)), f"{rng.choice(_REGIONS)} {box}")
+    answer = rng.choice(("Yes", "No.", "B", "['A', 'C']", "A: Normal", "No effusion.", "left lung"))
+    location = "".join(f"<ref>{rng.choice(_REGIONS)}</ref><box>{box}</box>" for box in boxes)
+    think = " ".join(words)
+    return f"<think>{think}</think>\n<answer>{answer}</answer>\n<location>{location}</location>"
+
+
+def _mutated(rng: Random, text: str) -> str:
+    for _ in range(rng.choice((0, 1, 1, 2, 3, 6))):
+        begin, end = sorted(rng.randint(0, len(text)) for _ in range(2))
+        end = min(end, begin + rng.choice((1, 10, 100, 1000)))
+        action = rng.randrange(4)
+        if action == 0:
+            text = text[:begin] + text[end:]
+        elif action == 1:
+            text = text[:end] + text[begin:end] * rng.choice((1, 2, 20)) + text[end:]
+        elif action == 2:
+            text = text[:begin] + rng.choice(_FRAGMENTS) + text[begin:]
+        else:
+            text = text[:begin] + rng.choice(_FRAGMENTS) + text[end:]
+    return text
+
+
+def _giant(rng: Random) -> str:
+    """Return 1 MB of one or two fragments repeated, bare or inside a block, or 10,000 boxes."""
+    if rng.random() < 0.3:
+        pairs = (f"<ref>x</ref><box>{random_box(rng)}</box>" for _ in range(10_000))
+        filling = "".join(pairs)
+    else:
+        piece = rng.choice(_FRAGMENTS) + rng.choice(("", *_FRAGMENTS))
+        length = rng.choice((2_000, 31_000, 1_000_000))
+        filling = (piece * (length // len(piece) + 1))[:length]
+    frame = rng.choice(
+        (
+            "{}",
+            "<think>{}</think><answer>Yes</answer><location></location>",
+            "<think>a</think><answer>{}</answer><location></location>",
+            "<think>a</think><answer>B</answer><location>{}</location>",
+            "<think>{}",
+        )
+    )
+    return frame.replace("{}", filling)
+
+
+def _code_point(rng: Random) -> int:
+    while True:
+        point = rng.choice((rng.randrange(128), rng.randrange(0x110000)))
+        if not 0xD800 <= point < 0xE000:
+            return point
+
+
+def fault_of(scores: dict[str, float]) -> str:
+    """Return what is wrong with a result, "" if nothing is."""
+    if tuple(scores) != SCORE_KEYS:
+        return f"keys {', '.join(scores)}"
+    for key, value in scores.items():
+        if type(value) is not float or not math.isfinite(value):
+            return f"{key} is {value!r}"
+        if key in ("score", *COMPONENTS) and not 0 <= value <= 1:
+            return f"{key} is {value}"
+    return ""
+
+
+def check(response: str, truth: str, preset: str) -> tuple[float, Finding | None]:
+    """Score one response; return its time, the best of five where the first is too long."""
+    kwargs = _kwargs(preset)
+    seconds, fault = math.inf, ""
+    for _ in range(5):
+        begin = time.process_time()
+        try:
+            fault = fault_of(compute_score("fuzz", response, truth, **kwargs))
+        except Exception as error:
+            fault = f"raised {type(error).__name__}: {error}"
+        seconds = min(seconds, time.process_time() - begin)
+        if seconds <= LONGEST_SECONDS or fault:
+            break
+    if not fault and seconds > LONGEST_SECONDS:
+        fault = f"took {seconds:.3f} s"
+    return seconds, Finding(preset, fault, seconds, response, truth) if fault else None
+
+
+@cache
+def _kwargs(preset: str) -> dict[str, Any]:
+    return load_preset(preset)
+
+
+def run_chunk(seed: int, count: int) -> tuple[int, float, list[Finding]]:
+    """Check `count` responses; return their number, the longest time and the findings."""
+    slowest, findings = 0.0, []
+    for number, (response, truth) in enumerate(responses(seed, count)):
+        seconds, finding = check(response, truth, PRESETS[number % len(PRESETS)])
+        slowest = max(slowest, seconds)
+        if finding:
+            findings.append(finding)
+    return count, slowest, findings
+
+
+def main() -> int:
+    """Run the command; returns the exit code."""
+    options = _parser().parse_args()
+    chunks = [min(CHUNK, options.count - done) for done in range(0, options.count, CHUNK)]
+    total, slowest, findings = 0, 0.0, []
+    with (
+        ProcessPoolExecutor(options.workers) as pool,
+        tqdm(total=options.count, unit="response", desc="fuzz", delay=2) as progress,
+    ):
+        tasks = [
+            pool.submit(run_chunk, options.seed * 1_000_003 + index, count)
+            for index, count in enumerate(chunks)
+        ]
+        for task in as_completed(tasks):
+            count, seconds, found = task.result()
+            total, slowest = total + count, max(slowest, seconds)
+            findings += found
+            progress.update(count)
+    print(f"{total} responses, {len(findings)} faults, slowest {1000 * slowest:.1f} ms")
+    if findings:
+        options.failures.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(vars(finding)) + "\n" for finding in findings]
+        options.failures.write_text("".join(lines), encoding="utf-8")
+        print(f"first fault: {findings[0].fault}; all in {options.failures}", file=sys.stderr)
+    return 1 if findings else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fuzz_reward", description="Throw random and mutated responses at the reward."
+    )
+    parser.add_argument("--count", type=int, default=1_000_000, help="responses (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the responses (%(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes (%(default)s)"
+    )
+    parser.add_argument(
+        "--failures",
+        type=Path,
+        default=Path("outputs/fuzz/failures.jsonl"),
+        help="where faulty responses go (%(default)s)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
