@@ -144,13 +144,14 @@ async def test_a_dead_server_is_left_alone_within_the_bound(score, judge_server)
     bound = JudgeSettings.from_kwargs(base | patience).worst_case_s(200)
     start = time.monotonic()
     results = await asyncio.gather(*(score(f"Finding {n}", judge=patience) for n in range(200)))
-    assert time.monotonic() - start < bound + 2
+    # Scoring takes its own time; all 200 waiting for their time-outs would take a minute.
+    assert time.monotonic() - start < bound + 10
     assert all(scores["judge_failed"] for scores in results)
-    assert judge_server.seen()["requests"] <= 4 * 2 + 2
-    # What comes while it is left alone does not wait.
-    start = time.monotonic()
+    requests = judge_server.seen()["requests"]
+    assert requests <= 4 * 2 + 2
+    # What comes while it is left alone is not sent.
     assert (await score("Another finding", judge=patience))["judge_failed"] == 1
-    assert time.monotonic() - start < 0.25
+    assert judge_server.seen()["requests"] == requests
 
 
 async def test_a_server_that_is_back_is_asked_again(score, judge_server):
