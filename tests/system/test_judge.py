@@ -265,3 +265,42 @@ def test_training_stops_when_the_judge_is_dead(
         assert values["judge/failed_share"] == 1
         # Generation and rewards of a step; the tiny model takes about a second for its part.
         assert values["timing_s/gen"] < bound.worst_case_s(ROLLOUTS) + 5
+
+
+SERVED = {
+    "enable": True,
+    "enable_resource_pool": True,
+    "nnodes": 1,
+    "n_gpus_per_node": 1,
+    "rollout.name": "vllm",
+    "rollout.tensor_model_parallel_size": 1,
+    "rollout.free_cache_engine": False,
+    "rollout.enable_sleep_mode": False,
+    "rollout.dtype": "float32",
+    "rollout.max_model_len": 4096,
+    "rollout.max_num_seqs": 32,
+}
+
+
+def test_the_engine_serves_the_judge_itself(
+    judged: Any, workspace: Path, tmp_path: Path, run: Any, metrics: Any
+) -> None:
+    form = "{structured_outputs_config:{backend:xgrammar,disable_any_whitespace:true}}"
+    served = [f"++reward.reward_model.{key}={json.dumps(value)}" for key, value in SERVED.items()]
+    finished = run(
+        *judged(
+            tmp_path,
+            {"model": None, "max_failed_share": 0, "failed_window": 1},
+            "trainer.total_training_steps=2",
+            f"reward.reward_model.model_path={workspace / 'model'}",
+            f"++reward.reward_model.rollout.engine_kwargs.vllm={form}",
+            "cluster.ray.num_gpus=2",
+            *served,
+        )
+    )
+    assert finished.returncode == 0, finished.stdout[-8000:]
+    logged = metrics(tmp_path)
+    assert sorted(logged) == [1, 2]
+    for values in logged.values():
+        assert values["reward/judge_used/mean"] == 1
+        assert values["judge/failed"] == 0
