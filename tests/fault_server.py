@@ -6,7 +6,8 @@ words and 9 and 2 otherwise, so that a right response gets 1 from it and a wrong
 
 Control: `script` (faults of the next requests, one each), `always` (of all after it), `shares`
 (fault to probability, drawn by `seed` and request, so that the order of arrival does not matter),
-`delay_s` before every answer. `models` is what `GET /v1/models` lists.
+`delay_s` before every answer. `verdict` "same" finds all answers equally good. `models` is what
+`GET /v1/models` lists.
 """
 
 import argparse
@@ -32,7 +33,14 @@ class Server:
         self.reset({})
 
     def reset(self, control: dict[str, Any]) -> None:
-        known = {"script": [], "always": "ok", "shares": {}, "seed": 0, "delay_s": 0.0}
+        known = {
+            "script": [],
+            "always": "ok",
+            "shares": {},
+            "seed": 0,
+            "delay_s": 0.0,
+            "verdict": "words",
+        }
         self.control = known | {"models": ["judge"]} | control
         self.requests = self.now = self.peak = 0
         self.faults: Counter[str] = Counter()
@@ -64,8 +72,10 @@ class Server:
         }
 
 
-def verdict(body: dict[str, Any]) -> dict[str, Any]:
+def verdict(body: dict[str, Any], control: dict[str, Any]) -> dict[str, Any]:
     """Scores of the two answers in a request."""
+    if control["verdict"] == "same":
+        return {"reason": "as told", "score_1": 7, "score_2": 7}
     document = json.loads(body["messages"][-1]["content"])
     words = [document[key]["answer"].lower().strip(" .") for key in ("answer_1", "answer_2")]
     scores = {"score_1": 9, "score_2": 9 if words[0] == words[1] else 2}
@@ -80,32 +90,33 @@ def completion(content: Any, finish: str = "stop") -> bytes:
     return json.dumps({"id": "1", "object": "chat.completion", "choices": [choice]}).encode()
 
 
-def changed(body: dict[str, Any], score: Any) -> bytes:
-    return completion(json.dumps(verdict(body) | {"score_2": score}))
+def changed(text: str, score: Any) -> bytes:
+    return completion(json.dumps(json.loads(text) | {"score_2": score}))
 
 
-# Whole replies with status 200 to a request, by fault.
-REPLIES: dict[str, Callable[[dict[str, Any], str], bytes]] = {
-    "ok": lambda body, text: completion(text),
-    "fenced": lambda body, text: completion(f"Here you are:\n```json\n{text}\n```\n"),
-    "thinks": lambda body, text: completion(f"<think>perhaps {{ }} so</think>\n{text}"),
-    "cut_json": lambda body, text: completion(text[: len(text) // 2]),
-    "length": lambda body, text: completion(text[: len(text) // 2], "length"),
-    "prose": lambda body, text: completion("Both answers are fine, 9 and 9."),
-    "list": lambda body, text: completion("[9, 9]"),
-    "one_score": lambda body, text: completion('{"reason": "", "score_1": 9}'),
-    "out_of_range": lambda body, text: changed(body, 11),
-    "zero": lambda body, text: changed(body, 0),
-    "string_score": lambda body, text: changed(body, "9"),
-    "bool_score": lambda body, text: changed(body, True),
-    "nan": lambda body, text: changed(body, float("nan")),
-    "giant": lambda body, text: completion(text.replace("9", "9" * 5000)),
-    "nested": lambda body, text: completion("{" * 100_000),
-    "null": lambda body, text: completion(None),
-    "no_choices": lambda body, text: b'{"choices": []}',
-    "html": lambda body, text: b"<html><body>Bad gateway</body></html>",
-    "empty": lambda body, text: b"",
-    "huge": lambda body, text: b" " * (3 << 20),
+# Whole replies with status 200, by fault; made from a verdict's text.
+REPLIES: dict[str, Callable[[str], bytes]] = {
+    "ok": lambda text: completion(text),
+    "fenced": lambda text: completion(f"Here you are:\n```json\n{text}\n```\n"),
+    "thinks": lambda text: completion(f"<think>perhaps {{ }} so</think>\n{text}"),
+    "bare_newline": lambda text: completion(text.replace("word by word", "word\n\tby word")),
+    "cut_json": lambda text: completion(text[: len(text) // 2]),
+    "length": lambda text: completion(text[: len(text) // 2], "length"),
+    "prose": lambda text: completion("Both answers are fine, 9 and 9."),
+    "list": lambda text: completion("[9, 9]"),
+    "one_score": lambda text: completion('{"reason": "", "score_1": 9}'),
+    "out_of_range": lambda text: changed(text, 11),
+    "zero": lambda text: changed(text, 0),
+    "string_score": lambda text: changed(text, "9"),
+    "bool_score": lambda text: changed(text, True),
+    "nan": lambda text: changed(text, float("nan")),
+    "giant": lambda text: completion(text.replace("9", "9" * 5000)),
+    "nested": lambda text: completion("{" * 100_000),
+    "null": lambda text: completion(None),
+    "no_choices": lambda text: b'{"choices": []}',
+    "html": lambda text: b"<html><body>Bad gateway</body></html>",
+    "empty": lambda text: b"",
+    "huge": lambda text: b" " * (3 << 20),
 }
 
 
@@ -146,17 +157,17 @@ async def answer(
         await asyncio.sleep(server.control["delay_s"])
         fault = server.fault(body)
         server.faults[fault] += 1
-        return await fail(fault, json.loads(body), writer)
+        right = verdict(json.loads(body), server.control)
+        return await fail(fault, json.dumps(right), writer)
     finally:
         server.now -= 1
 
 
-async def fail(fault: str, body: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
-    """Reply as a fault says; returns whether the connection stays open."""
+async def fail(fault: str, text: str, writer: asyncio.StreamWriter) -> bool:
+    """Reply with a verdict as a fault says; returns whether the connection stays open."""
     name, _, detail = fault.partition(":")
-    text = json.dumps(verdict(body))
     if name in REPLIES:
-        return await reply(writer, 200, REPLIES[name](body, text))
+        return await reply(writer, 200, REPLIES[name](text))
     if name == "drop":
         return False
     if name == "hang":

@@ -64,7 +64,12 @@ class Judge:
             raise
 
     async def aclose(self) -> None:
-        """Close connections and cache."""
+        """Give up what is under way, and close connections and cache."""
+        tasks: list[asyncio.Task[Any]] = list(self._under_way.values())
+        tasks += [self._lookup] if self._lookup else []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._chat.aclose()
         if self._cache:
             await asyncio.get_running_loop().run_in_executor(None, self._cache.close)

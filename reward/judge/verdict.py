@@ -39,7 +39,8 @@ def _object(content: str) -> dict[str, Any]:
     text = content.rpartition("</think>")[2]
     text = text[text.find("{") : text.rfind("}") + 1]
     try:
-        reply = json.loads(text)
+        # vLLM's structured output lets bare control characters into a string.
+        reply = json.loads(text, strict=False)
     except (ValueError, RecursionError):
         raise TransientFault("a reply that is not JSON") from None
     if not isinstance(reply, dict):

@@ -69,8 +69,15 @@ async def test_a_lasting_fault_leaves_the_score_without_a_judge(fault, score, ju
     assert judge_server.seen()["requests"] == (2 if once else 4)
 
 
-@pytest.mark.parametrize("form", ["fenced", "thinks"])
-async def test_text_around_the_object_is_read_over(form, score, judge_server):
+FORMS = [
+    "fenced",  # in a block of code, with a word before it
+    "thinks",  # after thinking aloud
+    "bare_newline",  # with a control character in a string, as vLLM's structured output allows
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_verdict_in_another_form_is_read(form, score, judge_server):
     judge_server.control(always=form)
     assert (await score(RIGHT))["judge_used"] == 1
     assert judge_server.seen()["requests"] == 1
@@ -137,13 +144,14 @@ async def test_a_dead_server_is_left_alone_within_the_bound(score, judge_server)
     bound = JudgeSettings.from_kwargs(base | patience).worst_case_s(200)
     start = time.monotonic()
     results = await asyncio.gather(*(score(f"Finding {n}", judge=patience) for n in range(200)))
-    assert time.monotonic() - start < bound + 2
+    # Scoring takes its own time; all 200 waiting for their time-outs would take a minute.
+    assert time.monotonic() - start < bound + 10
     assert all(scores["judge_failed"] for scores in results)
-    assert judge_server.seen()["requests"] <= 4 * 2 + 2
-    # What comes while it is left alone does not wait.
-    start = time.monotonic()
+    requests = judge_server.seen()["requests"]
+    assert requests <= 4 * 2 + 2
+    # What comes while it is left alone is not sent.
     assert (await score("Another finding", judge=patience))["judge_failed"] == 1
-    assert time.monotonic() - start < 0.25
+    assert judge_server.seen()["requests"] == requests
 
 
 async def test_a_server_that_is_back_is_asked_again(score, judge_server):

