@@ -12,8 +12,10 @@ from omegaconf.errors import OmegaConfBaseException
 from data_prep.metadata import read_metadata
 from recipe.errors import InputError
 from recipe.program import require
+from recipe.settings import GDPO
 from reward.judge.ready import check_ready
 from reward.presets import check_kwargs
+from reward.settings import COMPONENTS
 
 ROLLOUT_COLUMNS = ("data_source", "prompt", "images", "ability", "reward_model", "extra_info")
 SFT_COLUMNS = ("messages", "images", "extra_info")
@@ -208,3 +210,27 @@ def check_smoothing(config: DictConfig) -> None:
             f"coordinate_smoothing={width}: {error} ({config.model.path}): set "
             "coordinate_smoothing=0"
         ) from error
+
+
+def check_gdpo(config: DictConfig) -> None:
+    """Check the settings of `recipe.gdpo`, where it is chosen.
+
+    Raises:
+        InputError: no components, unknown ones, or weights that are not one for each.
+    """
+    if config.algorithm.adv_estimator != GDPO:
+        return
+    keys = list(config.algorithm.get("gdpo_reward_keys") or [])
+    unknown = [key for key in keys if key not in COMPONENTS]
+    if not keys or unknown:
+        given = ", ".join(map(str, unknown)) or "empty"
+        raise InputError(
+            f"algorithm.gdpo_reward_keys: {given}; name components of the reward: "
+            f"{', '.join(COMPONENTS)}"
+        )
+    weights = config.algorithm.get("gdpo_reward_weights")
+    if weights is not None and len(weights) != len(keys):
+        raise InputError(
+            f"algorithm.gdpo_reward_weights: {len(weights)} weights for {len(keys)} components of "
+            "algorithm.gdpo_reward_keys"
+        )

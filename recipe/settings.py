@@ -6,6 +6,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
+GDPO = "thinkvg_gdpo"
+"""Name of the advantage estimator in `recipe.gdpo`."""
+
 FRACTIONS = ("full", "1of2", "1of4", "1of8", "1of16")
 
 

@@ -19,6 +19,7 @@ def check(config: DictConfig) -> None:
     """
     checks.check_training_input(config, checks.ROLLOUT_COLUMNS)
     checks.check_reward(config)
+    checks.check_gdpo(config)
     if not resources.joins_a_cluster():
         resources.check_declared(config)
 

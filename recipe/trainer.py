@@ -17,8 +17,10 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
+from recipe.gdpo import components_of_step
 from recipe.judge_watch import JudgeWatch
 from recipe.metrics_file import continue_from
+from recipe.settings import GDPO
 from reward.judge.failures import JudgeFailing
 
 TRAINER_NAME = "thinkvg"
@@ -78,6 +80,14 @@ def log_prob_gap(rollout: torch.Tensor, actor: torch.Tensor) -> float:
     return float((rollout.values() - actor.values()).abs().mean())
 
 
+def _reward_rows(batch: KVBatchMeta, keys: Sequence[str]) -> list[Mapping[str, float]]:
+    """The result of the reward function for some rows of a batch."""
+    data = tq.kv_batch_get(
+        keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"]
+    )
+    return [row["reward_extra_info"] for row in list(data["extra_fields"])]
+
+
 @register_trainer(TRAINER_NAME)
 class ThinkVGTrainer(PPOTrainerSync):
     """verl's synchronous trainer; ``trainer.v1.trainer_mode=thinkvg`` picks it."""
@@ -101,6 +111,12 @@ class ThinkVGTrainer(PPOTrainerSync):
         buffer = super()._build_replay_buffer()
         buffer.poll_interval = self._poll_interval
         return buffer
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        if self.config.algorithm.adv_estimator != GDPO:
+            return super()._compute_advantage(batch, metrics)
+        with components_of_step(_reward_rows(batch, batch.keys)):
+            return super()._compute_advantage(batch, metrics)
 
     def _compute_metrics(
         self, batch: KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any
