@@ -48,6 +48,14 @@ def test_lines_come_out_in_order_one_for_one(tmp_path: Path) -> None:
     assert [row["answer"] for row in scored] == [1, 0, 1, 1]
 
 
+def test_samples_of_one_question_are_told_apart(tmp_path: Path) -> None:
+    source = _write(tmp_path, *(json.dumps(GOOD | {"sample": k}) for k in range(3)))
+    assert _run(source, tmp_path / "out.jsonl") == 0
+    scored = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["sample"] for row in scored] == [0, 1, 2]
+    assert list(scored[0]) == ["id", "sample", *SCORE_KEYS]
+
+
 def test_an_empty_file_gives_an_empty_file(tmp_path: Path) -> None:
     assert _run(_write(tmp_path), tmp_path / "out.jsonl", "paper") == 0
     assert (tmp_path / "out.jsonl").read_text() == ""
@@ -97,7 +105,7 @@ def test_wrong_paths_and_presets_are_named(
         ((source, tmp_path / "none" / "out.jsonl"), "none"),
         ((source, source), "is the input"),
         ((source, tmp_path / "out.jsonl", "nosuch"), "nosuch"),
-        ((source, tmp_path), str(tmp_path)),  # a folder
+        ((source, tmp_path), "is a folder"),
     ):
         assert _run(*arguments) == 2
         error = capsys.readouterr().err
