@@ -21,6 +21,7 @@ from benchmarks.peer_formulas import FORMULAS  # noqa: E402
 from benchmarks.reward_cases import SIDE, cases  # noqa: E402
 from benchmarks.reward_curves import draw_curves  # noqa: E402
 from benchmarks.reward_speed import memory_table, speed_table  # noqa: E402
+from benchmarks.sections import replace_section  # noqa: E402
 from reward.ground_truth import GroundTruth, place  # noqa: E402
 from reward.presets import load_preset  # noqa: E402
 from reward.response import parse_response  # noqa: E402
@@ -53,18 +54,6 @@ def grounding_table(path: Path) -> str:
         cells = " | ".join(f"{value:.2f}" for value in values)
         rows.append(f"| {row['id']} | {cells} |")
     return "\n".join(rows)
-
-
-def replace_section(text: str, name: str, content: str) -> str:
-    """Put `content` between the markers of a section.
-
-    Raises ValueError where the text has no such section.
-    """
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    if begin not in text or end not in text:
-        raise ValueError(f"no section {name} in the text")
-    before, rest = text.split(begin, 1)
-    return f"{before}{begin}\n{content}\n{end}{rest.split(end, 1)[1]}"
 
 
 def main() -> None:
