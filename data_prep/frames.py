@@ -22,12 +22,11 @@ STRAYS, SLACK = 0.001, 1.02
 NARROWEST_BAND = 0.03
 # … and a box is in it if it reaches further than this from the picture's edge (also a share).
 BAND_SLACK = 0.01
-# Boxes that are near the picture's edge without entering the band end this close to it.
-NEAR = 0.08
 # Stretched: at least so many boxes and this share of those beside bands lie in them.
 FEWEST_IN_BAND, SHARE_IN_BAND = 5, 0.01
-# Padded: at most this share does, while so many end near the edge.
-STRAYS_IN_BAND, FEWEST_NEAR = 0.002, 20
+# Padded: at most this share does, where so many would if pictures had been stretched. How many
+# would is told by as many pictures at least that have no band on that side.
+STRAYS_IN_BAND, FEWEST_EXPECTED = 0.002, 40.0
 # Below this share of the frame's side in all pictures, both fits give the same boxes.
 SAME_BAND = 0.002
 
@@ -55,15 +54,22 @@ def infer_frame(boxes: Boxes) -> tuple[Size | None, str]:
     seen = f"{len(boxes)} boxes, largest coordinate {top:g}"
     inside = float((corners[:, 2:] <= SLACK * sizes).all(axis=1).mean())
     fits = [side for side in KNOWN_SIDES if REACH * side <= top <= SLACK * side]
-    # Whether the boxes use their pictures' whole size, not just a corner of it.
-    reaches = float((corners[:, 2:] / sizes).max()) >= REACH
-    original_too = inside >= 1 - STRAYS and reaches
+    original_too = inside >= 1 - STRAYS and _reach_of_large(corners, sizes) >= REACH
     if fits and not original_too:
         return (fits[0], fits[0]), f"{seen}: a frame of {fits[0]} x {fits[0]}"
     if original_too and not fits:
         return None, f"{seen}, {inside:.1%} inside of their picture: original pixels"
     reason = "which fits two frames" if fits else "which fits no known frame"
     raise ThinEvidence(f"--frame auto cannot tell: {seen}, {reason}: name the frame")
+
+
+def _reach_of_large(corners: np.ndarray, sizes: np.ndarray) -> float:
+    """How much of the longer half of all sides the boxes use: near 1 in original pixels.
+
+    In a frame the coordinates do not grow with the picture, so they fill its small sides only.
+    """
+    large = sizes >= np.median(sizes)
+    return float((corners[:, 2:] / sizes)[large].max())
 
 
 def _arrays(boxes: Boxes) -> tuple[np.ndarray, np.ndarray]:
@@ -77,15 +83,15 @@ def _arrays(boxes: Boxes) -> tuple[np.ndarray, np.ndarray]:
 class BandEvidence:
     """How boxes lie to the bands that padding would leave.
 
-    `boxes` are those in pictures with bands wide enough to tell, `pictures` the number of their
-    different shapes; `in_band` of them reach into a band and `near` end close to it.
-    `widest` is the widest band there is, as a share of the frame's side.
+    `boxes` are those in pictures with bands wide enough to tell; `in_band` of them reach into a
+    band, and `expected` would if pictures had been stretched. `expected` is 0 where too few
+    pictures without such a band tell how far boxes reach. `widest` is the widest band there is,
+    as a share of the frame's side.
     """
 
     boxes: int
-    shapes: int
     in_band: int
-    near: int
+    expected: float
     widest: float
 
     @property
@@ -98,39 +104,36 @@ def band_evidence(boxes: Boxes, frame: Size) -> BandEvidence:
     corners, sizes = _arrays(boxes)
     sides = np.array(frame, dtype=float)
     scale = (sides / sizes).min(axis=1, keepdims=True)
-    # Width of the band at the left (and right), at the top (and bottom): one of them is 0.
-    bands = (sides - sizes * scale) / 2
-    axis = (bands / sides).argmax(axis=1)
-    rows = np.arange(len(corners))
-    band, side = bands[rows, axis], sides[axis]
-    tells = band >= NARROWEST_BAND * side
-    depth = np.maximum(
-        band - corners[rows, axis], corners[rows, axis + 2] - (side - band)
-    )  # how far into a band, in the frame's pixels; negative inside the picture
-    enters = tells & (depth > BAND_SLACK * side)
-    near = tells & ~enters & (depth >= -NEAR * side)
-    shapes = np.unique(np.round(sizes[tells] * scale[tells]), axis=0)
-    return BandEvidence(
-        boxes=int(tells.sum()),
-        shapes=len(shapes),
-        in_band=int(enters.sum()),
-        near=int(near.sum()),
-        widest=float((band / side).max(initial=0.0)),
-    )
+    # Bands left and right in the first column, above and below in the second, as shares of the
+    # frame's side: in each row one of them is 0. The same for the gap from a box to the frame.
+    bands = (sides - sizes * scale) / 2 / sides
+    gaps = np.minimum(corners[:, :2], sides - corners[:, 2:]) / sides
+    counted = in_band = 0
+    expected = 0.0
+    for axis in (0, 1):
+        tells = bands[:, axis] >= NARROWEST_BAND
+        limits = bands[tells, axis] - BAND_SLACK
+        counted += int(tells.sum())
+        in_band += int((gaps[tells, axis] < limits).sum())
+        # Boxes in pictures without a band here lie the same whatever the fit is.
+        free = np.sort(gaps[bands[:, axis] <= SAME_BAND, axis])
+        if len(free) >= FEWEST_BOXES:
+            expected += float(np.searchsorted(free, limits).sum() / len(free))
+    return BandEvidence(counted, in_band, expected, float(bands.max(initial=0.0)))
 
 
 def infer_fit(boxes: Boxes, frame: Size) -> tuple[Fit, str]:
     """How pictures were brought into `frame`, and the evidence in a sentence.
 
-    Raises ThinEvidence where too few pictures differ in shape from the frame, or where boxes
-    neither enter the bands nor come near them.
+    Raises ThinEvidence where too few pictures differ in shape from the frame, or where boxes do
+    not enter the bands and would hardly do so in stretched pictures either.
     """
     found = band_evidence(boxes, frame)
     if len(boxes) >= FEWEST_BOXES and found.widest <= SAME_BAND:
         return "stretch", "all pictures have the frame's shape: stretched or padded is the same"
     seen = (
         f"{found.boxes} boxes in pictures that padding would give bands: {found.in_band} reach "
-        f"into them ({found.share:.1%}), {found.near} end close to them"
+        f"into them, about {found.expected:.0f} would if stretched"
     )
     if found.boxes < FEWEST_BOXES:
         raise ThinEvidence(
@@ -139,6 +142,6 @@ def infer_fit(boxes: Boxes, frame: Size) -> tuple[Fit, str]:
         )
     if found.in_band >= FEWEST_IN_BAND and found.share >= SHARE_IN_BAND:
         return "stretch", f"{seen}: stretched"
-    if found.share <= STRAYS_IN_BAND and found.near >= FEWEST_NEAR:
+    if found.share <= STRAYS_IN_BAND and found.expected >= FEWEST_EXPECTED:
         return "pad", f"{seen}: padded"
     raise ThinEvidence(f"--fit auto cannot tell: {seen}: name the fit")

@@ -59,7 +59,7 @@ def show(row: Mapping[str, Any]) -> dict[str, Any]:
     fault, size, uri = "", (SIDE, SIDE), ""
     try:
         size, uri = _picture(row["image"])
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         # Only the header was read so far; training will meet this fault too, so show it.
         fault = f"the picture does not decode: {error}"
     scale = [size[0] / space[0], size[1] / space[1]] * 2

@@ -18,6 +18,8 @@ from data_prep.files import whole_file
 
 # What `data_prep.images` writes beside its copies: a line of JSON for each.
 MANIFEST = "manifest.jsonl"
+# Its log while copies are being made.
+MANIFEST_LOG = ".manifest.log"
 MISSING = "missing_images.txt"
 PHYSIONET = "https://physionet.org/files/mimic-cxr-jpg/2.1.0"
 _SUBJECT = re.compile(r"(?:^|/)(p\d{6,})/(?:(s\d+)/)?")
@@ -100,9 +102,11 @@ def _key(path: Path) -> str:
 def read_manifest(folder: Path) -> dict[str, Size]:
     """The original sizes of the copies in a folder; empty where there is no manifest."""
     sizes: dict[str, Size] = {}
-    for file in (folder / MANIFEST, folder.parent / MANIFEST):
-        if not file.is_file() or (file.parent != folder and folder.name != "files"):
-            continue
+    places = [folder, folder.parent] if folder.name == "files" else [folder]
+    for place in places:
+        if (place / MANIFEST_LOG).is_file():
+            raise InputError(f"{place} holds unfinished copies: run data_prep.images again")
+    for file in (place / MANIFEST for place in places if (place / MANIFEST).is_file()):
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 entry = json.loads(line)
