@@ -33,12 +33,14 @@ def parse_choices(question: str) -> dict[str, str] | None:
         return None
     text = match[1]
     marks = _in_sequence(list(_LETTER.finditer(text)))
+    if not marks:
+        return None
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     choices = {
         mark[1]: text[mark.end() : end].strip(" \n\t,;'\"")
         for mark, end in zip(marks, ends, strict=True)
     }
-    return choices or None
+    return choices
 
 
 def _in_sequence(marks: list[re.Match[str]]) -> list[re.Match[str]]:

@@ -42,8 +42,8 @@ def source_files(source: Path) -> list[Path]:
     if not source.is_dir():
         hint = f": for the hub write {HUB}{source}" if _looks_like_hub(source) else ""
         raise InputError(f"--source {source} does not exist{hint}")
-    for suffix in (".parquet", *JSON_SUFFIXES):
-        for folder in (source / "data", source):
+    for folder in (source / "data", source):
+        for suffix in (".parquet", *JSON_SUFFIXES):
             if files := sorted(folder.glob(f"*{suffix}")):
                 return files
     raise InputError(

@@ -48,6 +48,11 @@ def _load(text: Any) -> Mapping[str, Any]:
         raise UnknownForm("bad_json") from None
     if not isinstance(value, dict):
         raise UnknownForm("unknown_form")
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:  # half of a surrogate pair
+            raise UnknownForm("bad_text") from None
     return value
 
 
