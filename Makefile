@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 SCRIPTS := $(wildcard tools/*.sh launch/*.sh) .ci/run
 
-.PHONY: help setup demo test test-unit lint format lock clean
+.PHONY: help setup browser demo test test-unit lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,7 +19,10 @@ demo: setup ## from nothing to outputs/demo/report.html; goes on where it was in
 test: test-unit ## unit tests, then the tests that start real engines
 	$(PYTHON) -m pytest -m system
 
-test-unit: setup ## unit tests only
+browser: ## Debian's Chromium, for the test of the audit page: installed as root, where it is missing
+	@tools/chromium.sh
+
+test-unit: setup browser ## unit tests only
 	$(PYTHON) -m pytest -m "not system"
 
 lint: setup ## ruff, mypy and shellcheck
