@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from data_prep.errors import InputError
 
@@ -91,3 +93,18 @@ def summarise(lengths: Sequence[int] | np.ndarray) -> dict[str, float]:
         "p99": p99,
         "max": int(np.max(lengths)),
     }
+
+
+def prompts_over(path: Path, limit: int) -> tuple[int, int] | None:
+    """How many of a training file's prompts have more than `limit` tokens, and how many it has.
+
+    None where the file was written without --tokenizer.
+    """
+    with pq.ParquetFile(path) as file:
+        named = {field.name for field in file.schema_arrow.field("extra_info").type}
+        if "prompt_tokens" not in named:
+            return None
+        table = file.read(columns=["extra_info.prompt_tokens"])
+    lengths = pc.struct_field(table["extra_info"], "prompt_tokens")
+    over = pc.sum(pc.greater(lengths, limit)).as_py() or 0
+    return int(over), len(lengths)

@@ -10,6 +10,7 @@ from PIL import Image
 from data_prep.metadata import read_metadata
 from data_prep.phantom.dirty import FAULTS
 from data_prep.thinkvg import main
+from data_prep.tokens import prompts_over
 from reward.ground_truth import GroundTruth
 from reward.presets import load_preset
 from reward.response import parse_response
@@ -328,6 +329,15 @@ def test_tokens_are_counted_with_the_image(make_dataset, paths, tmp_path):
     assert tokens["image"]["max"] == 24 * 12
     assert tokens["prompt"]["max"] == 24 * 12 + len(user.split()) - 1
     assert tokens["response"]["max"] == len(assistant.split())
+    info, longest = row["extra_info"], tokens["prompt"]["max"]
+    assert (info["prompt_tokens"], info["response_tokens"]) == (longest, tokens["response"]["max"])
+    file = tmp_path / "out" / "train.parquet"
+    assert prompts_over(file, longest) == (0, 1)
+    assert prompts_over(file, longest - 1) == (1, 1)
+
+
+def test_lengths_are_not_known_where_they_were_not_asked_for(prepared):
+    assert prompts_over(prepared / "train.parquet", 10) is None
 
 
 @pytest.mark.parametrize(
