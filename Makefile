@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 SCRIPTS := $(wildcard tools/*.sh launch/*.sh) .ci/run
 
-.PHONY: help setup demo test test-unit fuzz bench lint format lock clean
+.PHONY: help setup browser demo test test-unit fuzz bench lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,11 +19,18 @@ demo: setup ## from nothing to outputs/demo/report.html; goes on where it was in
 test: test-unit ## unit tests, then the tests that start real engines
 	$(PYTHON) -m pytest -m system
 
-test-unit: setup ## unit tests only
+browser: ## Debian's Chromium, for the test of the audit page: installed as root, where it is missing
+	@tools/chromium.sh
+
+test-unit: setup browser ## unit tests only
 	$(PYTHON) -m pytest -m "not system"
 
 fuzz: setup ## a million random and mutated responses at the reward; FUZZ="--count 5000 --seed 7" for less
 	$(PYTHON) tools/fuzz_reward.py $(FUZZ)
+
+bench: setup ## the measurements of docs/reward.md and of the judge's client
+	$(PYTHON) benchmarks/reward.py
+	$(PYTHON) benchmarks/judge.py
 
 lint: setup ## ruff, mypy and shellcheck
 	.venv/bin/ruff check .

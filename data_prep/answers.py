@@ -16,6 +16,12 @@ QUESTION_TYPES = {
 _CHOICES = re.compile(r"<choices>\s*:?\s*\[(.*)\]\s*(?:</choices>)?\s*$", re.DOTALL | re.IGNORECASE)
 _LETTER = re.compile(r"(?:^|[,;\n]\s*)['\"]?([A-Z])\s*[:.)]\s*", re.MULTILINE)
 _YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
+_PREFIX = re.compile(
+    r"\W*(?:(?:the\s+)?(?:correct\s+)?(?:answers?|options?|choices?)\b\W*(?:(?:is|are)\b\W*)?)+",
+    re.IGNORECASE,
+)
+_SMALL_LETTER = re.compile(r"\W*([a-z])\W*")
+_MARK = re.compile(r"(?:^|[,;\n\[&]|\band\b)\s*['\"(]*([A-Z])['\"]?\s*[:.)]")
 _ONE_LETTER = re.compile(r"\W*([A-Z])(?:\W*|\s*[:.)]\s.*)", re.DOTALL)
 _BETWEEN = re.compile(r"\s*[,;&/]\s*(?:and\b)?\s*|\s+and\s+", re.IGNORECASE)
 
@@ -27,12 +33,14 @@ def parse_choices(question: str) -> dict[str, str] | None:
         return None
     text = match[1]
     marks = _in_sequence(list(_LETTER.finditer(text)))
+    if not marks:
+        return None
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     choices = {
         mark[1]: text[mark.end() : end].strip(" \n\t,;'\"")
         for mark, end in zip(marks, ends, strict=True)
     }
-    return choices or None
+    return choices
 
 
 def _in_sequence(marks: list[re.Match[str]]) -> list[re.Match[str]]:
@@ -42,6 +50,15 @@ def _in_sequence(marks: list[re.Match[str]]) -> list[re.Match[str]]:
         if ord(mark[1]) == ord("A") + len(kept):
             kept.append(mark)
     return kept
+
+
+def read_question_type(text: str) -> str | None:
+    """closed, single, multi or open, from a published name; None for any other.
+
+    Case, a plural's missing s, and hyphens or spaces for underscores do not matter.
+    """
+    plain = re.sub(r"[\s-]+", "_", text.strip().lower())
+    return QUESTION_TYPES.get(plain) or QUESTION_TYPES.get(f"{plain}s")
 
 
 def normalise_answer(
@@ -60,11 +77,19 @@ def normalise_answer(
         match = _YES_NO.match(text)
         return match[1].capitalize() if match else None
     if question_type == "single":
-        return _one_choice(text, choices)
+        return _one_choice(text, choices) or _one_choice(_PREFIX.sub("", text, count=1), choices)
+    return _several(text, choices) or _several(_PREFIX.sub("", text, count=1), choices)
+
+
+def _several(text: str, choices: dict[str, str] | None) -> Answer | None:
     parts = [part for part in _BETWEEN.split(text.strip("[]() .")) if part]
     if len(parts) == 1 and re.fullmatch(r"[A-Z]{2,}", parts[0]):
         parts = list(parts[0])
     letters = [_one_choice(part, choices) for part in parts]
+    if None in letters:
+        # A choice's own text may hold a comma or an "and": then only the marks count.
+        marked = _MARK.findall(text)
+        letters = [_one_choice(letter, choices) for letter in marked]
     if not letters or None in letters:
         return None
     return tuple(sorted({letter for letter in letters if letter}))
@@ -76,7 +101,10 @@ def _one_choice(text: str, choices: dict[str, str] | None) -> str | None:
         return match[1] if choices is None or match[1] in choices else None
     wanted = _plain(text)
     same = [letter for letter, choice in (choices or {}).items() if _plain(choice) == wanted]
-    return same[0] if len(same) == 1 else None
+    if len(same) == 1:
+        return same[0]
+    small = _SMALL_LETTER.fullmatch(text)
+    return _one_choice(small[1].upper(), choices) if small else None
 
 
 def _plain(text: str) -> str:

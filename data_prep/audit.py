@@ -2,174 +2,168 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
-from PIL import Image, ImageDraw
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from data_prep.answers import answer_text
-from data_prep.coordinates import Size, scale_box
+from data_prep.convert import PartStats
+from data_prep.coordinates import Size, smart_resize
 from data_prep.files import whole_file
-from data_prep.rows import REJECT_CODES, Example
+from data_prep.gallery import show
+from data_prep.pictures import Picture
+from data_prep.rows import REJECT_CODES
 from data_prep.settings import Settings
+from data_prep.sources import Source
 from data_prep.splits import SPLITS
-from reward.ground_truth import normalise
-
-SHOWN = 8
-_SHOWN_SIDE = 420
-_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231")
+from data_prep.statistics import STEPS, Tally, describe_lengths, histogram
 
 
 def build_audit(
     *,
     settings: Settings,
     values: Mapping[str, Any],
-    files: Sequence[Path],
-    source_rows: int,
-    kept: int,
-    rejects: Mapping[int, str],
-    examples: Sequence[Example],
-    split_of: Mapping[str, str],
-    frame_evidence: str,
+    source: Source,
+    stats: PartStats,
+    tallies: Mapping[str, Tally],
+    files: Mapping[str, int],
+    keys: np.ndarray,
+    splits: Mapping[str, str],
+    pictures: Mapping[str, Picture | str],
+    missing: int,
+    evidence: str,
+    doubts: Sequence[str],
 ) -> dict[str, Any]:
     """All counts and parameters, ready for JSON."""
-    splits = {split: _describe_split(split, examples, split_of) for split in SPLITS}
-    rows = {split: splits[split]["rows"] for split in SPLITS}
-    rows |= {"rejects": len(rejects), "left_out": source_rows - kept}
-    reasons = Counter(rejects.values())
-    return {
-        "parameters": {
-            **values,
-            "frame_option": settings.frame,
-            "frame_evidence": frame_evidence,
-            "val": settings.val,
-            "test": settings.test,
-            "limit": settings.limit,
-            "source": [str(file) for file in files],
-            "images": str(settings.images),
-            "findings": str(settings.findings) if settings.findings else None,
-        },
-        "rows": {"source": source_rows, **rows, "conserved": source_rows == sum(rows.values())},
-        "rejects": {code: reasons[code] for code in REJECT_CODES if reasons[code]},
-        "splits": splits,
-        "clipped_boxes": sum(example.clipped_boxes for example in examples),
-        "rows_without_boxes": sum(not example.ground_truth.regions for example in examples),
-        "rows_without_reasoning": sum(example.response is None for example in examples),
-        "choice_rows_without_choices": sum(
-            example.parsed.question_type in ("single", "multi") and example.parsed.choices is None
-            for example in examples
+    images = Counter(splits[patient] for patient in stats.images.values())
+    rows = {split: tallies[split].rows for split in SPLITS}
+    rows |= {"rejects": stats.rejects.total(), "left_out": source.rows - stats.kept}
+    sizes = _model_sizes(settings, stats, pictures)
+    audit: dict[str, Any] = {
+        "parameters": _parameters(settings, values, source, evidence),
+        "doubts": list(doubts),
+        "rows": {"source": source.rows, **rows, "conserved": source.rows == sum(rows.values())},
+        "rejects": {code: stats.rejects[code] for code in REJECT_CODES if stats.rejects[code]},
+        "splits": {split: tallies[split].describe(images[split]) for split in SPLITS},
+        "histograms": _histograms(tallies),
+        "repeats": count_repeats(keys),
+        "patients_in_two_splits": _patient_overlap(tallies),
+        "patients_partly_excluded": len(stats.excluded_patients & stats.patients.keys()),
+        "clipped_boxes": stats.clipped_boxes,
+        "rows_without_boxes": sum(tally.boxes_per_row[0] for tally in tallies.values()),
+        "rows_without_reasoning": sum(tally.without_reasoning for tally in tallies.values()),
+        "choice_rows_without_choices": stats.without_choices,
+        "media_tags_removed": stats.media_tags,
+        "missing_images_listed": missing,
+        "images_below_min_pixels": sum(
+            count
+            for (width, height), count in sizes.items()
+            if width * height < settings.min_pixels
         ),
-        "media_tags_removed": sum(example.parsed.media_tags for example in examples),
-        "images_below_min_pixels": _count_small(examples, settings.min_pixels),
-        "image_sizes": _count_sizes(examples),
+        "image_sizes": _most_frequent_sizes(sizes),
+        "files": dict(files),
     }
+    if settings.tokenizer is not None:
+        audit["tokens"] = _token_lengths(settings, tallies, sizes)
+    return audit
 
 
-def _describe_split(
-    split: str, examples: Sequence[Example], split_of: Mapping[str, str]
+def _parameters(
+    settings: Settings, values: Mapping[str, Any], source: Source, evidence: str
 ) -> dict[str, Any]:
-    here = [example for example in examples if split_of[example.parsed.patient] == split]
     return {
-        "rows": len(here),
-        "patients": len({example.parsed.patient for example in here}),
-        "images": len({example.parsed.image_path for example in here}),
-        "question_types": _sorted_counts(example.parsed.question_type for example in here),
-        "boxes_per_row": _sorted_counts(len(example.ground_truth.regions) for example in here),
-        "closed_answers": _sorted_counts(
-            answer_text(example.ground_truth.answer)
-            for example in here
-            if example.parsed.question_type == "closed"
-        ),
+        **values,
+        "frame_option": settings.frame,
+        "fit_option": settings.fit,
+        "frame_evidence": evidence,
+        "val": settings.val,
+        "test": settings.test,
+        "stratify": settings.stratify,
+        "limit": settings.limit,
+        "source": source.files,
+        "images": str(settings.images),
+        "findings": str(settings.findings) if settings.findings else None,
+        "exclude": str(settings.exclude) if settings.exclude else None,
     }
 
 
-def _sorted_counts(values: Any) -> dict[str, int]:
-    return {str(value): count for value, count in sorted(Counter(values).items())}
+def count_repeats(keys: np.ndarray) -> dict[str, int]:
+    """How many rows repeat an earlier row's image and question, and how often with other answers.
+
+    `keys` are hashes, (rows, 2): of image and question, and of these and the answer.
+    """
+    questions, answers = (len(np.unique(keys[:, column])) for column in (0, 1))
+    return {"rows": len(keys) - questions, "other_answers": answers - questions}
 
 
-def _model_sizes(examples: Sequence[Example]) -> list[Size]:
-    """The size at which the model sees each picture, one entry for a picture."""
-    return list({one.picture.path: one.ground_truth.image_size for one in examples}.values())
+def _patient_overlap(tallies: Mapping[str, Tally]) -> int:
+    found = [tallies[split].patients for split in SPLITS]
+    return sum(len(a & b) for place, a in enumerate(found) for b in found[place + 1 :])
 
 
-def _count_small(examples: Sequence[Example], min_pixels: int) -> int:
-    return sum(width * height < min_pixels for width, height in _model_sizes(examples))
+def _model_sizes(
+    settings: Settings, stats: PartStats, pictures: Mapping[str, Picture | str]
+) -> Counter[Size]:
+    """How many accepted pictures the model sees at each size."""
+    sizes: Counter[Size] = Counter()
+    for path in {pictures[name] for name in stats.images}:
+        if isinstance(path, Picture):
+            bounds = (settings.min_pixels, settings.max_pixels)
+            sizes[smart_resize(path.size, settings.family.factor, *bounds)] += 1
+    return sizes
 
 
-def _count_sizes(examples: Sequence[Example]) -> dict[str, int]:
-    """How many pictures the model sees at each size, most frequent first, twenty at most."""
-    counted = Counter(f"{width}x{height}" for width, height in _model_sizes(examples))
-    return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0]))[:20])
+def _most_frequent_sizes(sizes: Counter[Size]) -> dict[str, int]:
+    """Sizes as "WxH", most frequent first, twenty at most."""
+    counted = [(f"{width}x{height}", count) for (width, height), count in sizes.items()]
+    return dict(sorted(counted, key=lambda item: (-item[1], item[0]))[:20])
 
 
-def write_audit(out: Path, audit: Mapping[str, Any], examples: Sequence[Example]) -> None:
+def _all_lengths(tallies: Mapping[str, Tally], name: str) -> Counter[int]:
+    total: Counter[int] = Counter()
+    for tally in tallies.values():
+        total.update(tally.lengths[name])
+    return total
+
+
+def _histograms(tallies: Mapping[str, Tally]) -> dict[str, dict[str, int]]:
+    found = {name: histogram(_all_lengths(tallies, name), step) for name, step in STEPS.items()}
+    return {name: bins for name, bins in found.items() if bins}
+
+
+def _token_lengths(
+    settings: Settings, tallies: Mapping[str, Tally], sizes: Counter[Size]
+) -> dict[str, Any]:
+    """Lengths of prompts (images included), of images and of responses."""
+    cell = settings.family.factor**2
+    images: Counter[int] = Counter()
+    for (width, height), count in sizes.items():
+        images[width * height // cell] += count
+    return {
+        "tokenizer": str(settings.tokenizer),
+        "prompt": describe_lengths(_all_lengths(tallies, "prompt_tokens")),
+        "image": describe_lengths(images),
+        "response": describe_lengths(_all_lengths(tallies, "response_tokens")),
+    }
+
+
+def write_audit(out: Path, audit: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes audit.json, and audit.html with a few rows as the model will see them."""
-    with whole_file(out / "audit.json") as temporary:
-        temporary.write_text(json.dumps(audit, indent=2) + "\n", encoding="utf-8")
-    environment = Environment(loader=PackageLoader("data_prep"), autoescape=True)
+    environment = Environment(
+        loader=PackageLoader("data_prep"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     page = environment.get_template("audit.html.j2").render(
-        audit=audit,
-        codes=REJECT_CODES,
-        shown=[asdict(_show(example)) for example in choose_shown(examples)],
+        audit=audit, codes=REJECT_CODES, shown=[show(row) for row in rows]
     )
     with whole_file(out / "audit.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
-
-
-def choose_shown(examples: Sequence[Example]) -> list[Example]:
-    """Two rows of each question type, spread over the data, with several boxes where possible."""
-    chosen: list[Example] = []
-    for kind in ("open", "closed", "single", "multi"):
-        of_kind = [one for one in examples if one.parsed.question_type == kind]
-        if of_kind:
-            first, later = of_kind[0], of_kind[len(of_kind) // 2 :]
-            chosen += [first, max(later, key=lambda one: len(one.ground_truth.regions))]
-    return chosen[:SHOWN]
-
-
-@dataclass(frozen=True)
-class _Shown:
-    picture: str
-    question: str
-    answer: str
-    response: str
-    names: list[tuple[str, str]]
-
-
-def _show(example: Example) -> _Shown:
-    """The picture with the boxes drawn on it, as a data URI, and the texts beside it."""
-    truth = example.ground_truth
-    names = []
-    try:
-        with Image.open(example.picture.path) as opened:
-            picture = opened.convert("RGB")
-    except OSError as error:
-        # Only the header was read so far; training will meet this fault too, so show it.
-        picture = Image.new("RGB", (64, 64))
-        names.append(("#e6194b", f"the picture does not decode: {error}"))
-    scale = _SHOWN_SIDE / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    picture = picture.resize(size)
-    draw = ImageDraw.Draw(picture)
-    for number, region in enumerate(truth.regions):
-        if region.box is None:
-            continue
-        colour = _COLOURS[number % len(_COLOURS)]
-        draw.rectangle(scale_box(normalise(region.box, truth), size), outline=colour, width=3)
-        names.append((colour, region.ref))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return _Shown(
-        picture=f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}",
-        question=example.question,
-        answer=answer_text(truth.answer),
-        response=example.response or "",
-        names=names,
-    )
+    with whole_file(out / "audit.json") as temporary:
+        temporary.write_text(json.dumps(audit, indent=2) + "\n", encoding="utf-8")

@@ -17,3 +17,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed `whole_file` left in a folder."""
+    for path in folder.glob(".*.part"):
+        path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pyarrow.csv as pacsv
 import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
-from data_prep.source import InputError
+from data_prep.errors import InputError
 
 KEYS = ("image_path", "study")
 _READERS = {
@@ -44,5 +45,5 @@ def read_findings(path: Path) -> dict[str, str]:
     return {str(name).lstrip("/"): str(text).strip() for name, text in pairs if name and text}
 
 
-def findings_of(table: dict[str, str], image_path: str, study: str) -> str | None:
+def findings_of(table: Mapping[str, str], image_path: str, study: str) -> str | None:
     return table.get(image_path.lstrip("/")) or table.get(study)

@@ -1,10 +1,13 @@
-"""Infers from the boxes in which frame a dataset writes them."""
+"""Infers from the boxes in which frame a dataset writes them, and how pictures were fitted in."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from data_prep.coordinates import Size
+import numpy as np
+
+from data_prep.coordinates import Fit, Size
 from reward.numbers import Box
 
 KNOWN_SIDES = (224, 336)
@@ -14,12 +17,27 @@ REACH = 0.9
 # … and all but this share of the boxes stay inside it, by this much.
 STRAYS, SLACK = 0.001, 1.02
 
+# The fit shows where a picture's shape differs from the frame's: padding leaves bands at two sides.
+# A band counts from this share of the frame's side on, …
+NARROWEST_BAND = 0.03
+# … and a box is in it if it reaches further than this from the picture's edge (also a share).
+BAND_SLACK = 0.01
+# Stretched: at least so many boxes and this share of those beside bands lie in them.
+FEWEST_IN_BAND, SHARE_IN_BAND = 5, 0.01
+# Padded: at most this share does, where so many would if pictures had been stretched. How many
+# would is told by as many pictures at least that have no band on that side.
+STRAYS_IN_BAND, FEWEST_EXPECTED = 0.002, 40.0
+# Below this share of the frame's side in all pictures, both fits give the same boxes.
+SAME_BAND = 0.002
+
+Boxes = Sequence[tuple[Box, Size]]
+
 
 class ThinEvidence(Exception):
-    """The boxes do not tell the frame; the text says why and what to do."""
+    """The boxes do not tell the frame or the fit; the text says why and what to do."""
 
 
-def infer_frame(boxes: Sequence[tuple[Box, Size]]) -> tuple[Size | None, str]:
+def infer_frame(boxes: Boxes) -> tuple[Size | None, str]:
     """The frame's size, None for original pixels, and the evidence in a sentence.
 
     `boxes` are pairs of a box and its picture's original (width, height). Raises ThinEvidence
@@ -29,15 +47,14 @@ def infer_frame(boxes: Sequence[tuple[Box, Size]]) -> tuple[Size | None, str]:
         raise ThinEvidence(
             f"--frame auto needs {FEWEST_BOXES} boxes, found {len(boxes)}: name the frame"
         )
-    largest = sorted(max(box) for box, _ in boxes)
+    corners, sizes = _arrays(boxes)
+    largest = np.sort(corners.max(axis=1))
     # The largest coordinate but for the strays.
-    top = largest[max(0, len(largest) - 1 - int(STRAYS * len(largest)))]
+    top = float(largest[max(0, len(largest) - 1 - int(STRAYS * len(largest)))])
     seen = f"{len(boxes)} boxes, largest coordinate {top:g}"
-    inside = sum(
-        box[2] <= SLACK * size[0] and box[3] <= SLACK * size[1] for box, size in boxes
-    ) / len(boxes)
+    inside = float((corners[:, 2:] <= SLACK * sizes).all(axis=1).mean())
     fits = [side for side in KNOWN_SIDES if REACH * side <= top <= SLACK * side]
-    original_too = inside >= 1 - STRAYS and _reaches_edges(boxes)
+    original_too = inside >= 1 - STRAYS and _reach_of_large(corners, sizes) >= REACH
     if fits and not original_too:
         return (fits[0], fits[0]), f"{seen}: a frame of {fits[0]} x {fits[0]}"
     if original_too and not fits:
@@ -46,6 +63,85 @@ def infer_frame(boxes: Sequence[tuple[Box, Size]]) -> tuple[Size | None, str]:
     raise ThinEvidence(f"--frame auto cannot tell: {seen}, {reason}: name the frame")
 
 
-def _reaches_edges(boxes: Sequence[tuple[Box, Size]]) -> bool:
-    """Whether the boxes use their pictures' whole size, not just a corner of it."""
-    return max(max(box[2] / size[0], box[3] / size[1]) for box, size in boxes) >= REACH
+def _reach_of_large(corners: np.ndarray, sizes: np.ndarray) -> float:
+    """How much of the longer half of all sides the boxes use: near 1 in original pixels.
+
+    In a frame the coordinates do not grow with the picture, so they fill its small sides only.
+    """
+    large = sizes >= np.median(sizes)
+    return float((corners[:, 2:] / sizes)[large].max())
+
+
+def _arrays(boxes: Boxes) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes as (n, 4) and sizes as (n, 2)."""
+    corners = np.array([box for box, _ in boxes], dtype=float).reshape(-1, 4)
+    sizes = np.array([size for _, size in boxes], dtype=float).reshape(-1, 2)
+    return corners, sizes
+
+
+@dataclass(frozen=True)
+class BandEvidence:
+    """How boxes lie to the bands that padding would leave.
+
+    `boxes` are those in pictures with bands wide enough to tell; `in_band` of them reach into a
+    band, and `expected` would if pictures had been stretched. `expected` is 0 where too few
+    pictures without such a band tell how far boxes reach. `widest` is the widest band there is,
+    as a share of the frame's side.
+    """
+
+    boxes: int
+    in_band: int
+    expected: float
+    widest: float
+
+    @property
+    def share(self) -> float:
+        return self.in_band / self.boxes if self.boxes else 0.0
+
+
+def band_evidence(boxes: Boxes, frame: Size) -> BandEvidence:
+    """Measures the boxes against the bands that padding into `frame` (width, height) implies."""
+    corners, sizes = _arrays(boxes)
+    sides = np.array(frame, dtype=float)
+    scale = (sides / sizes).min(axis=1, keepdims=True)
+    # Bands left and right in the first column, above and below in the second, as shares of the
+    # frame's side: in each row one of them is 0. The same for the gap from a box to the frame.
+    bands = (sides - sizes * scale) / 2 / sides
+    gaps = np.minimum(corners[:, :2], sides - corners[:, 2:]) / sides
+    counted = in_band = 0
+    expected = 0.0
+    for axis in (0, 1):
+        tells = bands[:, axis] >= NARROWEST_BAND
+        limits = bands[tells, axis] - BAND_SLACK
+        counted += int(tells.sum())
+        in_band += int((gaps[tells, axis] < limits).sum())
+        # Boxes in pictures without a band here lie the same whatever the fit is.
+        free = np.sort(gaps[bands[:, axis] <= SAME_BAND, axis])
+        if len(free) >= FEWEST_BOXES:
+            expected += float(np.searchsorted(free, limits).sum() / len(free))
+    return BandEvidence(counted, in_band, expected, float(bands.max(initial=0.0)))
+
+
+def infer_fit(boxes: Boxes, frame: Size) -> tuple[Fit, str]:
+    """How pictures were brought into `frame`, and the evidence in a sentence.
+
+    Raises ThinEvidence where too few pictures differ in shape from the frame, or where boxes do
+    not enter the bands and would hardly do so in stretched pictures either.
+    """
+    found = band_evidence(boxes, frame)
+    if len(boxes) >= FEWEST_BOXES and found.widest <= SAME_BAND:
+        return "stretch", "all pictures have the frame's shape: stretched or padded is the same"
+    seen = (
+        f"{found.boxes} boxes in pictures that padding would give bands: {found.in_band} reach "
+        f"into them, about {found.expected:.0f} would if stretched"
+    )
+    if found.boxes < FEWEST_BOXES:
+        raise ThinEvidence(
+            f"--fit auto needs {FEWEST_BOXES} boxes in pictures whose shape differs from the "
+            f"frame's, found {found.boxes}: name the fit"
+        )
+    if found.in_band >= FEWEST_IN_BAND and found.share >= SHARE_IN_BAND:
+        return "stretch", f"{seen}: stretched"
+    if found.share <= STRAYS_IN_BAND and found.expected >= FEWEST_EXPECTED:
+        return "pad", f"{seen}: padded"
+    raise ThinEvidence(f"--fit auto cannot tell: {seen}: name the fit")

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.answers import (
-    QUESTION_TYPES,
     Answer,
     answer_text,
     normalise_answer,
     parse_choices,
+    read_question_type,
 )
+from data_prep.brackets import plain_brackets
 from data_prep.coordinates import (
     Frame,
     ModelFamily,
@@ -24,7 +25,7 @@ from data_prep.coordinates import (
     scale_box,
     smart_resize,
 )
-from data_prep.source import Picture, patient_and_study
+from data_prep.pictures import Picture, patient_and_study
 from reward.ground_truth import GroundTruth
 from reward.numbers import Box, cited_groups
 from reward.response import (
@@ -37,6 +38,9 @@ from reward.response import (
 )
 
 REJECT_CODES = {
+    "bad_json": "the row is no JSON",
+    "unknown_form": "the row has the keys of none of the known forms",
+    "bad_text": "a text of the row is not valid UTF-8",
     "no_question": "the question is missing or empty",
     "no_response": "the response is missing or empty",
     "no_answer": "the response holds no <answer> or an empty one",
@@ -46,9 +50,11 @@ REJECT_CODES = {
     "degenerate_box": "a box has swapped or equal corners, or vanishes in the model's pixels",
     "box_outside": "a box lies more than 2 % of the frame outside it",
     "no_patient": "the image path names no patient, so its split is unknown",
+    "excluded": "the exclusion list names the image, its study or its patient",
     "missing_image": "the image does not exist",
     "unreadable_image": "the image does not open",
     "image_too_narrow": "the image is too narrow for the model's resize",
+    "internal_error": "this program failed on the row: a fault of the program, please report it",
 }
 MOST_OVERHANG = 0.02
 UNNAMED = "region"
@@ -99,12 +105,12 @@ class Example:
 
 def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
     """Reads the texts of a row. Raises RowFault with a code of `REJECT_CODES`."""
-    question, response = _text(row["question"]), _text(row["response"])
+    question, response = _text(row.get("question")), plain_brackets(_text(row.get("response")))
     if not question:
         raise RowFault("no_question")
     if not response:
         raise RowFault("no_response")
-    question_type = QUESTION_TYPES.get(_text(row["question_type"]))
+    question_type = read_question_type(_text(row.get("question_type")))
     if question_type is None:
         raise RowFault("unknown_question_type")
     read = parse_response(response)
@@ -114,10 +120,10 @@ def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
     answer = normalise_answer(read.answer, question_type, choices)
     if answer is None:
         raise RowFault("answer_not_in_choices")
-    reasoning = " ".join(_BLOCK_TAGS.sub(" ", _text(row["thinkVG"])).split())
+    reasoning = " ".join(_BLOCK_TAGS.sub(" ", plain_brackets(_text(row.get("thinkVG")))).split())
     for text in (reasoning, *_LOCATION.findall(response)):
         _check_boxes(text)
-    image_path = _text(row["image_path"])
+    image_path = _text(row.get("image_path"))
     if not image_path:
         raise RowFault("missing_image")
     subject = patient_and_study(image_path)
@@ -169,25 +175,48 @@ class Mapper:
         except ValueError:
             raise RowFault("image_too_narrow") from None
 
+    def to_output(self, box: Box, picture: Picture, image_size: Size) -> Box:
+        """Maps a box from the dataset's frame to the model's coordinates; neither clips nor rounds.
+
+        `image_size` is the (width, height) at which the model sees the picture.
+        """
+        return scale_box(
+            self.frame.to_unit(box, picture.original), self.family.box_space(image_size)
+        )
+
+    def from_output(self, box: Box, picture: Picture, image_size: Size) -> Box:
+        """The inverse of `to_output`."""
+        width, height = self.family.box_space(image_size)
+        unit = (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
+        return self.frame.from_unit(unit, picture.original)
+
+    def written(self, box: Box, picture: Picture, image_size: Size) -> tuple[Box, bool]:
+        """The box as the model is to write it, in whole units, and whether it had to be clipped.
+
+        Raises RowFault for a box too far outside the picture, or one that vanishes.
+        """
+        space = self.family.box_space(image_size)
+        unit = self.frame.to_unit(box, picture.original)
+        if overhang(unit) > MOST_OVERHANG:
+            raise RowFault("box_outside")
+        x1, y1, x2, y2 = (float(round(side)) for side in scale_box(clip_unit(unit), space))
+        if x2 <= x1 or y2 <= y1:
+            raise RowFault("degenerate_box")
+        return (x1, y1, x2, y2), overhang(unit) > 0
+
     def example(self, parsed: ParsedRow, picture: Picture) -> Example:
         """Maps every box of a row, in its texts as in its ground truth.
 
         Raises RowFault for a box too far outside the picture, or too small for its pixels.
         """
         image_size = self.model_size(picture.size)
-        space = self.family.box_space(image_size)
         clipped: set[Box] = set()
 
         def to_model(box: Box) -> Box:
-            unit = self.frame.to_unit(box, picture.size)
-            if overhang(unit) > MOST_OVERHANG:
-                raise RowFault("box_outside")
-            if overhang(unit) > 0:
+            mapped, is_clipped = self.written(box, picture, image_size)
+            if is_clipped:
                 clipped.add(box)
-            x1, y1, x2, y2 = (float(round(side)) for side in scale_box(clip_unit(unit), space))
-            if x2 <= x1 or y2 <= y1:
-                raise RowFault("degenerate_box")
-            return (x1, y1, x2, y2)
+            return mapped
 
         regions = tuple(
             Region(region.ref, to_model(region.box))
@@ -198,10 +227,13 @@ class Mapper:
         answer = parsed.answer
         if parsed.question_type == "open":
             answer = replace_boxes(answer_text(answer), to_model)
+        choices = parsed.choices and {
+            letter: replace_boxes(text, to_model) for letter, text in parsed.choices.items()
+        }
         truth = GroundTruth(
             question_type=parsed.question_type,  # type: ignore[arg-type]
             answer=answer,
-            choices=parsed.choices,
+            choices=choices,
             regions=regions,
             think_regions=tuple(cited_regions(reasoning)),
             image_size=image_size,

@@ -6,35 +6,41 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.coordinates import MODEL_FAMILIES, Fit, ModelFamily, parse_frame
-from data_prep.source import InputError
+from data_prep.coordinates import MODEL_FAMILIES, ModelFamily, parse_frame
+from data_prep.errors import InputError
+from data_prep.splits import STRATIFY
 
 EPILOG = """\
 Writes {train,val,test}.parquet, sft_{train,val}.parquet, nested fractions of both training files
-(train-1of2.parquet to -1of16), rejects.parquet, audit.json and audit.html into --out.
-Rows at fault go to rejects.parquet with a reason; the exit code is 2 where the input as a whole
-is at fault."""
+(train-1of2.parquet to -1of16), rejects.parquet, audit.json and audit.html into --out, and
+missing_images.txt where pictures are missing. Rows at fault go to rejects.parquet with a reason;
+the exit code is 2 where the input as a whole is at fault. A run that was killed goes on where it
+was when it is started again."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """What a run of `data_prep.thinkvg` was asked for."""
 
-    source: Path
+    source: str
     images: Path
     out: Path
     frame: str
-    fit: Fit
+    fit: str
     family: ModelFamily
     min_pixels: int
     max_pixels: int
     val: float
     test: float
+    stratify: str
     limit: int | None
     seed: int
     workers: int
+    prompts: str
     tokenizer: Path | None
     findings: Path | None
+    exclude: Path | None
+    embed_images: bool
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,20 +51,50 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--source", type=Path, required=True, help="a parquet file, or a folder of data/*.parquet")
+    add(
+        "--source",
+        required=True,
+        metavar="PATH|hub:NAME[@REVISION]",
+        help="a parquet, JSON or JSON lines file, a folder of data/*.parquet or of such files, or "
+        "a dataset on the hub (its revision: configs/hub.yaml)",
+    )
     add("--images", type=Path, required=True, help="the folder that image_path is relative to")
     add("--out", type=Path, required=True, help="folder to write")
+    _add_coordinates(parser)
+    add("--val", type=float, default=0.05, help="share of patients for validation (0.05)")
+    add("--test", type=float, default=0.05, help="share of patients for the test (0.05)")
+    add(
+        "--stratify",
+        choices=STRATIFY,
+        default="auto",
+        help="give each split the same shares of question types: always, never, or (auto) in "
+        "splits of 1,000 rows and more",
+    )
+    add(
+        "--exclude", type=Path, help="file of image paths, DICOM names, studies or patients to skip"
+    )
+    add("--limit", type=int, help="use this many source rows, chosen by the seed (all)")
+    add("--seed", type=int, default=0, help="of splits, fractions and the limit (0)")
+    add("--workers", type=int, default=2, help="processes that convert rows (2)")
+    add("--prompts", default="thinkvg", metavar="NAME", help="templates in configs/prompts/NAME")
+    add("--tokenizer", type=Path, help="model folder, to write each row's length in tokens (off)")
+    add("--findings", type=Path, help="table of findings by image_path or study, for the judge")
+    add("--embed-images", action="store_true", help="write images as bytes, not as paths")
+    return parser
+
+
+def _add_coordinates(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--frame",
         default="336",
         metavar="336|224|WxH|original|auto",
-        help="the space of the dataset's boxes (336)",
+        help="the space of the dataset's boxes (336); auto infers it from them",
     )
     add(
         "--fit",
-        choices=("stretch", "pad"),
-        default="stretch",
-        help="how pictures were brought into the frame (stretch)",
+        choices=("stretch", "pad", "auto"),
+        help="how pictures were brought into the frame (stretch; auto where --frame is)",
     )
     add(
         "--model-family",
@@ -68,14 +104,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--min-pixels", type=int, help="lower bound of a resized picture's area (4 tokens)")
     add("--max-pixels", type=int, help="upper bound of a resized picture's area (1280 tokens)")
-    add("--val", type=float, default=0.05, help="share of patients for validation (0.05)")
-    add("--test", type=float, default=0.05, help="share of patients for the test (0.05)")
-    add("--limit", type=int, help="use this many source rows, chosen by the seed (all)")
-    add("--seed", type=int, default=0, help="of splits, fractions and the limit (0)")
-    add("--workers", type=int, default=2, help="threads that read image headers (2)")
-    add("--tokenizer", type=Path, help="folder of a tokenizer, to count tokens (off)")
-    add("--findings", type=Path, help="table of findings by image_path or study, for the judge")
-    return parser
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
@@ -91,17 +119,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
             f"--max-pixels is {maximum}: give at least --min-pixels ({minimum}) and "
             f"{family.factor**2}, one token of {family.name}"
         )
-    for name in ("val", "test"):
-        if not 0 <= getattr(options, name) < 1:
-            raise InputError(f"--{name} is {getattr(options, name)}: give a share from 0 to 1")
-    if options.val + options.test >= 1:
-        raise InputError(
-            f"--val {options.val:g} and --test {options.test:g} leave nothing to train on"
-        )
-    for name, least in (("seed", 0), ("workers", 1), ("limit", 1)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name} is {value}: give {least} or more")
+    _check_numbers(options)
     if options.frame != "auto":
         try:
             parse_frame(options.frame)
@@ -116,15 +134,33 @@ def settings_from(options: argparse.Namespace) -> Settings:
         images=options.images.resolve(),
         out=options.out.resolve(),
         frame=options.frame,
-        fit=options.fit,
+        fit=options.fit or ("auto" if options.frame == "auto" else "stretch"),
         family=family,
         min_pixels=minimum,
         max_pixels=maximum,
         val=options.val,
         test=options.test,
+        stratify=options.stratify,
         limit=options.limit,
         seed=options.seed,
         workers=options.workers,
+        prompts=options.prompts,
         tokenizer=options.tokenizer,
         findings=options.findings,
+        exclude=options.exclude,
+        embed_images=options.embed_images,
     )
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    for name in ("val", "test"):
+        if not 0 <= getattr(options, name) < 1:
+            raise InputError(f"--{name} is {getattr(options, name)}: give a share from 0 to 1")
+    if options.val + options.test >= 1:
+        raise InputError(
+            f"--val {options.val:g} and --test {options.test:g} leave nothing to train on"
+        )
+    for name, least in (("seed", 0), ("workers", 1), ("limit", 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name} is {value}: give {least} or more")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
+from data_prep.errors import InputError
+from data_prep.pictures import MISSING, download_command
 from data_prep.pipeline import prepare
-from data_prep.settings import build_parser, settings_from
-from data_prep.source import InputError
+from data_prep.settings import Settings, build_parser, settings_from
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,18 +23,47 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"{error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
         return 2
+    _summarise(audit)
+    for line in remarks(settings, audit):
+        print(line, file=sys.stderr)
+    print(f"see {settings.out / 'audit.html'}")
+    return 0
+
+
+def _summarise(audit: Mapping[str, Any]) -> None:
     rows = audit["rows"]
     counts = ", ".join(f"{rows[name]} {name}" for name in ("train", "val", "test", "rejects"))
     sizes = ", ".join(f"{size} ({count})" for size, count in list(audit["image_sizes"].items())[:3])
     print(f"{rows['source']} rows: {counts}, {rows['left_out']} left out. Model sizes: {sizes}")
+    if audit["rejects"]:
+        reasons = ", ".join(f"{count} {code}" for code, count in audit["rejects"].items())
+        print(f"rejected: {reasons}; see rejects.parquet")
+    print(f"frame: {audit['parameters']['frame_evidence']}")
+
+
+def remarks(settings: Settings, audit: Mapping[str, Any]) -> list[str]:
+    """What a user should know before training, a line each."""
+    lines = list(audit["doubts"])
+    for split in ("val", "test"):
+        if getattr(settings, split) > 0 and not audit["rows"][split]:
+            lines.append(
+                f"{split}.parquet is empty: too few patients for --{split} "
+                f"{getattr(settings, split):g}; three or more are needed"
+            )
     if small := audit["images_below_min_pixels"]:
-        print(
+        lines.append(
             f"{small} images come out below --min-pixels {settings.min_pixels}, because sides are "
-            f"rounded down from --max-pixels {settings.max_pixels}: raise it",
-            file=sys.stderr,
+            f"rounded down from --max-pixels {settings.max_pixels}: raise it"
         )
-    print(f"see {settings.out / 'audit.html'}")
-    return 0
+    if count := audit["missing_images_listed"]:
+        listed = settings.out / MISSING
+        lines.append(
+            f"{count} images are missing, listed in {listed}; fetch them with: "
+            f"{download_command(listed, settings.images)}"
+        )
+    if repeats := audit["repeats"]["other_answers"]:
+        lines.append(f"{repeats} questions are asked again about an image with another answer")
+    return lines
 
 
 if __name__ == "__main__":

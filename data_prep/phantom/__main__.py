@@ -6,7 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_prep.phantom.dataset import NOTICE, PARQUET, write_dataset
+from data_prep.coordinates import parse_frame
+from data_prep.errors import InputError
+from data_prep.phantom.dataset import write_dataset
+from data_prep.phantom.dirty import Dirt
+from data_prep.phantom.forms import FILES, NOTICE
+from data_prep.phantom.variant import FULL_IMAGES, FULL_ROWS, FULL_WORDS, Variant
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -15,35 +20,82 @@ def build_parser() -> argparse.ArgumentParser:
         description="Writes a synthetic chest X-ray dataset in the published ThinkVG layout.",
         epilog=NOTICE,
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--images", type=int, default=1000, help="number of pictures (1000)")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (0)")
-    parser.add_argument("--workers", type=int, default=2, help="processes to draw with (2)")
-    parser.add_argument(
-        "--dirty", type=float, default=0.0, help="faulty rows to add, as a share of the good (0)"
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder to write; an earlier set there is replaced")
+    add("--images", type=int, help="number of pictures (1000)")
+    add("--seed", type=int, default=0, help="same seed, same bytes (0)")
+    add("--workers", type=int, default=2, help="processes to draw with (2)")
+    add("--dirty", type=float, default=0.0, help="faulty rows to add, as a share of the good (0)")
+    add("--faults", choices=("basic", "all"), default="basic", help="kinds of faulty rows (basic)")
+    add("--odd", type=float, default=0.0, help="share of rows written in odd but good ways (0)")
+    add("--frame", default="336", metavar="336|224|WxH|original", help="space of the boxes (336)")
+    add("--fit", choices=("stretch", "pad"), default="stretch", help="of pictures (stretch)")
+    add(
+        "--shapes",
+        choices=("square", "mixed"),
+        default="square",
+        help="pictures about square, or upright, lying and square ones (square)",
+    )
+    add("--long-side", type=int, default=512, help="pixels, of pictures of mixed shapes (512)")
+    add("--regions", choices=("basic", "all"), default="basic", help="regions (basic: 20 of 29)")
+    add("--rows", type=int, help="number of good rows in all (three to five for a picture)")
+    add("--words", type=int, default=0, help="least length of the reasoning, about (as it comes)")
+    add("--form", choices=tuple(FILES), default="thinkvg", help="of the rows (thinkvg)")
+    add(
+        "--full-size",
+        action="store_true",
+        help=f"as many rows ({FULL_ROWS:,}) and pictures ({FULL_IMAGES:,}) as published, about "
+        f"{FULL_WORDS} words of reasoning, all regions",
     )
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = build_parser()
-    options = parser.parse_args(argv)
-    for name, low in (("images", 1), ("seed", 0), ("workers", 1), ("dirty", 0)):
+def variant_from(options: argparse.Namespace) -> Variant:
+    """Checks the options. Raises InputError with a line that names the one at fault."""
+    least = {"images": 1, "seed": 0, "workers": 1, "dirty": 0, "odd": 0, "long_side": 64, "rows": 1}
+    for name, low in (least | {"words": 0}).items():
         value = getattr(options, name)
-        if value < low:
-            print(f"--{name} is {value}: give {low} or more", file=sys.stderr)
-            return 2
+        if value is not None and value < low:
+            raise InputError(f"--{name.replace('_', '-')} is {value}: give {low} or more")
+    if options.odd > 1:
+        raise InputError(f"--odd is {options.odd}: give a share from 0 to 1")
     if options.out.exists() and not options.out.is_dir():
-        print(f"--out {options.out} is a file: name a folder", file=sys.stderr)
-        return 2
+        raise InputError(f"--out {options.out} is a file: name a folder")
+    if options.full_size:
+        for name, value in (("images", FULL_IMAGES), ("rows", FULL_ROWS)):
+            if getattr(options, name) is not None:
+                raise InputError(f"--{name} does not go with --full-size, which sets it to {value}")
     try:
-        rows = write_dataset(
-            options.out, options.images, options.seed, options.workers, options.dirty
-        )
+        frame = parse_frame(options.frame)
+    except ValueError as error:
+        raise InputError(f"--frame: {error}") from None
+    return Variant(
+        frame=frame,
+        fit=options.fit,
+        shapes=options.shapes,
+        long_side=options.long_side,
+        all_regions=options.full_size or options.regions == "all",
+        rows=FULL_ROWS if options.full_size else options.rows,
+        words=options.words or (FULL_WORDS if options.full_size else 0),
+        form=options.form,
+        odd=options.odd,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = build_parser().parse_args(argv)
+    try:
+        variant = variant_from(options)
+        images = FULL_IMAGES if options.full_size else options.images or 1000
+        dirt = Dirt(options.dirty, options.faults == "all")
+        rows = write_dataset(options.out, images, options.seed, options.workers, dirt, variant)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"{error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
         return 2
-    print(f"{options.images} synthetic images, {rows} rows: {options.out / PARQUET}")
+    print(f"{images} synthetic images, {rows} rows: {options.out / FILES[variant.form]}")
     return 0
 
 

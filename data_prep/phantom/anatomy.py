@@ -163,6 +163,32 @@ def region_boxes(anatomy: Anatomy) -> dict[str, UnitBox]:
     return {name: _inside(box) for name, box in boxes.items()}
 
 
+def further_boxes(anatomy: Anatomy) -> dict[str, UnitBox]:
+    """The regions that `region_boxes` leaves out, so that together they are the published 29.
+
+    Where they lie follows from the others: they are in the picture whether or not they are named.
+    """
+    right, left, middle = anatomy.lungs["right"], anatomy.lungs["left"], anatomy.midline
+    heart, trachea, arch = anatomy.heart, anatomy.trachea, anatomy.arch
+    top, base, split = min(right.top, left.top), max(right.bottom, left.bottom), heart[1]
+    carina = trachea[3]
+    svc = (middle - 0.085, arch[1], middle - 0.015, heart[1] + 0.03)
+    boxes: dict[str, UnitBox] = {
+        f"{side} apical zone": (*lung.box[:2], lung.box[2], lung.top + 0.18 * lung.height)
+        for side, lung in anatomy.lungs.items()
+    }
+    boxes |= {
+        "mediastinum": (middle - 0.11, top, max(middle + 0.11, arch[2]), heart[3]),
+        "upper mediastinum": (middle - 0.11, top, max(middle + 0.11, arch[2]), split),
+        "svc": svc,
+        "carina": (middle - 0.045, carina - 0.045, middle + 0.045, carina + 0.045),
+        "right atrium": (heart[0], (heart[1] + heart[3]) / 2, middle, heart[3]),
+        "cavoatrial junction": (svc[0] - 0.01, svc[3] - 0.035, svc[2] + 0.015, svc[3] + 0.035),
+        "abdomen": (right.lateral - 0.03, base, left.lateral + 0.03, 0.99),
+    }
+    return {name: _inside(box) for name, box in boxes.items()}
+
+
 def _angle_box(lung: Lung) -> UnitBox:
     x1, x2 = sorted((lung.x_at(0.42), lung.x_at(1.06)))
     return (x1, lung.bottom - 0.32 * lung.height, x2, lung.bottom + 0.03)

@@ -52,11 +52,13 @@ class Item:
     letters: tuple[str, ...] = ()
 
 
-def ask(findings: Findings, rng: np.random.Generator) -> Item:
-    """One question of a type drawn by its share."""
+def ask(findings: Findings, rng: np.random.Generator, quiet: Sequence[str] = QUIET_REGIONS) -> Item:
+    """One question of a type drawn by its share; `quiet` are the regions without findings."""
     names = list(TYPE_SHARES)
     shares = np.array(list(TYPE_SHARES.values()))
     kind = names[rng.choice(len(names), p=shares / shares.sum())]
+    if kind == "open_ended_questions":
+        return ask_open(findings, rng, quiet)
     return _ASKERS[kind](findings, rng)
 
 
@@ -144,7 +146,9 @@ def ask_multi(findings: Findings, rng: np.random.Generator) -> Item:
     )
 
 
-def ask_open(findings: Findings, rng: np.random.Generator) -> Item:
+def ask_open(
+    findings: Findings, rng: np.random.Generator, quiet: Sequence[str] = QUIET_REGIONS
+) -> Item:
     """A question that is answered by a short sentence."""
     opacities = [finding for finding in findings if finding.kind == "opacity"]
     form = rng.random()
@@ -157,7 +161,7 @@ def ask_open(findings: Findings, rng: np.random.Generator) -> Item:
         names = " and ".join(finding.name for finding in findings)
         answer = f"{names[0].upper()}{names[1:]}."
     else:
-        region = _region_to_ask(findings, rng, quiet=0.2)
+        region = _region_to_ask(findings, rng, 0.2, quiet)
         verb = "How large is the heart?" if region == HEART else f"Describe the {region}."
         state = seen_in(region, findings)
         return Item(
@@ -177,7 +181,6 @@ def ask_open(findings: Findings, rng: np.random.Generator) -> Item:
 _ODDS = {"opacity": 0.165, "effusion": 0.27, "raised": 0.205, "enlarged": 0.72, "device": 0.22}
 _NORMAL = ("is clear", "is sharp", "is normal", "are normal")
 _ASKERS = {
-    "open_ended_questions": ask_open,
     "closed_ended_questions": ask_closed,
     "single_choice_questions": ask_single,
     "multi_choice_questions": ask_multi,
@@ -239,10 +242,15 @@ def _normal_regions(findings: Findings) -> list[str]:
     return [region for region in asked_regions() if region not in abnormal]
 
 
-def _region_to_ask(findings: Findings, rng: np.random.Generator, quiet: float = 0.0) -> str:
-    """A region to describe: abnormal in about half of the questions."""
-    if rng.random() < quiet:
-        return QUIET_REGIONS[rng.integers(len(QUIET_REGIONS))]
+def _region_to_ask(
+    findings: Findings,
+    rng: np.random.Generator,
+    share: float = 0.0,
+    quiet: Sequence[str] = QUIET_REGIONS,
+) -> str:
+    """A region to describe: abnormal in about half of the questions, quiet in a share of them."""
+    if rng.random() < share:
+        return quiet[int(rng.integers(len(quiet)))]
     if findings and rng.random() < 0.55:
         return _pick(findings, rng).region
     return _absent_finding(findings, rng).region
@@ -257,6 +265,8 @@ def _thing_in(region: str, findings: Findings) -> str:
 
 def _comparison(region: str, rng: np.random.Generator, share: float = 0.3) -> tuple[str, ...]:
     """In a share of the rows the same region of the other side, to compare with."""
+    if region == "right atrium":
+        return ()  # the left one is not among the regions
     if region.split()[0] not in ("right", "left") or rng.random() >= share:
         return ()
     side, name = region.split(maxsplit=1)

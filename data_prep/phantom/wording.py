@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 import numpy as np
@@ -27,10 +27,13 @@ def reasoning(
     findings: tuple[Finding, ...],
     boxes: Mapping[str, FrameBox],
     rng: np.random.Generator,
+    further: Sequence[str] = (),
+    words: int = 0,
 ) -> str:
     """All findings of the picture, what is seen in each cited region, then a conclusion.
 
-    What decides on a choice is followed by its letter.
+    What decides on a choice is followed by its letter. Of the regions in `further` so many are
+    told about too that the text has about `words` words.
 
     Boxes are written after the region's name as `[x1, y1, x2, y2]` or `([x1, y1, x2, y2])`.
     """
@@ -40,6 +43,12 @@ def reasoning(
         box = f"({_box(boxes[region])})" if bracketed else _box(boxes[region])
         choice = f" (choice {letter})" if letter else ""
         sentences.append(f"The {region} {box} {seen_in(region, findings)}{choice}.")
+    cited = {*item.regions, *item.also}
+    length = sum(len(sentence.split()) for sentence in sentences)
+    for region in further:
+        if region not in cited and length < words:
+            sentences.append(f"The {region} {_box(boxes[region])} {seen_in(region, findings)}.")
+            length += len(sentences[-1].split())
     sentences.append(_CLOSERS[rng.integers(len(_CLOSERS))].format(item.conclusion))
     return " ".join(sentences)
 

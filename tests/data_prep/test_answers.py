@@ -1,6 +1,6 @@
 import pytest
 
-from data_prep.answers import answer_text, normalise_answer, parse_choices
+from data_prep.answers import answer_text, normalise_answer, parse_choices, read_question_type
 
 CHOICES = {"A": "opacity", "B": "no finding", "C": "a device", "D": "pleural effusion"}
 
@@ -19,6 +19,7 @@ CHOICES = {"A": "opacity", "B": "no finding", "C": "a device", "D": "pleural eff
         # Brackets within a choice.
         ("Which? <choices>: [A: at [1, 2], B: none]", {"A": "at [1, 2]", "B": "none"}),
         ("Is it big?", None),
+        ("Is it big? <choices>: [yes, no]", None),  # no letters
     ],
 )
 def test_parse_choices(question, expected):
@@ -32,6 +33,16 @@ def test_parse_choices(question, expected):
         ("no", "closed", "No"),
         ("Yes, there is an opacity.", "closed", "Yes"),
         ("Nothing", "closed", None),  # begins like a no
+        ("YES", "closed", "Yes"),
+        ("b", "single", "B"),
+        ("Option C", "single", "C"),
+        ("The correct answer is: B.", "single", "B"),
+        ("Answer: D: pleural effusion", "single", "D"),
+        ('["A", "C"]', "multi", ("A", "C")),
+        ("Options A and C", "multi", ("A", "C")),
+        ("A & D", "multi", ("A", "D")),
+        ("A: opacity, and more of it, C: a device", "multi", ("A", "C")),
+        ("A or F", "multi", None),
         ("B", "single", "B"),
         ("B.", "single", "B"),
         ("(C)", "single", "C"),
@@ -56,6 +67,22 @@ def test_normalise_answer(text, kind, expected):
     assert (
         normalise_answer(text, kind, CHOICES if kind in ("single", "multi") else None) == expected
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("closed_ended_questions", "closed"),
+        ("open_ended_question", "open"),
+        ("Single-Choice Questions", "single"),
+        (" MULTI_CHOICE_QUESTIONS ", "multi"),
+        ("closed", None),
+        ("questions", None),
+        ("", None),
+    ],
+)
+def test_read_question_type(text, kind):
+    assert read_question_type(text) == kind
 
 
 def test_any_letter_is_taken_where_the_question_lists_no_choices():

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep.boxes import overlap
 from data_prep.coordinates import (
     MODEL_FAMILIES,
     Frame,
@@ -13,7 +14,10 @@ from data_prep.coordinates import (
     scale_box,
     smart_resize,
 )
+from data_prep.pictures import Picture
+from data_prep.rows import Mapper
 
+FITS = ("stretch", "pad")
 SIDES = st.integers(28, 4000)
 BOUNDS = [(3136, 1003520), (12544, 12544), (12544, 15680), (200704, 200704), (3136, 12845056)]
 
@@ -147,3 +151,79 @@ def test_overhang_and_clip():
     assert math.isclose(overhang(box), 0.03)
     assert overhang((0, 0, 1, 1)) == 0
     assert clip_unit(box) == (0.0, 0.2, 0.5, 1.0)
+
+
+def test_qwen3_sizes_agree_with_the_processors_real_grid():
+    from PIL import Image
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+
+    # Qwen3-VL uses this processor with patches of 16.
+    processor = Qwen2VLImageProcessor(patch_size=16, min_pixels=4096, max_pixels=100352)
+    for size in [(336, 320), (310, 362), (1024, 300), (57, 90), (640, 480), (32, 32)]:
+        grid = processor(images=[Image.new("L", size)], return_tensors="pt")["image_grid_thw"]
+        _, rows, columns = grid[0].tolist()
+        assert (columns * 16, rows * 16) == smart_resize(size, 32, 4096, 100352)
+
+
+FRAMES = st.one_of(
+    st.just(Frame(None)),
+    st.builds(
+        Frame, st.tuples(st.integers(50, 2000), st.integers(50, 2000)), st.sampled_from(FITS)
+    ),
+)
+FAMILIES = st.sampled_from(list(MODEL_FAMILIES.values()))
+UNIT_BOXES = st.tuples(*[st.floats(0, 1)] * 4).map(
+    lambda sides: (*map(min, sides[:2], sides[2:]), *map(max, sides[:2], sides[2:]))
+)
+
+
+def setting(frame, family, original, scale):
+    """A mapper, a picture (perhaps a smaller copy of its original) and the model's size."""
+    size = (max(28, round(original[0] * scale)), max(28, round(original[1] * scale)))
+    mapper = Mapper(frame, family, 3136, 1003520)
+    picture = Picture("/a.jpg", size, original)
+    return mapper, picture, mapper.model_size(size)
+
+
+@given(FRAMES, FAMILIES, st.tuples(SIDES, SIDES), st.floats(0.1, 1), UNIT_BOXES)
+def test_a_box_goes_to_the_model_and_back(frame, family, original, scale, unit):
+    mapper, picture, image_size = setting(frame, family, original, scale)
+    box = frame.from_unit(unit, original)
+    there = mapper.to_output(box, picture, image_size)
+    back = mapper.from_output(there, picture, image_size)
+    assert back == pytest.approx(box, rel=1e-9, abs=1e-6)
+
+
+@given(FRAMES, FAMILIES, st.tuples(SIDES, SIDES), st.floats(0.1, 1), UNIT_BOXES)
+def test_a_written_box_is_within_half_a_unit(frame, family, original, scale, unit):
+    mapper, picture, image_size = setting(frame, family, original, scale)
+    box = frame.from_unit(unit, original)
+    there = mapper.to_output(box, picture, image_size)
+    if min(there[2] - there[0], there[3] - there[1]) <= 1.001:
+        return  # it may vanish; tested by itself
+    written, is_clipped = mapper.written(box, picture, image_size)
+    assert all(side == int(side) for side in written)
+    assert written == pytest.approx(there, abs=0.5 + 1e-6)
+    # The way back: half a unit of the output grid, in the frame's units.
+    steps = mapper.from_output((1, 1, 1, 1), picture, image_size)
+    zero = mapper.from_output((0, 0, 0, 0), picture, image_size)
+    back = mapper.from_output(written, picture, image_size)
+    for side, wanted, step, origin in zip(back, box, steps, zero, strict=True):
+        assert abs(side - wanted) <= 0.5 * abs(step - origin) + 1e-6
+    assert not is_clipped or overhang(unit) < 1e-9
+
+
+@given(FRAMES, FAMILIES, st.tuples(SIDES, SIDES), st.lists(UNIT_BOXES, min_size=2, max_size=2))
+def test_iou_is_the_same_in_the_frame_and_in_the_models_coordinates(frame, family, original, units):
+    mapper, picture, image_size = setting(frame, family, original, 1.0)
+    if any(min(x2 - x1, y2 - y1) < 1e-3 for x1, y1, x2, y2 in units):
+        return
+    boxes = [frame.from_unit(unit, original) for unit in units]
+    there = [mapper.to_output(box, picture, image_size) for box in boxes]
+    assert overlap(*there) == pytest.approx(overlap(*boxes), abs=1e-3)
+
+
+def test_boxes_of_equal_size_that_share_half_overlap_by_a_third():
+    assert overlap((0, 0, 2, 1), (1, 0, 3, 1)) == pytest.approx(1 / 3)
+    assert overlap((0, 0, 1, 1), (1, 0, 2, 1)) == 0
+    assert overlap((0, 0, 4, 4), (1, 1, 3, 3)) == pytest.approx(1 / 4)

@@ -1,7 +1,15 @@
+import json
+
 import numpy as np
 import pytest
 
-from data_prep.frames import ThinEvidence, infer_frame
+from data_prep.frames import ThinEvidence, band_evidence, infer_fit, infer_frame
+from data_prep.phantom.dataset import write_dataset
+from data_prep.phantom.dirty import Dirt
+from data_prep.phantom.variant import Variant
+from data_prep.thinkvg import main
+
+FRAMES = [(224, "stretch"), (224, "pad"), (336, "stretch"), (336, "pad"), (None, "stretch")]
 
 
 def boxes(largest, count=400, size=(2544, 3056), seed=0):
@@ -48,3 +56,115 @@ def test_thin_evidence_is_refused(evidence, reason):
     with pytest.raises(ThinEvidence, match=reason) as caught:
         infer_frame(evidence)
     assert "name the frame" in str(caught.value)
+
+
+UPRIGHT, LYING = (2000, 3000), (3000, 2000)
+# In a frame of 300 an upright picture that is padded has bands of 50 at its sides.
+INSIDE, IN_BAND = (60.0, 60.0, 240.0, 240.0), (20.0, 60.0, 240.0, 240.0)
+
+
+def with_reach(in_band, count=400):
+    """Boxes in pictures of both kinds: all reach far where there is no band, `in_band` into one."""
+    far_x, far_y = (20.0, 60.0, 240.0, 240.0), (60.0, 20.0, 240.0, 240.0)
+    found = [(far_x, LYING)] * count + [(far_y, UPRIGHT)] * count
+    return found + [(IN_BAND, UPRIGHT)] * in_band
+
+
+def test_boxes_in_bands_mean_stretched():
+    fit, evidence = infer_fit(with_reach(in_band=50), (300, 300))
+    assert fit == "stretch"
+    assert "50 reach into them" in evidence
+
+
+def test_no_box_in_bands_where_many_would_be_means_padded():
+    fit, evidence = infer_fit(with_reach(in_band=0), (300, 300))
+    assert fit == "pad"
+    assert "about 800 would if stretched" in evidence
+
+
+@pytest.mark.parametrize(
+    ("evidence", "reason"),
+    [
+        (with_reach(in_band=3), "cannot tell"),  # more than strays, fewer than stretched ones
+        ([(INSIDE, UPRIGHT)] * 400, "cannot tell"),  # no picture tells how far boxes reach
+        ([(INSIDE, UPRIGHT)] * 400 + [(INSIDE, LYING)] * 400, "about 0 would"),  # none reaches far
+        ([(IN_BAND, UPRIGHT)] * 100, "needs 200 boxes"),
+        ([(IN_BAND, (1000, 1010))] * 400, "found 0"),  # about square
+        ([], "found 0"),
+    ],
+)
+def test_thin_evidence_for_the_fit_is_refused(evidence, reason):
+    with pytest.raises(ThinEvidence, match=reason) as caught:
+        infer_fit(evidence, (300, 300))
+    assert "name the fit" in str(caught.value)
+
+
+def test_the_fit_does_not_matter_where_pictures_have_the_frames_shape():
+    fit, evidence = infer_fit([(INSIDE, (900, 900))] * 300, (300, 300))
+    assert fit == "stretch"
+    assert "the same" in evidence
+
+
+def test_bands_are_measured_on_the_side_where_they_are():
+    found = band_evidence([(IN_BAND, UPRIGHT), (IN_BAND, LYING), (INSIDE, UPRIGHT)], (300, 300))
+    assert (found.boxes, found.in_band) == (3, 1)
+    assert found.widest == pytest.approx(50 / 300)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Phantom sets of 500 rows in every frame and fit, with pictures of mixed shapes."""
+    made = {}
+    for side, fit in FRAMES:
+        out = tmp_path_factory.mktemp("set")
+        frame = None if side is None else (side, side)
+        variant = Variant(frame=frame, fit=fit, shapes="mixed", rows=500, long_side=480)
+        write_dataset(out, 70, 5, 1, Dirt(), variant)
+        made[side, fit] = out
+    return made
+
+
+@pytest.mark.parametrize("case", FRAMES, ids=str)
+def test_frame_and_fit_of_500_phantom_rows_are_inferred(sets, paths, tmp_path, case, capsys):
+    side, fit = case
+    assert main([*paths(sets[case], tmp_path), "--frame", "auto", "--workers", "1"]) == 0
+    audit = json.loads((tmp_path / "audit.json").read_text())
+    parameters = audit["parameters"]
+    assert parameters["frame"] == ("original" if side is None else f"{side}x{side}")
+    assert side is None or parameters["fit"] == fit
+    assert parameters["frame_evidence"] in capsys.readouterr().out
+    assert audit["rows"]["rejects"] == 0
+    assert audit["doubts"] == []
+
+
+@pytest.mark.parametrize("case", FRAMES, ids=str)
+def test_five_rows_are_too_few(sets, paths, tmp_path, case, capsys):
+    options = ["--frame", "auto", "--limit", "5"]
+    assert main([*paths(sets[case], tmp_path / "out"), *options]) == 2
+    assert "--frame auto needs 200 boxes" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("case", "given", "doubt"),
+    [
+        ((224, "pad"), ["--frame", "336"], "--frame 336 is at odds with the boxes"),
+        ((336, "stretch"), ["--frame", "224"], "--frame 224 is at odds with the boxes"),
+        ((336, "stretch"), ["--frame", "original"], "--frame original is at odds"),
+        ((336, "pad"), ["--frame", "336"], "--fit stretch is at odds with the boxes"),
+        ((336, "stretch"), ["--frame", "336", "--fit", "pad"], "--fit pad is at odds"),
+        ((336, "stretch"), ["--frame", "auto", "--fit", "pad"], "--fit pad is at odds"),
+    ],
+)
+def test_a_frame_or_fit_that_the_boxes_contradict_is_pointed_out(
+    sets, paths, tmp_path, case, given, doubt, capsys
+):
+    assert main([*paths(sets[case], tmp_path), *given, "--workers", "1"]) == 0
+    assert doubt in capsys.readouterr().err
+    assert doubt in (tmp_path / "audit.html").read_text()
+
+
+def test_the_fit_alone_can_be_inferred(sets, paths, tmp_path):
+    options = ["--frame", "336", "--fit", "auto", "--workers", "1"]
+    assert main([*paths(sets[336, "pad"], tmp_path), *options]) == 0
+    assert json.loads((tmp_path / "audit.json").read_text())["parameters"]["fit"] == "pad"

@@ -1,12 +1,12 @@
 import pytest
 
 from data_prep.coordinates import MODEL_FAMILIES, Frame
+from data_prep.pictures import Picture
 from data_prep.rows import Mapper, RowFault, parse_row
-from data_prep.source import Picture
 from reward.response import parse_response
 
 BOX = "[84, 42, 168, 210]"
-PICTURE = Picture("/pictures/a.jpg", (672, 336))
+PICTURE = Picture("/pictures/a.jpg", (672, 336), (672, 336))
 
 
 def make_row(**changes):
@@ -156,4 +156,4 @@ def test_a_region_without_a_name_is_written_with_one():
 
 def test_a_picture_too_narrow_to_resize_is_named():
     with pytest.raises(RowFault, match=r"^image_too_narrow$"):
-        make_mapper().example(parse_row(make_row(), 0), Picture("/a.jpg", (4000, 10)))
+        make_mapper().example(parse_row(make_row(), 0), Picture("/a.jpg", (4000, 10), (4000, 10)))

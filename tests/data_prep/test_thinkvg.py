@@ -10,6 +10,7 @@ from PIL import Image
 from data_prep.metadata import read_metadata
 from data_prep.phantom.dirty import FAULTS
 from data_prep.thinkvg import main
+from data_prep.tokens import prompts_over
 from reward.ground_truth import GroundTruth
 from reward.presets import load_preset
 from reward.response import parse_response
@@ -24,6 +25,7 @@ FILES = {
     "sft_val.parquet",
     *(f"{prefix}train-{part}.parquet" for prefix in ("", "sft_") for part in FRACTIONS),
     "rejects.parquet",
+    "missing_images.txt",
     "audit.json",
     "audit.html",
 }
@@ -203,7 +205,7 @@ def test_the_audit_names_its_parameters_and_shows_pictures(prepared):
     assert parameters["source"][0].endswith(".parquet")
     assert audit_of(prepared)["image_sizes"] == {"112x112": 80}
     page = (prepared / "audit.html").read_text()
-    assert page.count("data:image/jpeg;base64,") == 8
+    assert page.count("data:image/jpeg;base64,") == 12
     assert "Synthetic" in page
     for reason in FAULTS:
         assert reason in page
@@ -212,7 +214,7 @@ def test_the_audit_names_its_parameters_and_shows_pictures(prepared):
 def test_the_bytes_depend_on_the_input_alone(prepared, dirty_phantom, paths, tmp_path):
     options = ["--min-pixels", "12544", "--max-pixels", "15680", "--val", "0.1", "--test", "0.2"]
     assert main([*paths(dirty_phantom, tmp_path), *options, "--workers", "1"]) == 0
-    for name in FILES - {"audit.json", "audit.html"}:
+    for name in FILES:
         assert (tmp_path / name).read_bytes() == (prepared / name).read_bytes(), name
 
 
@@ -327,6 +329,15 @@ def test_tokens_are_counted_with_the_image(make_dataset, paths, tmp_path):
     assert tokens["image"]["max"] == 24 * 12
     assert tokens["prompt"]["max"] == 24 * 12 + len(user.split()) - 1
     assert tokens["response"]["max"] == len(assistant.split())
+    info, longest = row["extra_info"], tokens["prompt"]["max"]
+    assert (info["prompt_tokens"], info["response_tokens"]) == (longest, tokens["response"]["max"])
+    file = tmp_path / "out" / "train.parquet"
+    assert prompts_over(file, longest) == (0, 1)
+    assert prompts_over(file, longest - 1) == (1, 1)
+
+
+def test_lengths_are_not_known_where_they_were_not_asked_for(prepared):
+    assert prompts_over(prepared / "train.parquet", 10) is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,35 @@
+"""Boxes in unusual brackets, brought to the form that the shared reader of responses knows."""
+
+from __future__ import annotations
+
+import re
+
+_N = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
+_GAP = r"\s*[,;]\s*|\s+"
+_FOUR = rf"\s*({_N})(?:{_GAP})({_N})(?:{_GAP})({_N})(?:{_GAP})({_N})\s*"
+# Braces, full-width and lenticular brackets, angle brackets, bars.
+_UNUSUAL = re.compile(
+    rf"\{{{_FOUR}\}}|［{_FOUR}］|（{_FOUR}）|【{_FOUR}】|〔{_FOUR}〕|⟨{_FOUR}⟩|<{_FOUR}>|\|{_FOUR}\|"
+)
+# [x1=10, y1: 20, …], (xmin 10, ymin 20, …)
+_LABEL = r"(?:x|y)\s*_?(?:1|2|min|max)|left|top|right|bottom"
+_LABELLED = re.compile(
+    r"[\[({]\s*" + r"\s*[,;]\s*".join([rf"(?:{_LABEL})\s*[=:]?\s*({_N})"] * 4) + r"\s*[\])}]",
+    re.IGNORECASE,
+)
+_HINT = re.compile(r"[{［（【〔⟨|]|<[\s\d.+-]|[\[(]\s*(?:x|left)", re.IGNORECASE)
+
+
+def plain_brackets(text: str) -> str:
+    """The text with each box in brackets other than `[]` and `()` written as `[a, b, c, d]`.
+
+    `{10, 20, 30, 40}`, `【10, 20, 30, 40】` and `[x1=10, y1=20, x2=30, y2=40]` are such boxes; what
+    is not four numbers stays as it is.
+    """
+    if _HINT.search(text) is None:
+        return text
+    return _LABELLED.sub(_plain, _UNUSUAL.sub(_plain, text))
+
+
+def _plain(match: re.Match[str]) -> str:
+    return "[" + ", ".join(number for number in match.groups() if number is not None) + "]"

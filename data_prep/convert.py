@@ -1,0 +1,324 @@
+"""A batch of source rows to a part: accepted rows ready to be written, and rejected ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data_prep.answers import answer_text
+from data_prep.boxes import agreement
+from data_prep.exclusion import Exclusion
+from data_prep.files import whole_file
+from data_prep.findings_table import findings_of
+from data_prep.pictures import Picture
+from data_prep.prompts import PromptTemplates
+from data_prep.rows import Example, Mapper, ParsedRow, RowFault, parse_row
+from data_prep.sources.gemex import UnknownForm, as_thinkvg
+from data_prep.tokens import Lengths, load_lengths
+
+# An accepted row of a part, flat; `tables.py` makes verl's columns of it.
+FLAT = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("patient", pa.string()),
+        ("study", pa.string()),
+        ("image_path", pa.string()),
+        ("image", pa.string()),
+        ("question_type", pa.string()),
+        ("question", pa.string()),
+        ("prompt", pa.string()),
+        ("ground_truth", pa.string()),
+        ("response", pa.string()),
+        ("findings", pa.string()),
+        ("prompt_tokens", pa.int32()),
+        ("response_tokens", pa.int32()),
+        # For the audit only.
+        ("answer", pa.string()),
+        ("regions", pa.list_(pa.string())),
+        ("think_boxes", pa.int32()),
+        ("cited_boxes", pa.int32()),
+        ("cited_iou", pa.float32()),
+        ("reasoning_words", pa.int32()),
+        ("response_chars", pa.int32()),
+        ("question_key", pa.uint64()),
+        ("answer_key", pa.uint64()),
+    ]
+)
+STATS = b"thinkvg_stats"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every batch of a run is converted with."""
+
+    mapper: Mapper
+    pictures: Mapping[str, Picture | str]
+    templates: PromptTemplates
+    captions: Mapping[str, str] | None
+    exclusion: Exclusion
+    tokenizer: Path | None
+    work: Path
+
+
+@dataclass
+class PartStats:
+    """The counts of a part; parts add up to those of a run."""
+
+    kept: int = 0
+    rejects: Counter[str] = field(default_factory=Counter)
+    # Rows by patient and question type.
+    patients: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    images: dict[str, str] = field(default_factory=dict)  # accepted image path to patient
+    excluded_patients: set[str] = field(default_factory=set)
+    clipped_boxes: int = 0
+    media_tags: int = 0
+    without_choices: int = 0
+    # In each third of a part, of each question type the row with the most boxes, as (boxes, source
+    # index) under "TYPE/THIRD".
+    most_boxes: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def add(self, other: PartStats) -> None:
+        """Adds another part's counts, all but `most_boxes`."""
+        self.kept += other.kept
+        self.rejects += other.rejects
+        for patient, counts in other.patients.items():
+            self.patients[patient].update(counts)
+        self.images |= other.images
+        self.excluded_patients |= other.excluded_patients
+        self.clipped_boxes += other.clipped_boxes
+        self.media_tags += other.media_tags
+        self.without_choices += other.without_choices
+
+    def to_json(self) -> str:
+        return json.dumps(vars(self) | {"excluded_patients": sorted(self.excluded_patients)})
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> PartStats:
+        values = json.loads(text)
+        values["rejects"] = Counter(values["rejects"])
+        patients = {name: Counter(counts) for name, counts in values["patients"].items()}
+        values["patients"] = defaultdict(Counter, patients)
+        values["excluded_patients"] = set(values["excluded_patients"])
+        values["most_boxes"] = {kind: tuple(pair) for kind, pair in values["most_boxes"].items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Source rows to convert: `rows` is an IPC stream of one record batch.
+
+    `kept` are the positions in it that a limit keeps, None for all.
+    """
+
+    number: int
+    start: int
+    rows: bytes
+    kept: np.ndarray | None
+
+
+class Converter:
+    """Converts batches, one after another, in one process."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._lengths: Lengths | None = (
+            load_lengths(context.tokenizer, context.mapper.family.factor)
+            if context.tokenizer
+            else None
+        )
+
+    def __call__(self, batch: Batch) -> None:
+        """Writes the batch's two files: the rejects first, so that the other tells of both."""
+        with pa.ipc.open_stream(batch.rows) as reader:
+            table = reader.read_all()
+        positions = range(table.num_rows) if batch.kept is None else batch.kept.tolist()
+        columns: dict[str, list[Any]] = {name: [] for name in FLAT.names}
+        stats, rejected = PartStats(), []
+        stats.kept = len(positions)
+        for position, record in zip(positions, read_records(table, positions), strict=True):
+            try:
+                example = self._example(record, batch.start + position, stats)
+            except RowFault as fault:
+                stats.rejects[str(fault)] += 1
+                rejected.append((position, str(fault)))
+            else:
+                self._append(columns, example, stats)
+                third = 3 * position // table.num_rows
+                note_most_boxes(stats, example, third)
+        self._measure(columns)
+        self._write(batch, table, columns, stats, rejected)
+
+    def _example(self, record: Mapping[str, Any] | None, index: int, stats: PartStats) -> Example:
+        try:
+            parsed = self._parse(record, index, stats)
+            picture = self._context.pictures.get(parsed.image_path, "missing_image")
+            if isinstance(picture, str):
+                raise RowFault(picture)
+            return self._context.mapper.example(parsed, picture)
+        except RowFault:
+            raise
+        except Exception as error:
+            # One row must not end the run; the code says that it is this program's fault.
+            print(f"row {index}: {type(error).__name__}: {error}", file=sys.stderr)
+            raise RowFault("internal_error") from error
+
+    def _parse(self, record: Mapping[str, Any] | None, index: int, stats: PartStats) -> ParsedRow:
+        if record is None:
+            raise RowFault("bad_text")
+        try:
+            parsed = parse_row(as_thinkvg(record), index)
+        except UnknownForm as fault:
+            raise RowFault(str(fault)) from None
+        if self._context.exclusion.has(parsed.image_path, parsed.patient, parsed.study):
+            stats.excluded_patients.add(parsed.patient)
+            raise RowFault("excluded")
+        return parsed
+
+    def _append(self, columns: dict[str, list[Any]], example: Example, stats: PartStats) -> None:
+        for name, value in zip(FLAT.names, self._values(example), strict=True):
+            columns[name].append(value)
+        parsed, kind = example.parsed, example.parsed.question_type
+        stats.patients[parsed.patient][kind] += 1
+        stats.images[parsed.image_path] = parsed.patient
+        stats.clipped_boxes += example.clipped_boxes
+        stats.media_tags += parsed.media_tags
+        stats.without_choices += kind in ("single", "multi") and parsed.choices is None
+
+    def _values(self, example: Example) -> tuple[Any, ...]:
+        """In the order of `FLAT`."""
+        parsed, truth, context = example.parsed, example.ground_truth, self._context
+        kind, answer = parsed.question_type, answer_text(truth.answer)
+        coordinates = context.mapper.family.coordinates
+        captions = context.captions
+        cited, overlap = agreement(truth.regions, truth.think_regions)
+        return (
+            parsed.source_index,
+            parsed.patient,
+            parsed.study,
+            parsed.image_path,
+            example.picture.path,
+            kind,
+            example.question,
+            context.templates.render(example.question, kind, coordinates),
+            truth.to_json(),
+            example.response,
+            findings_of(captions, parsed.image_path, parsed.study) if captions else None,
+            None,
+            None,
+            answer if kind != "open" else None,
+            [region.ref for region in truth.regions],
+            len(truth.think_regions),
+            cited,
+            overlap,
+            len(parsed.reasoning.split()),
+            len(example.response or ""),
+            _key(parsed.image_path, parsed.question),
+            _key(parsed.image_path, parsed.question, answer),
+        )
+
+    def _measure(self, columns: dict[str, list[Any]]) -> None:
+        """Fills in the lengths in tokens, where they are asked for."""
+        if self._lengths is None or not columns["index"]:
+            return
+        sizes = [json.loads(truth)["image_size"] for truth in columns["ground_truth"]]
+        columns["prompt_tokens"] = self._lengths.prompts(columns["prompt"], sizes)
+        columns["response_tokens"] = self._lengths.responses(columns["response"])
+
+    def _write(
+        self,
+        batch: Batch,
+        table: pa.Table,
+        columns: dict[str, list[Any]],
+        stats: PartStats,
+        rejected: Sequence[tuple[int, str]],
+    ) -> None:
+        positions = [position for position, _ in rejected]
+        faulty = with_reasons(
+            table.take(pa.array(positions, pa.int64())),
+            [batch.start + position for position in positions],
+            [reason for _, reason in rejected],
+        )
+        write_stream(rejects_file(self._context.work, batch.number), faulty)
+        arrays = [pa.array(columns[field.name], field.type) for field in FLAT]
+        flat = pa.Table.from_arrays(arrays, schema=FLAT.with_metadata({STATS: stats.to_json()}))
+        write_stream(part_file(self._context.work, batch.number), flat)
+
+
+def note_most_boxes(stats: PartStats, example: Example, third: int) -> None:
+    """Keeps the row if it has more boxes than those before it of its type and third."""
+    key, boxes = f"{example.parsed.question_type}/{third}", len(example.ground_truth.regions)
+    if key not in stats.most_boxes or boxes > stats.most_boxes[key][0]:
+        stats.most_boxes[key] = (boxes, example.parsed.source_index)
+
+
+def _key(*texts: str) -> int:
+    digest = hashlib.blake2b("\0".join(texts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def read_records(table: pa.Table, positions: Sequence[int]) -> list[Mapping[str, Any] | None]:
+    """The rows at `positions` as objects, None for one with a text that is not valid UTF-8."""
+    chosen = table if len(positions) == table.num_rows else table.take(pa.array(positions))
+    try:
+        records: list[Mapping[str, Any] | None] = chosen.to_pylist()
+    except UnicodeDecodeError:
+        records = [_one_record(chosen, position) for position in range(chosen.num_rows)]
+    return records
+
+
+def _one_record(table: pa.Table, position: int) -> Mapping[str, Any] | None:
+    try:
+        (record,) = table.slice(position, 1).to_pylist()
+    except UnicodeDecodeError:
+        return None
+    return dict(record)
+
+
+def with_reasons(table: pa.Table, indices: list[int], reasons: list[str]) -> pa.Table:
+    """Rejected rows as they came, with `source_index` and `reason`."""
+    for name, column in (
+        ("source_index", pa.array(indices, pa.int64())),
+        ("reason", pa.array(reasons, pa.string())),
+    ):
+        if name in table.column_names:
+            table = table.drop_columns([name])
+        table = table.append_column(name, column)
+    return table
+
+
+def part_file(work: Path, number: int) -> Path:
+    return work / f"part-{number:06d}.arrow"
+
+
+def rejects_file(work: Path, number: int) -> Path:
+    return work / f"rejects-{number:06d}.arrow"
+
+
+def write_stream(path: Path, table: pa.Table) -> None:
+    """Writes an Arrow file of one batch, compressed, under its name when it is whole."""
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with (
+        whole_file(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema, options=options) as writer,
+    ):
+        writer.write_table(table)
+
+
+def read_stream(path: Path) -> pa.Table:
+    with pa.OSFile(str(path), "rb") as file, pa.ipc.open_file(file) as reader:
+        return reader.read_all()
+
+
+def read_stats(path: Path) -> PartStats:
+    with pa.OSFile(str(path), "rb") as file, pa.ipc.open_file(file) as reader:
+        return PartStats.from_json(reader.schema.metadata[STATS])

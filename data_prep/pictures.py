@@ -1,0 +1,160 @@
+"""The pictures that rows name: where they are, how large, and which are missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from data_prep.coordinates import Size
+from data_prep.errors import InputError
+from data_prep.files import whole_file
+
+# What `data_prep.images` writes beside its copies: a line of JSON for each.
+MANIFEST = "manifest.jsonl"
+# Its log while copies are being made.
+MANIFEST_LOG = ".manifest.log"
+MISSING = "missing_images.txt"
+PHYSIONET = "https://physionet.org/files/mimic-cxr-jpg/2.1.0"
+_SUBJECT = re.compile(r"(?:^|/)(p\d{6,})/(?:(s\d+)/)?")
+_LAYOUT = re.compile(r"(p\d\d/p\d+/s\d+/[^/\s]+\.jpg)$")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture: its absolute path, its (width, height) in pixels, and those of its original.
+
+    The two sizes differ for a copy made by `data_prep.images`: boxes in original pixels, or padded
+    by the original's aspect, still refer to the original.
+    """
+
+    path: str
+    size: Size
+    original: Size
+
+
+def patient_and_study(image_path: str) -> tuple[str, str] | None:
+    """`("p10000032", "s50414267")` from MIMIC-CXR's layout; None in any other."""
+    match = _SUBJECT.search(image_path)
+    return (match[1], match[2] or "") if match else None
+
+
+class Folder:
+    """A folder of pictures in MIMIC-CXR-JPG's layout, with or without `files/`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._originals = read_manifest(folder)
+        # Looked at once: a name is then sought in one place first, which matters on slow disks.
+        self._has_files = (folder / "files").is_dir()
+
+    def measure(self, name: str) -> Picture | str:
+        """The picture of that name, its size read from its header, or a reject code."""
+        path = self.locate(name)
+        if path is None:
+            return "missing_image"
+        try:
+            with Image.open(path) as picture:
+                size = picture.size
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            # PIL raises each of these for files that are not pictures.
+            return "unreadable_image"
+        return Picture(str(path), size, self._originals.get(_key(path), size))
+
+    def locate(self, name: str) -> Path | None:
+        relative = name.strip().lstrip("/")
+        if not relative or "\0" in relative or ".." in Path(relative).parts:
+            return None
+        options = [self._folder / relative]
+        if self._has_files:
+            options.insert(0, self._folder / "files" / relative)
+        if relative.startswith("files/"):
+            options.append(self._folder / relative.removeprefix("files/"))
+        for path in options:
+            try:
+                found = path if path.is_file() else _other_format(path, self._originals)
+            except OSError:  # a name longer than the file system takes
+                continue
+            if found:
+                return found
+        return None
+
+
+def _other_format(path: Path, originals: dict[str, Size]) -> Path | None:
+    """A copy in another format, where a manifest says that the folder holds copies."""
+    if not originals:
+        return None
+    others = (path.with_suffix(suffix) for suffix in (".jpg", ".png", ".webp"))
+    return next((other for other in others if other.is_file()), None)
+
+
+def _key(path: Path) -> str:
+    """A DICOM's name is unique in MIMIC-CXR; its study keeps others apart too."""
+    return f"{path.parent.name}/{path.stem}"
+
+
+def read_manifest(folder: Path) -> dict[str, Size]:
+    """The original sizes of the copies in a folder; empty where there is no manifest."""
+    sizes: dict[str, Size] = {}
+    places = [folder, folder.parent] if folder.name == "files" else [folder]
+    for place in places:
+        if (place / MANIFEST_LOG).is_file():
+            raise InputError(f"{place} holds unfinished copies: run data_prep.images again")
+    for file in (place / MANIFEST for place in places if (place / MANIFEST).is_file()):
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                entry = json.loads(line)
+                width, height = entry["original_size"]
+                sizes[_key(Path(entry["path"]))] = (int(width), int(height))
+            except (ValueError, KeyError, TypeError):
+                raise InputError(
+                    f"{file} line {number} is damaged: run data_prep.images again"
+                ) from None
+    return sizes
+
+
+def find_pictures(names: Iterable[str], folder: Path, workers: int) -> dict[str, Picture | str]:
+    """Each named picture once: found and measured, or the reject code that says why not.
+
+    Sizes come from the files' headers; no pixels are decoded.
+    """
+    wanted = sorted(set(names))
+    place = Folder(folder)
+    # Waiting for the disk takes longer than reading a header, so more threads than cores.
+    with ThreadPoolExecutor(max_workers=4 * max(1, workers)) as pool:
+        found = pool.map(place.measure, wanted)
+        progress = tqdm(found, total=len(wanted), desc="reading image headers", unit="image")
+        return dict(zip(wanted, progress, strict=True))
+
+
+def missing_urls(found: dict[str, Picture | str]) -> list[str]:
+    """The addresses on PhysioNet of missing pictures, of those in MIMIC-CXR-JPG's layout."""
+    matches = (
+        _LAYOUT.search(name) for name, picture in found.items() if picture == "missing_image"
+    )
+    return sorted({f"{PHYSIONET}/files/{match[1]}" for match in matches if match})
+
+
+def write_missing(out: Path, urls: list[str]) -> None:
+    """Writes the list of missing pictures, an address a line, or removes an old one."""
+    if not urls:
+        (out / MISSING).unlink(missing_ok=True)
+        return
+    with whole_file(out / MISSING) as temporary:
+        temporary.write_text("".join(f"{url}\n" for url in urls), encoding="utf-8")
+
+
+def download_command(listed: Path, images: Path) -> str:
+    """The command that fetches the listed pictures into the folder of images."""
+    root = images.parent if images.name == "files" else images
+    # The address' path is files/mimic-cxr-jpg/2.1.0/files/pNN/…: three folders are cut off.
+    return (
+        f"wget --continue --force-directories --no-host-directories --cut-dirs=3 "
+        f"--user PHYSIONET_USER --ask-password --directory-prefix {root} --input-file {listed}"
+    )

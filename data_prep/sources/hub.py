@@ -1,0 +1,91 @@
+"""A dataset on the Hugging Face hub, through `datasets`: its cache and offline mode are used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from data_prep.errors import InputError
+from data_prep.sources.base import rebatch
+from data_prep.sources.parquet_files import check_columns
+
+HUB = "hub:"
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "hub.yaml"
+
+
+@dataclass(frozen=True)
+class HubName:
+    """A dataset repository, the revision wanted and the split to read."""
+
+    name: str
+    revision: str
+    split: str
+
+
+def hub_name(text: str, config: Path = CONFIG) -> HubName:
+    """Reads `OWNER/NAME` or `OWNER/NAME@REVISION`; a revision not given is the config's."""
+    name, _, revision = text.partition("@")
+    listed: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    known = listed.get(name, {})
+    revision = revision or str(known.get("revision", ""))
+    if name.count("/") != 1 or not all(name.split("/")):
+        raise InputError(f"--source {HUB}{text}: write {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION")
+    if not revision:
+        raise InputError(
+            f"--source {HUB}{text}: no revision; write {HUB}{name}@REVISION or add it to {config}"
+        )
+    return HubName(name, revision, str(known.get("split", "train")))
+
+
+class HubSource:
+    """The rows of a loaded dataset, read from its memory-mapped files."""
+
+    def __init__(self, wanted: HubName, dataset: Any) -> None:
+        self._wanted = wanted
+        self._dataset = dataset.with_format("arrow")
+        self.rows = len(dataset)
+        self.schema = self._dataset.data.schema.remove_metadata()
+        check_columns(self.schema, self.label)
+
+    @property
+    def label(self) -> str:
+        return f"{HUB}{self._wanted.name}@{self._wanted.revision}"
+
+    @property
+    def files(self) -> list[str]:
+        """The name, with the commit behind the revision where the cache tells it."""
+        return [f"{self.label} ({self.identity()})"]
+
+    def identity(self) -> str:
+        checksums = self._dataset.info.download_checksums or {}
+        return " ".join(sorted(checksums)) or str(self._dataset._fingerprint)
+
+    def batches(self, size: int) -> Iterator[pa.RecordBatch]:
+        tables = self._dataset.iter(batch_size=size)
+        return rebatch((batch for table in tables for batch in table.to_batches()), size)
+
+
+def open_hub(text: str) -> HubSource:
+    """Loads a dataset, from the cache where it is there or where offline mode is on.
+
+    Raises InputError where it cannot be had.
+    """
+    wanted = hub_name(text)
+    # Slow to import, and needed for this source only.
+    from datasets import load_dataset
+
+    try:
+        dataset = load_dataset(wanted.name, revision=wanted.revision, split=wanted.split)
+    except Exception as error:
+        # `datasets` and the hub client raise dozens of kinds; each ends this program alike.
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"--source {HUB}{text} does not load: {first}; download it (hf download {wanted.name} "
+            "--repo-type dataset --local-dir DIR) and name DIR"
+        ) from None
+    return HubSource(wanted, dataset)

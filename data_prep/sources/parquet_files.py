@@ -1,0 +1,99 @@
+"""Rows from parquet files, streamed a row group at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.errors import InputError
+from data_prep.sources.base import COLUMNS, GEMEX_COLUMNS, rebatch
+
+READ_AHEAD = 1024  # rows decoded at a time
+
+
+class ParquetSource:
+    """The rows of parquet files in the order of the files, with every column they have.
+
+    The columns are ThinkVG's five, or those of a GEMeX table; the schema metadata is the first
+    file's. Raises InputError for a file that does not read or lacks a column.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        self._paths = files
+        schemas = []
+        self.rows = 0
+        for file in files:
+            try:
+                metadata = pq.read_metadata(file)
+                schemas.append(pq.read_schema(file))
+            except (pa.ArrowInvalid, OSError) as error:
+                first = str(error).splitlines()[0]
+                raise InputError(f"{file} is not a readable parquet file: {first}") from None
+            self.rows += metadata.num_rows
+            check_columns(schemas[-1], str(file))
+        try:
+            joined = pa.unify_schemas(schemas, promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise InputError(f"the parquet files differ in their columns: {error}") from None
+        self.schema = joined.with_metadata(schemas[0].metadata)
+
+    @property
+    def label(self) -> str:
+        return str(self._paths[0] if len(self._paths) == 1 else self._paths[0].parent)
+
+    @property
+    def files(self) -> list[str]:
+        return [str(path) for path in self._paths]
+
+    def identity(self) -> str:
+        return stamps(self._paths)
+
+    def batches(self, size: int) -> Iterator[pa.RecordBatch]:
+        return rebatch(self._pieces(), size)
+
+    def _pieces(self) -> Iterator[pa.RecordBatch]:
+        plain = self.schema.remove_metadata()
+        for path in self._paths:
+            with pq.ParquetFile(path, memory_map=True) as file:
+                try:
+                    for batch in file.iter_batches(READ_AHEAD):
+                        yield conform(batch, plain)
+                except (pa.ArrowInvalid, OSError) as error:
+                    first = str(error).splitlines()[0]
+                    raise InputError(f"{path} is damaged: {first}") from None
+
+
+def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The batch with the columns of `schema`, in its order; a column it lacks is null."""
+    columns = [
+        batch.column(field.name).cast(field.type)
+        if field.name in batch.schema.names
+        else pa.nulls(batch.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def check_columns(schema: pa.Schema, name: str) -> None:
+    """Raises InputError where the columns are neither ThinkVG's nor GEMeX's."""
+    if any(column in schema.names for column in GEMEX_COLUMNS):
+        return
+    missing = [column for column in COLUMNS if column not in schema.names]
+    if missing:
+        raise InputError(
+            f"{name} lacks the column {', '.join(missing)}: it has {', '.join(schema.names)}"
+        )
+    for column in COLUMNS:
+        kind = schema.field(column).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise InputError(f"{name}: the column {column} holds {kind}, not text")
+
+
+def stamps(paths: list[Path]) -> str:
+    """Names, sizes and times of files, which tell whether they are the ones seen before."""
+    return ";".join(
+        f"{path.resolve()}|{path.stat().st_size}|{path.stat().st_mtime_ns}" for path in paths
+    )

@@ -1,0 +1,146 @@
+"""The folder of a run's parts, kept until the run is whole, so that a killed one can go on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from data_prep.convert import Batch, Context, Converter, PartStats, part_file, read_stats
+from data_prep.errors import InputError
+from data_prep.files import remove_leftovers, whole_file
+from data_prep.scan import BATCH, numbered_batches
+from data_prep.sources import Source
+
+FOLDER = ".parts"
+_CODE = [Path(__file__).parent, Path(__file__).parents[1] / "reward"]
+
+
+def open_work(out: Path, described: dict[str, object]) -> Path:
+    """The folder for parts in `out`; parts of a run with other settings or rows are removed."""
+    folder = out / FOLDER
+    named = json.dumps(described | {"code": _code_digest()}, sort_keys=True, default=str)
+    stamp = folder / "run.json"
+    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != named:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        with whole_file(stamp) as temporary:
+            temporary.write_text(named, encoding="utf-8")
+    remove_leftovers(folder)
+    return folder
+
+
+def _code_digest() -> str:
+    """Changes with this package and `reward`, so that parts of older code are not used."""
+    digest = hashlib.sha256()
+    for folder in _CODE:
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+_converter: Converter
+
+
+def _start(context: Context) -> None:
+    global _converter
+    pa.set_cpu_count(1)
+    _converter = Converter(context)
+
+
+def _convert(batch: Batch) -> None:
+    _converter(batch)
+
+
+def convert_all(
+    source: Source, kept: np.ndarray | None, context: Context, workers: int
+) -> tuple[int, PartStats, dict[str, list[tuple[int, int]]]]:
+    """Converts every batch that has no part yet.
+
+    Returns the number of parts, their counts added up, and for each question type the rows with
+    the most boxes of each part, as (boxes, source index).
+    """
+    total = source.rows if kept is None else len(kept)
+    with tqdm(total=total, desc="converting rows", unit="row", mininterval=1) as bar:
+        _run(source, kept, context, workers, bar)
+    parts = -(-source.rows // BATCH)
+    stats = PartStats()
+    shown: dict[str, list[tuple[int, int]]] = {}
+    for number in range(parts):
+        found = read_stats(part_file(context.work, number))
+        stats.add(found)
+        for key, pair in sorted(found.most_boxes.items()):
+            shown.setdefault(key.partition("/")[0], []).append(pair)
+    return parts, stats, shown
+
+
+def _run(
+    source: Source, kept: np.ndarray | None, context: Context, workers: int, bar: tqdm
+) -> None:
+    """Converts in this process, or in others where there is more than one batch."""
+    jobs = _jobs(source, kept, context.work)
+    if workers == 1 or source.rows <= BATCH:
+        converter = Converter(context)
+        for batch, rows in jobs:
+            if batch is not None:
+                converter(batch)
+            bar.update(rows)
+        return
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (context,))
+    with pool:
+        try:
+            _feed(pool, jobs, bar, 2 * workers)
+        except BrokenProcessPool:
+            raise InputError(
+                "a worker process was killed, as happens when memory runs out: start again, with "
+                "fewer --workers, to go on from here"
+            ) from None
+
+
+Jobs = Iterator[tuple[Batch | None, int]]
+
+
+def _feed(pool: ProcessPoolExecutor, jobs: Jobs, bar: tqdm, ahead: int) -> None:
+    """Hands batches to the workers, a few ahead."""
+    running: dict[Future[None], int] = {}
+    for batch, rows in jobs:
+        if batch is None:
+            bar.update(rows)
+            continue
+        while len(running) >= ahead:
+            _collect(running, bar)
+        running[pool.submit(_convert, batch)] = rows
+    while running:
+        _collect(running, bar)
+
+
+def _collect(running: dict[Future[None], int], bar: tqdm) -> None:
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        future.result()
+        bar.update(running.pop(future))
+
+
+def _jobs(
+    source: Source, kept: np.ndarray | None, work: Path
+) -> Iterator[tuple[Batch | None, int]]:
+    """Each batch with its number of rows; None for one whose part is there already."""
+    numbered = numbered_batches(source, kept)
+    for number, (start, rows, positions) in enumerate(numbered):
+        count = rows.num_rows if positions is None else len(positions)
+        if part_file(work, number).is_file():
+            yield None, count
+            continue
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, rows.schema) as writer:
+            writer.write_batch(rows)
+        yield Batch(number, start, sink.getvalue().to_pybytes(), positions), count

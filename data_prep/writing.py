@@ -1,0 +1,144 @@
+"""Deals the rows of all parts out to the training files, in source order and little memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_prep.metadata import encode_metadata
+from data_prep.splits import FRACTIONS, SPLITS, fraction_levels
+from data_prep.tables import Layout
+
+ROW_GROUP = 4096
+EMBEDDED_ROW_GROUP = 256  # an image is some hundred kilobytes
+
+
+class RowFile:
+    """A parquet file that is filled table by table, in row groups of the same length."""
+
+    def __init__(
+        self, path: Path, schema: pa.Schema, metadata: Mapping[str, Any] | None, group: int
+    ) -> None:
+        if metadata is not None:
+            schema = schema.with_metadata(encode_metadata(dict(metadata)))
+        self._schema, self._group = schema, group
+        self._held: list[pa.Table] = []
+        self._count = 0
+        self.rows = 0
+        self._writer = pq.ParquetWriter(path, schema)
+
+    def add(self, table: pa.Table) -> None:
+        if not table.num_rows:
+            return
+        self._held.append(table.replace_schema_metadata(self._schema.metadata))
+        self._count += table.num_rows
+        self.rows += table.num_rows
+        if self._count >= self._group:
+            whole = pa.concat_tables(self._held)
+            full = self._count - self._count % self._group
+            self._writer.write_table(whole.slice(0, full), row_group_size=self._group)
+            # A copy, so that the rows written can be freed.
+            rest = whole.slice(full)
+            self._held = [rest.take(pa.array(range(rest.num_rows), pa.int64()))]
+            self._count = rest.num_rows
+
+    def close(self) -> None:
+        if self._count:
+            self._writer.write_table(pa.concat_tables(self._held), row_group_size=self._group)
+        self._held = []
+        self._writer.close()
+
+
+class Splitter:
+    """Tells for each row of a part its split, and for each training row its fraction."""
+
+    def __init__(self, split_of: Mapping[str, str], train_rows: int, seed: int) -> None:
+        names = sorted(split_of)
+        self._patients = pa.array(names, pa.string())
+        self._codes = np.array([SPLITS.index(split_of[name]) for name in names], dtype=np.int8)
+        self._levels = fraction_levels(train_rows, seed)
+        self._seen = 0
+
+    def deal(self, flat: pa.Table) -> Iterator[tuple[str, pa.Table, np.ndarray]]:
+        """Each split with its rows and, of training rows, the levels of `fraction_levels`."""
+        places = pc.index_in(flat["patient"], value_set=self._patients).to_numpy()
+        codes = self._codes[places.astype(np.int64)] if len(places) else places.astype(np.int8)
+        for code, split in enumerate(SPLITS):
+            positions = np.flatnonzero(codes == code)
+            rows = flat.take(pa.array(positions, pa.int64()))
+            levels = np.ones(len(positions), dtype=np.uint8)
+            if split == "train":
+                levels = self._levels[self._seen : self._seen + len(positions)]
+                self._seen += len(positions)
+            yield split, rows, levels
+
+
+class TrainingFiles:
+    """All rollout and SFT files of a run, filled part by part."""
+
+    def __init__(self, folder: Path, layout: Layout, values: Mapping[str, Any]) -> None:
+        self._layout = layout
+        group = EMBEDDED_ROW_GROUP if layout.embed_images else ROW_GROUP
+        self._slice = group if layout.embed_images else 1 << 30
+        self._files: dict[str, RowFile] = {}
+        for name in file_names():
+            plain = name.removeprefix("sft_")
+            described = {
+                **values,
+                "split": plain.split("-")[0],
+                "fraction": plain.partition("-")[2] or "full",
+            }
+            schema = layout.sft_schema if name.startswith("sft_") else layout.rollout_schema
+            path = folder / f"{name}.parquet"
+            self._files[name] = RowFile(path, schema, described, group)
+
+    def add(self, split: str, flat: pa.Table, levels: np.ndarray, pool: ThreadPoolExecutor) -> None:
+        """Adds rows of one split to its files, and training rows to their fractions'."""
+        for begin in range(0, flat.num_rows, self._slice):
+            rows = flat.slice(begin, self._slice)
+            self._add(split, rows, levels[begin : begin + self._slice], pool)
+
+    def _add(
+        self, split: str, flat: pa.Table, levels: np.ndarray, pool: ThreadPoolExecutor
+    ) -> None:
+        kinds = {"": self._layout.rollout} | ({"sft_": self._layout.sft} if split != "test" else {})
+        jobs: list[Future[None]] = []
+        for prefix, make in kinds.items():
+            for part in (1, *FRACTIONS) if split == "train" else (1,):
+                name = f"{prefix}{split}" if part == 1 else f"{prefix}{split}-1of{part}"
+                chosen = flat
+                if part > 1:
+                    chosen = flat.take(pa.array(np.flatnonzero(levels >= part), pa.int64()))
+                # Each job has a file of its own; Arrow lets go of the interpreter in its work.
+                jobs.append(pool.submit(_fill, self._files[name], make, chosen, split))
+        for job in jobs:
+            job.result()
+
+    def close(self) -> dict[str, int]:
+        """Ends the files and returns the number of rows in each."""
+        for file in self._files.values():
+            file.close()
+        return {f"{name}.parquet": file.rows for name, file in self._files.items()}
+
+
+def _fill(
+    file: RowFile, make: Callable[[pa.Table, str], pa.Table], flat: pa.Table, split: str
+) -> None:
+    file.add(make(flat, split))
+
+
+def file_names() -> list[str]:
+    """The training files of a run, without their ending."""
+    names = []
+    for split in (*SPLITS, *(f"train-1of{part}" for part in FRACTIONS)):
+        names.append(split)
+        if split != "test":
+            names.append(f"sft_{split}")
+    return names

@@ -1,0 +1,208 @@
+"""The audit page as a browser shows it: pictures are drawn, and boxes lie where they belong."""
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from data_prep.phantom.__main__ import main as phantom_main
+from data_prep.phantom.dataset import PICTURES
+from data_prep.thinkvg import main
+
+FINAL, CITED = (255, 176, 0), (41, 182, 246)
+WIDTH, HEIGHT = 1400, 12000
+# Measures every picture where it is laid out, and leaves what it found in the page.
+PROBE = """
+<script>
+addEventListener("load", () => {
+  const shown = [...document.querySelectorAll("svg.picture")].map((svg) => {
+    const box = svg.getBoundingClientRect();
+    return {row: Number(svg.closest("article").id.slice(4)), x: box.x + scrollX,
+            y: box.y + scrollY, width: box.width, height: box.height};
+  });
+  const found = document.createElement("output");
+  found.id = "probe";
+  found.textContent = JSON.stringify({shown, height: document.documentElement.scrollHeight,
+                                      charts: document.querySelectorAll(".chart rect").length});
+  document.body.append(found);
+});
+</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        reason = "no Chromium here: apt-get install --no-install-recommends chromium"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+def browse(chromium, profile, *options):
+    """Runs the browser without a window; its standard output, and the errors it reports."""
+    command = [
+        chromium,
+        *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"),
+        *("--disable-dev-shm-usage", "--disable-background-networking", "--enable-logging=stderr"),
+        *(f"--user-data-dir={profile}", f"--window-size={WIDTH},{HEIGHT}"),
+        *("--force-device-scale-factor=1", "--virtual-time-budget=10000"),
+        *options,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    out = tmp_path_factory.mktemp("pictures")
+    options = ["--images", "40", "--shapes", "mixed", "--fit", "pad", "--regions", "all"]
+    assert phantom_main(["--out", str(out), *options, "--dirty", "0.2", "--workers", "1"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+def page(request, dataset, chromium, tmp_path_factory):
+    """What the browser makes of the audit page: the probe, a screenshot, and the folder."""
+    out = tmp_path_factory.mktemp("audit")
+    arguments = ["--source", str(dataset), "--images", str(dataset), "--out", str(out)]
+    options = ["--fit", "pad", "--model-family", request.param, "--workers", "1"]
+    assert main([*arguments, *options]) == 0
+    file = out / "probed.html"
+    file.write_text((out / "audit.html").read_text() + PROBE)
+    profile = tmp_path_factory.mktemp("profile")
+    dom, errors = browse(chromium, profile, "--dump-dom", file.as_uri())
+    probe = json.loads(html.unescape(re.search(r'<output id="probe">(.*?)</output>', dom)[1]))
+    screenshot = out / "page.png"
+    _, more = browse(chromium, profile, f"--screenshot={screenshot}", file.as_uri())
+    with Image.open(screenshot) as picture:
+        rows = min(picture.height, probe["height"])
+        pixels = np.asarray(picture.convert("RGB"), dtype=np.int16)[:rows]
+    return probe, pixels, out, errors + more
+
+
+@pytest.fixture(scope="module")
+def known(dataset):
+    """What is true of each picture: its regions' boxes as fractions, by image path."""
+    rows = pq.read_table(dataset / PICTURES).to_pylist()
+    return {
+        row["image_path"]: {each["name"]: each["box"] for each in row["regions"]} for row in rows
+    }
+
+
+def rows_shown(out):
+    found = {}
+    for split in ("train", "val", "test"):
+        for row in pq.read_table(out / f"{split}.parquet").to_pylist():
+            found[row["extra_info"]["index"]] = row
+    return found
+
+
+def is_colour(pixels, colour):
+    return np.abs(pixels - np.array(colour, dtype=np.int16)).max(axis=-1) < 60
+
+
+def on_edges(mask, box, slack):
+    """For each edge of a box the share of its middle part with a marked pixel within `slack`."""
+    x1, y1, x2, y2 = (round(side) for side in box)
+    inset_x, inset_y = (x2 - x1) // 5, (y2 - y1) // 5
+    xs, ys = slice(x1 + inset_x, x2 - inset_x), slice(y1 + inset_y, y2 - inset_y)
+    band = [slice(max(0, at - slack), at + slack + 1) for at in (y1, y2, x1, x2)]
+    return [
+        *(mask[rows, xs].any(axis=0).mean() for rows in band[:2]),
+        *(mask[ys, columns].any(axis=1).mean() for columns in band[2:]),
+    ]
+
+
+def place_of(shown, unit):
+    """A box in fractions of a picture, in pixels of the screenshot."""
+    return (
+        shown["x"] + unit[0] * shown["width"],
+        shown["y"] + unit[1] * shown["height"],
+        shown["x"] + unit[2] * shown["width"],
+        shown["y"] + unit[3] * shown["height"],
+    )
+
+
+def test_the_page_has_no_errors_and_shows_every_part(page):
+    probe, pixels, _, errors = page
+    assert errors == []
+    assert len(probe["shown"]) == 12
+    assert probe["charts"] > 50
+    assert probe["height"] == len(pixels), "the screenshot does not hold the whole page"
+
+
+def test_pictures_are_drawn(page, dataset):
+    probe, pixels, out, _ = page
+    rows = rows_shown(out)
+    for shown in probe["shown"]:
+        path = rows[shown["row"]]["images"][0]["image"]
+        x, y, width, height = (round(shown[name]) for name in ("x", "y", "width", "height"))
+        seen = pixels[y : y + height, x : x + width]
+        with Image.open(path) as picture:
+            wanted = np.asarray(picture.convert("L").resize((width, height)), dtype=float)
+        grey = (seen.max(axis=-1) - seen.min(axis=-1)) < 8
+        assert grey.mean() > 0.5
+        assert np.corrcoef(seen.mean(axis=-1)[grey], wanted[grey])[0, 1] > 0.93
+
+
+def test_boxes_lie_on_the_regions_that_they_name(page, known):
+    """Against what the drawing program knows, which no step of the preparation has seen."""
+    probe, pixels, out, _ = page
+    rows, checked = rows_shown(out), 0
+    final = is_colour(pixels, FINAL)
+    any_box = final | is_colour(pixels, CITED)
+    for shown in probe["shown"]:
+        row = rows[shown["row"]]
+        truth = json.loads(row["reward_model"]["ground_truth"])
+        boxes = known[row["extra_info"]["image_path"]]
+        for key, mask, least in (("regions", final, 0.85), ("think_regions", any_box, 0.5)):
+            for region in truth[key]:
+                if region["ref"] not in boxes:
+                    continue  # several names in one
+                box = place_of(shown, boxes[region["ref"]])
+                edges = on_edges(mask, box, slack=4)
+                # A name may be written over a part of an edge.
+                assert min(edges) > least / 2, (shown["row"], region)
+                assert np.mean(edges) > least, (shown["row"], region)
+                checked += 1
+    assert checked > 20
+
+
+def test_a_shifted_box_would_be_seen(page, known):
+    """The check above can fail: the same boxes moved by a tenth of the picture are not found."""
+    probe, pixels, out, _ = page
+    rows, found = rows_shown(out), []
+    final = is_colour(pixels, FINAL)
+    for shown in probe["shown"]:
+        row = rows[shown["row"]]
+        boxes = known[row["extra_info"]["image_path"]]
+        for region in json.loads(row["reward_model"]["ground_truth"])["regions"]:
+            if region["ref"] in boxes:
+                x1, y1, x2, y2 = boxes[region["ref"]]
+                moved = place_of(shown, (x1 + 0.1, y1 + 0.1, x2 + 0.1, y2 + 0.1))
+                found.append(np.mean(on_edges(final, moved, slack=4)) > 0.85)
+    assert len(found) > 10
+    assert not any(found)
+
+
+def test_counts_are_on_the_page(page):
+    _, _, out, _ = page
+    audit, text = json.loads((out / "audit.json").read_text()), (out / "audit.html").read_text()
+    for reason, count in audit["rejects"].items():
+        assert re.search(rf"<code>{reason}</code></td><td class=\"number\">{count}</td>", text)
+    for region in audit["splits"]["train"]["regions"]:
+        assert region[:23] in text
+    agreement = audit["splits"]["train"]["agreement"]
+    assert agreement["cited_exactly"] == agreement["final_boxes"]
+    assert agreement["rows_by_mean_iou"]["0.9"] == audit["splits"]["train"]["rows"]

@@ -1,0 +1,182 @@
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from data_prep.images import main
+from data_prep.pictures import read_manifest
+from data_prep.thinkvg import main as thinkvg_main
+from reward.ground_truth import GroundTruth
+
+
+def copies(out):
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file()
+    }
+
+
+def manifest(out):
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+def test_copies_keep_shape_and_place(tmp_path, ending):
+    images = tmp_path / "images"
+    for name, size in (("p10/a.jpg", (800, 400)), ("p10/b/c.png", (300, 900)), ("d.jpg", (60, 50))):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", size, 90).save(images / name)
+    arguments = ["--images", str(images), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert main([*arguments, "--long-side", "200", "--format", ending]) == 0
+    sizes = {}
+    for entry in manifest(tmp_path / "out"):
+        content = (tmp_path / "out" / entry["path"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == entry["sha256"]
+        with Image.open(tmp_path / "out" / entry["path"]) as picture:
+            picture.load()
+            assert list(picture.size) == entry["size"]
+            assert np.abs(np.asarray(picture, dtype=int) - 90).max() < 4
+        sizes[entry["path"]] = (tuple(entry["original_size"]), tuple(entry["size"]))
+    assert sizes == {
+        f"d.{ending}": ((60, 50), (60, 50)),  # never enlarged
+        f"p10/a.{ending}": ((800, 400), (200, 100)),
+        f"p10/b/c.{ending}": ((300, 900), (67, 200)),
+    }
+
+
+def test_the_bytes_do_not_depend_on_the_workers(phantom, tmp_path):
+    for workers in ("1", "2"):
+        arguments = ["--images", str(phantom), "--out", str(tmp_path / workers)]
+        assert main([*arguments, "--long-side", "100", "--workers", workers]) == 0
+    assert copies(tmp_path / "1") == copies(tmp_path / "2")
+    assert len(copies(tmp_path / "1")) == 400 + 1
+
+
+def test_a_second_run_makes_only_what_is_missing_or_damaged(phantom, tmp_path, capsys):
+    arguments = ["--images", str(phantom), "--out", str(tmp_path), "--long-side", "64"]
+    assert main(arguments) == 0
+    before = copies(tmp_path)
+    names = [name for name in before if name.endswith(".jpg")]
+    (tmp_path / names[0]).unlink()
+    (tmp_path / names[1]).write_bytes(b"short")
+    changed = bytearray(before[names[2]])
+    changed[-9] ^= 255
+    (tmp_path / names[2]).write_bytes(changed)
+    assert main(arguments) == 0
+    assert "2 copied, 398 were there" in capsys.readouterr().out
+    assert main([*arguments, "--verify"]) == 0
+    assert "1 copied, 399 were there" in capsys.readouterr().out
+    assert copies(tmp_path) == before
+    assert main([*arguments, "--quality", "50"]) == 0
+    assert "400 copied, 0 were there" in capsys.readouterr().out
+
+
+def test_a_killed_run_goes_on(phantom, tmp_path):
+    reference = ["--images", str(phantom), "--long-side", "300", "--quality", "95"]
+    assert main([*reference, "--out", str(tmp_path / "whole"), "--workers", "1"]) == 0
+    command = [sys.executable, "-m", "data_prep.images", *reference, "--workers", "1"]
+    out = tmp_path / "killed"
+    process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(out.rglob("*.jpg"))) < 20 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    whole = copies(tmp_path / "whole")
+    for name, content in copies(out).items():
+        assert name.endswith((".part", ".log")) or content == whole[name]
+    assert not (out / "manifest.jsonl").exists()
+    assert main([*reference, "--out", str(out), "--workers", "1"]) == 0
+    assert copies(out) == whole
+
+
+def test_what_is_no_picture_is_listed(dirty_phantom, tmp_path, capsys):
+    assert main(["--images", str(dirty_phantom), "--out", str(tmp_path), "--workers", "1"]) == 0
+    assert "broken.jpg" in (tmp_path / "failed_images.txt").read_text()
+    assert "1 do not open" in capsys.readouterr().err
+    assert len(manifest(tmp_path)) == 80
+
+
+def test_only_pictures_that_rows_name_are_copied(make_dataset, tmp_path, capsys):
+    dataset = make_dataset({}, {"image_path": "/p10/p10000001/s50000001/none.jpg"})
+    Image.new("L", (50, 50)).save(dataset / "files" / "other.jpg")
+    arguments = ["--images", str(dataset), "--source", str(dataset), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    assert [entry["path"] for entry in manifest(tmp_path / "out")] == [
+        "files/p10/p10000001/s50000001/a.jpg"
+    ]
+    assert "1 pictures that rows name are missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_boxes_in_original_pixels_fit_the_copies(make_dataset, tmp_path, ending):
+    location = "<location><ref>a</ref><box>[168, 84, 336, 252]</box></location>"
+    dataset = make_dataset(
+        {"thinkVG": "It is seen.", "response": f"<answer>No</answer>{location}"}, size=(672, 336)
+    )
+    small = tmp_path / "small"
+    arguments = ["--images", str(dataset), "--out", str(small), "--format", ending]
+    assert main([*arguments, "--long-side", "168"]) == 0
+    for images in (small, small / "files"):
+        arguments = ["--source", str(dataset), "--images", str(images), "--frame", "original"]
+        assert thinkvg_main([*arguments, "--out", str(tmp_path / "out")]) == 0
+        (row,) = pq.read_table(tmp_path / "out" / "train.parquet").to_pylist()
+        truth = GroundTruth.parse(row["reward_model"]["ground_truth"])
+        assert truth.image_size == (168, 84)
+        assert truth.regions[0].box == (42, 21, 84, 63)
+    assert read_manifest(small) == {"s50000001/a": (672, 336)}
+
+
+def test_unfinished_copies_are_refused(make_dataset, paths, tmp_path, capsys):
+    dataset = make_dataset({})
+    (dataset / "files" / ".manifest.log").write_text("")
+    assert thinkvg_main(paths(dataset, tmp_path / "out")) == 2
+    assert "run data_prep.images again" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_deep_greyscale_is_scaled_to_eight_bits(tmp_path):
+    ramp = np.linspace(1000, 5000, 200 * 100).reshape(100, 200).astype(np.uint16)
+    (tmp_path / "images").mkdir()
+    Image.fromarray(ramp).save(tmp_path / "images" / "a.png")
+    arguments = ["--images", str(tmp_path / "images"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--long-side", "100", "--format", "png"]) == 0
+    with Image.open(tmp_path / "out" / "a.png") as picture:
+        assert picture.mode == "L"
+        low, high = picture.getextrema()
+    assert low < 5
+    assert high > 250
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--images", "nowhere"),
+        ("--long-side", "0"),
+        ("--quality", "101"),
+        ("--workers", "0"),
+        ("--source", "nowhere.parquet"),
+    ],
+)
+def test_an_option_at_fault_is_named_in_one_line(phantom, tmp_path, capsys, option, value):
+    options = {"--images": str(phantom), "--out": str(tmp_path / "out"), option: value}
+    assert main([part for pair in options.items() for part in pair]) == 2
+    error = capsys.readouterr().err.strip()
+    assert option in error
+    assert value in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_pictures_that_would_become_one_are_refused(tmp_path, capsys):
+    for name in ("a.jpg", "a.png"):
+        Image.new("L", (20, 20)).save(tmp_path / name)
+    assert main(["--images", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "a.jpg and a.png would both become one copy" in capsys.readouterr().err

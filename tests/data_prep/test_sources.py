@@ -1,0 +1,245 @@
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.errors import InputError
+from data_prep.phantom.__main__ import main as phantom_main
+from data_prep.sources import open_source
+from data_prep.sources.gemex import UnknownForm, as_thinkvg
+from data_prep.sources.hub import hub_name
+from data_prep.sources.json_files import list_items
+from data_prep.thinkvg import main
+
+SAMPLE = {
+    "question": "Which regions are abnormal?",
+    "choices": ["A: right lung", "B: spine", "C: left lung", "D: abdomen"],
+    "type": "location",
+    "answer": ["A", "C"],
+    "reason": "Both lungs show opacities.",
+    "visual_regions": ["right lung", "left lung"],
+    "visual_locations": [[43, 38, 117, 147], [121, 9, 179, 192]],
+    "image_path": "p10/p10000001/s50000001/a.jpg",
+}
+CONVERSATION = {
+    "conversations": [
+        {"from": "human", "value": "<image>\nIs the heart enlarged?"},
+        {
+            "from": "gpt",
+            "value": "<answer> No. <reason> The heart is normal. <location> [[36, 82, 180, 187]]",
+        },
+    ],
+    "q_type": "closed_ended_questions",
+    "image": "p10/p10000001/s50000001/a.jpg",
+}
+
+
+def rows_of(path):
+    return pq.read_table(path).to_pylist()
+
+
+def truths(out):
+    """Each accepted row's ground truth, without the names of regions."""
+    found = {}
+    for split in ("train", "val", "test"):
+        for row in rows_of(out / f"{split}.parquet"):
+            truth = json.loads(row["reward_model"]["ground_truth"])
+            truth["regions"] = [region["box"] for region in truth["regions"]]
+            found[row["extra_info"]["index"]] = (truth, row["prompt"][0]["content"])
+    return found
+
+
+def test_a_sample_becomes_a_row():
+    row = as_thinkvg(SAMPLE)
+    assert row["question"] == (
+        "Which regions are abnormal? <choices>: [A: right lung, B: spine, C: left lung, D: abdomen]"
+    )
+    assert row["question_type"] == "multi_choice_questions"
+    assert row["thinkVG"] == SAMPLE["reason"]
+    assert row["response"] == (
+        "<answer>A, C</answer><location><ref>right lung</ref><box>[43, 38, 117, 147]</box>"
+        "<ref>left lung</ref><box>[121, 9, 179, 192]</box></location>"
+    )
+
+
+def test_a_conversation_becomes_a_row():
+    assert as_thinkvg(CONVERSATION) == {
+        "image_path": CONVERSATION["image"],
+        "question": "Is the heart enlarged?",
+        "question_type": "closed_ended_questions",
+        "thinkVG": "The heart is normal.",
+        "response": "<answer>No.</answer><location><box>[[36, 82, 180, 187]]</box></location>",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"choices": None, "answer": "Yes."}, "closed_ended_questions"),
+        ({"choices": [], "answer": "no"}, "closed_ended_questions"),
+        ({"choices": None, "answer": "No cardiomegaly."}, "open_ended_questions"),
+        ({"answer": "B"}, "single_choice_questions"),
+        ({"answer": "C: left lung"}, "multi_choice_questions"),
+        ({"answer": ["A"]}, "multi_choice_questions"),
+        ({"question_type": "single_choice_questions"}, "single_choice_questions"),
+    ],
+)
+def test_the_type_of_a_sample_follows_from_its_answer(changes, kind):
+    assert as_thinkvg(SAMPLE | changes)["question_type"] == kind
+
+
+@pytest.mark.parametrize(
+    ("record", "code"),
+    [
+        ({"row": "{no json"}, "bad_json"),
+        ({"row": None}, "bad_json"),
+        ({"row": "[1, 2]"}, "unknown_form"),
+        ({"row": '{"a": 1}'}, "unknown_form"),
+        ({"question": "What?", "answer": "Nothing."}, "unknown_form"),
+        ({"conversations": "hello"}, "unknown_form"),
+        ({"conversations": [1]}, "unknown_form"),
+    ],
+)
+def test_other_forms_are_named(record, code):
+    with pytest.raises(UnknownForm, match=f"^{code}$"):
+        as_thinkvg(record)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.lists(JSON_VALUES, max_size=8), st.integers(1, 40), st.sampled_from([None, 1]))
+def test_a_list_is_read_whole_wherever_it_is_cut(values, size, indent):
+    text = json.dumps(values, indent=indent)
+    pieces = (text[start : start + size] for start in range(0, len(text), size))
+    assert [json.loads(item) for item in list_items(pieces, "a.json")] == values
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "[1, {]", "[1 2 x]", "[", '["open'])
+def test_a_list_that_is_no_json_is_a_fault_of_the_file(text):
+    with pytest.raises(InputError, match=r"a\.json is no JSON list after its value number"):
+        list(list_items(iter([text]), "a.json"))
+
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory):
+    """The same phantom set in each form."""
+    made = {}
+    for form in ("thinkvg", "gemex", "conversations"):
+        made[form] = tmp_path_factory.mktemp(form)
+        options = ["--images", "40", "--workers", "1", "--form", form]
+        assert phantom_main(["--out", str(made[form]), *options]) == 0
+    return made
+
+
+@pytest.mark.parametrize("form", ["gemex", "conversations"])
+def test_every_form_gives_the_same_rows(forms, paths, tmp_path, form):
+    for name in ("thinkvg", form):
+        assert main([*paths(forms[name], tmp_path / name), "--workers", "1"]) == 0
+    assert truths(tmp_path / form) == truths(tmp_path / "thinkvg")
+    assert len(truths(tmp_path / form)) > 100
+
+
+def test_lines_at_fault_are_rejected_as_they_are(forms, paths, tmp_path):
+    lines = (forms["gemex"] / "data" / "train.jsonl").read_text().splitlines()
+    bad = [
+        '{"question": "half',
+        '{"a": 1}',
+        "null",
+        '{"question": "\\ud800", "visual_locations": []}',
+    ]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("\ufeff" + "\n".join([*lines, "", *bad]) + "\n")
+    arguments = ["--source", str(source), "--images", str(forms["gemex"])]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    rejects = rows_of(tmp_path / "out" / "rejects.parquet")
+    assert [row["row"] for row in rejects] == bad
+    assert [row["reason"] for row in rejects] == [
+        "bad_json",
+        "unknown_form",
+        "unknown_form",
+        "bad_text",
+    ]
+    assert [row["source_index"] for row in rejects] == list(range(len(lines), len(lines) + 4))
+
+
+def test_gemex_rows_may_be_in_parquet(make_dataset, tmp_path):
+    dataset = make_dataset({})
+    for name, row in (("sample", SAMPLE), ("conversation", CONVERSATION)):
+        source = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.Table.from_pylist([row]), source)
+        arguments = ["--source", str(source), "--images", str(dataset), "--frame", "224"]
+        assert main([*arguments, "--out", str(tmp_path / name)]) == 0
+        assert len(rows_of(tmp_path / name / "train.parquet")) == 1
+
+
+def test_several_files_are_one_source(tmp_path):
+    table = pa.table(
+        {name: [name] for name in ("image_path", "question", "question_type", "thinkVG")}
+    )
+    (tmp_path / "data").mkdir()
+    for number in range(3):
+        more = table.append_column("response", [[str(number)]])
+        pq.write_table(more, tmp_path / "data" / f"{number}.parquet")
+    source = open_source(str(tmp_path))
+    assert source.rows == 3
+    (batch,) = source.batches(10)
+    assert batch.column("response").to_pylist() == ["0", "1", "2"]
+    assert [len(part) for part in source.batches(2)] == [2, 1]
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 5000])
+def test_batches_have_the_size_asked_for(phantom, size):
+    source = open_source(str(phantom))
+    lengths = [batch.num_rows for batch in source.batches(size)]
+    assert sum(lengths) == source.rows
+    assert set(lengths[:-1]) <= {size}
+
+
+def test_text_that_is_no_utf8_is_rejected_alone(make_dataset, paths, tmp_path):
+    dataset = make_dataset({}, {}, {})
+    file = dataset / "data" / "train.parquet"
+    table = pq.read_table(file)
+    raw = pa.array([b"Is it?", b"Is \xff it?", b"Is it?"], pa.binary())
+    question = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("question"), "question", question), file
+    )
+    assert main(paths(dataset, tmp_path / "out")) == 0
+    audit = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert audit["rejects"] == {"bad_text": 1}
+    assert audit["rows"]["train"] == 2
+
+
+def test_a_hub_name_takes_its_revision_from_the_config(tmp_path):
+    config = tmp_path / "hub.yaml"
+    config.write_text("owner/name:\n  revision: abc123\n  split: test\n")
+    assert hub_name("owner/name", config).revision == "abc123"
+    assert hub_name("owner/name", config).split == "test"
+    assert hub_name("owner/name@other", config).revision == "other"
+    with pytest.raises(InputError, match="no revision"):
+        hub_name("owner/unknown", config)
+    with pytest.raises(InputError, match="OWNER/NAME"):
+        hub_name("name@1", config)
+    assert hub_name("BoKelvin/GEMeX-ThinkVG").revision
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ("nowhere", "nowhere does not exist"),
+        ("owner/name", "for the hub write hub:owner/name"),
+        (".", "holds no data"),
+    ],
+)
+def test_a_source_that_is_none_is_named(tmp_path, monkeypatch, source, named):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=named):
+        open_source(source)
