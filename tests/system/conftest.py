@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 PROGRAM_TIMEOUT = 600
@@ -69,6 +70,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
         finished = run(*step)
         assert finished.returncode == 0, finished.stdout
     return root
+
+
+@pytest.fixture(scope="session")
+def open_rows(workspace: Path) -> list[dict[str, Any]]:
+    """Training rows of open questions."""
+    rows = pq.read_table(workspace / "data" / "train.parquet").to_pylist()
+    return [row for row in rows if '"open"' in row["reward_model"]["ground_truth"]]
 
 
 @pytest.fixture(scope="session")
