@@ -31,7 +31,6 @@ from reward.numbers import Box, cited_groups
 from reward.response import (
     Region,
     cited_regions,
-    parse_location,
     parse_response,
     render_response,
     replace_boxes,
@@ -60,8 +59,13 @@ MOST_OVERHANG = 0.02
 UNNAMED = "region"
 
 _MEDIA = re.compile(r"<(?:image|video|audio)>")
+_TAG = re.compile(r"<[^<>]*>|[<>]")
 _BLOCK_TAGS = re.compile(r"</?(?:think|answer|location|response)\s*>", re.IGNORECASE)
 _LOCATION = re.compile(r"<location\s*>(.*?)(?:</location\s*>|$)", re.IGNORECASE | re.DOTALL)
+_PLAIN_BOX = re.compile(r"\[(\d{1,6}), ?(\d{1,6}), ?(\d{1,6}), ?(\d{1,6})\]")
+# Brackets that hold words or a plain box only.
+_ROUND_PAIR = re.compile(r"\((?:\[[\d, ]*\]|[^()\[\]\d]*|choice [A-Z])\)")
+_MAY_HOLD_BOX = re.compile(r"[\[(>]\s*[+-]?(?:\.?\d|inf|nan)", re.IGNORECASE)
 _NUMBERS = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+|inf|nan)(?:e[+-]?\d+)?", re.IGNORECASE)
 
 
@@ -105,7 +109,8 @@ class Example:
 
 def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
     """Reads the texts of a row. Raises RowFault with a code of `REJECT_CODES`."""
-    question, response = _text(row.get("question")), plain_brackets(_text(row.get("response")))
+    question, in_question = _without_media(_text(row.get("question")))
+    response, in_response = _without_media(plain_brackets(_text(row.get("response"))))
     if not question:
         raise RowFault("no_question")
     if not response:
@@ -120,9 +125,13 @@ def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
     answer = normalise_answer(read.answer, question_type, choices)
     if answer is None:
         raise RowFault("answer_not_in_choices")
-    reasoning = " ".join(_BLOCK_TAGS.sub(" ", plain_brackets(_text(row.get("thinkVG")))).split())
-    for text in (reasoning, *_LOCATION.findall(response)):
-        _check_boxes(text)
+    told, in_reasoning = _without_media(plain_brackets(_text(row.get("thinkVG"))))
+    reasoning = " ".join(_BLOCK_TAGS.sub(" ", told).split())
+    _check_boxes(reasoning)
+    if any(region.box is None for region in read.regions):
+        for text in _LOCATION.findall(response):
+            _check_boxes(text)
+        raise RowFault("bad_box")
     image_path = _text(row.get("image_path"))
     if not image_path:
         raise RowFault("missing_image")
@@ -134,14 +143,23 @@ def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
         image_path=image_path,
         patient=subject[0],
         study=subject[1],
-        question=_MEDIA.sub("", question).strip(),
+        question=question,
         question_type=question_type,
         choices=choices,
         answer=answer,
-        reasoning=_MEDIA.sub("", reasoning),
+        reasoning=reasoning,
         regions=read.regions,
-        media_tags=len(_MEDIA.findall(question)) + len(_MEDIA.findall(reasoning)),
+        media_tags=in_question + in_response + in_reasoning,
     )
+
+
+def _without_media(text: str) -> tuple[str, int]:
+    """The text without tags that verl takes for an image, and how many there were."""
+    count = 0
+    while found := len(_MEDIA.findall(text)):
+        # Again, since two halves of a tag may have stood around it.
+        text, count = _MEDIA.sub("", text), count + found
+    return text.strip(), count
 
 
 def _text(value: object) -> str:
@@ -150,13 +168,16 @@ def _text(value: object) -> str:
 
 def _check_boxes(text: str) -> None:
     """Raises RowFault where a box in the text is not four finite numbers with area."""
+    plain = _PLAIN_BOX.findall(text)
+    # The usual case, told at a fraction of the cost: every bracket is a good box.
+    is_plain = len(plain) == text.count("[") and "(" not in _ROUND_PAIR.sub("", text)
+    if is_plain and all(int(x1) < int(x2) and int(y1) < int(y2) for x1, y1, x2, y2 in plain):
+        return
     for group in cited_groups(text):
         if group.box is None:
             numbers = [float(part) for part in _NUMBERS.findall(text[group.start : group.end])]
             is_four = len(numbers) == 4 and all(map(math.isfinite, numbers))
             raise RowFault("degenerate_box" if is_four else "bad_box")
-    if "<box" in text.lower() and any(region.box is None for region in parse_location(text)):
-        raise RowFault("bad_box")
 
 
 @dataclass(frozen=True)
@@ -219,16 +240,20 @@ class Mapper:
             return mapped
 
         regions = tuple(
-            Region(region.ref, to_model(region.box))
+            Region(_plain_name(region.ref), to_model(region.box))
             for region in parsed.regions
             if region.box is not None
         )
-        reasoning = replace_boxes(parsed.reasoning, to_model)
+
+        def rewritten(text: str) -> str:
+            return replace_boxes(text, to_model) if _MAY_HOLD_BOX.search(text) else text
+
+        reasoning = rewritten(parsed.reasoning)
         answer = parsed.answer
         if parsed.question_type == "open":
-            answer = replace_boxes(answer_text(answer), to_model)
+            answer = rewritten(answer_text(answer))
         choices = parsed.choices and {
-            letter: replace_boxes(text, to_model) for letter, text in parsed.choices.items()
+            letter: rewritten(text) for letter, text in parsed.choices.items()
         }
         truth = GroundTruth(
             question_type=parsed.question_type,  # type: ignore[arg-type]
@@ -242,11 +267,16 @@ class Mapper:
         return Example(
             parsed=parsed,
             picture=picture,
-            question=replace_boxes(parsed.question, to_model),
+            question=rewritten(parsed.question),
             ground_truth=truth,
             response=_write_response(reasoning, answer, regions) if reasoning else None,
             clipped_boxes=len(clipped),
         )
+
+
+def _plain_name(ref: str) -> str:
+    """A region's name without tags and angle brackets, which a response may not hold."""
+    return " ".join(_TAG.sub(" ", ref).split()) if "<" in ref or ">" in ref else ref
 
 
 def _write_response(reasoning: str, answer: Answer, regions: tuple[Region, ...]) -> str:

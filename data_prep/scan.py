@@ -21,7 +21,7 @@ from data_prep.sources.gemex import UnknownForm, as_thinkvg
 from reward.numbers import Box
 
 BATCH = 2048
-SAMPLE = 4000
+SAMPLE = 2000
 
 
 @dataclass(frozen=True)

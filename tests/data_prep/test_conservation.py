@@ -119,6 +119,7 @@ def check_accepted(row):
     assert read.think_regions == truth.think_regions
     assert [region.box for region in read.regions] == [region.box for region in truth.regions]
     assert read.answer
+    assert read.well_formed
 
 
 def truths(out):
