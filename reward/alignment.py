@@ -6,9 +6,10 @@
 A response without reasoning or without an answer has nothing to agree and scores 0, and so does
 one without final boxes where the reference has some; where it has none, saying none agrees.
 
-A conclusion is only what is stated as one: "the answer is B", "Therefore, yes.", or an option named
-in brackets behind a finding, "shows an opacity (choice B)", unless its sentence denies it. Of
-several statements the last counts. A reasoning that states none is neutral.
+A conclusion is only what is stated as one: "the answer is B", "Therefore, yes.", "this supports
+option B", or an option named in brackets behind a finding, "shows an opacity (choice B)"; not one
+whose sentence denies, supposes or compares. Of several statements the last counts. A reasoning that
+states none is neutral, and one that states it in other words is taken for that.
 """
 
 import re
@@ -24,21 +25,35 @@ from reward.text import contradicts
 
 _KEYWORDS = (
     *("answer", "conclusion", "therefore", "thus", "hence", "so"),
-    *("in conclusion", "consequently"),
+    *("in conclusion", "in summary", "consequently", "response"),
 )
 _OPTION_KEYWORDS = ("correct", "right", "best")
 _CONCLUSION = re.compile(
-    r"\b(?:(?:answer|conclusion|(?:correct|right|best)\s++(?:option|choice))s?+"
-    r"(?:\s++(?:is|are|must\s++be|should\s++be|would\s++be)\b\s*+:?+|\s*+:)"
-    r"|(?P<so>therefore|thus|hence|so|in\s++conclusion|consequently)\b\s*+,?+"
-    r"(?:\s*+the\s++answer\s++is\b)?+)\s*+",
+    r"\b(?:(?:answer|conclusion|response|(?:correct|right|best)\s++(?:option|choice))s?+"
+    r"(?:\s++to\s++(?:this|the)\s++question)?+"
+    r"(?:\s++(?:(?:should|must)\s++(?:therefore\s++)?+be|is|are)\b\s*+:?+|\s*+[:=]|\s++[-–]\s)"
+    r"(?:\s*+(?:definitely|clearly|therefore|thus|most\s++likely|likely|probably)\b)?+"
+    r"|(?P<so>therefore|thus|hence|so|in\s++(?:conclusion|summary)|consequently)\b\s*+,?+"
+    r"(?:\s*+(?:the\s++answer|it)\s++is\b)?+)\s*+",
     re.IGNORECASE,
 )
-_MARKED_OPTION = re.compile(r"\((?:choice|option)\s++([A-Za-z])\)")
+_CHOSEN = re.compile(
+    r"\b(?i:(?:supports?|match(?:es)?|choose|select|pick|confirms?|favou?rs?|leaves)\s++"
+    r"(?:option\s++|choice\s++|answer\s++)?+|(?:option|choice)\s++"
+    r"(?=\(?[A-Z]\b\)?\s++is\s++(?:the\s++)?(?:correct|right|best)))\(?([A-Z])\b(?!['’])"
+)
+_MARKED_OPTION = re.compile(
+    r"[(\[](?:choice|option)\s++([A-Za-z])(?:\s*+:[^()\[\]]{0,80})?[)\]]", re.IGNORECASE
+)
+# What keeps a sentence from being a conclusion: it denies, supposes or compares.
 _DENIES = re.compile(
-    r"\b(?:not?|nor|never|neither|without|unlikely|incorrect|wrong|rather\s++than|instead\s++of|"
-    r"ruled?\s++out|exclude[sd]?|absent|absence|unsupported|eliminated?)\b|n't\b",
+    r"\b(?:not?|nor|never|neither|without|unlikely|incorrect|wrong|rather|instead|unlike|than|"
+    r"ruled?\s++out|exclude[sd]?|absent|absence|unsupported|eliminat\w++|if|would|could|might|"
+    r"tempting|doubt|one\s++(?:may|could))\b|n't\b",
     re.IGNORECASE,
+)
+_SUPPOSES = re.compile(
+    r"\b(?:if|unless|would|could|might|tempting|doubt|unlike|than|whether)\b", re.IGNORECASE
 )
 _YES_NO_ALONE = re.compile(
     r"[\"'*`(]*+(?:yes|no)[\"'*`)]*+\s*+(?:[.,;:!]|\Z|because|since|as\b)", re.IGNORECASE
@@ -59,7 +74,7 @@ def alignment_score(
     `final` and `cited` are the response's placed regions. The ground truth gives the question's
     type, its choices and whether boxes are wanted; whether the answer is right does not matter.
     """
-    if not response.think or not response.answer:
+    if not response.think or not response.answer or len(response.answer) > LONGEST_ANSWER:
         return 0.0
     share = _share_cited(final, cited) if final else float(not ground_truth.regions)
     if share and _contradicted(response.think, response.answer, ground_truth):
@@ -77,8 +92,6 @@ def _share_cited(final: Sequence[Region], cited: Sequence[Region]) -> float:
 
 
 def _contradicted(think: str, answer: str, ground_truth: GroundTruth) -> bool:
-    if len(answer) > LONGEST_ANSWER:
-        return False
     for found in reversed(_conclusions(think)):
         statement = _statement(think, found.end())
         verdict = _verdict(statement, answer, ground_truth, is_weak=bool(found["so"]))
@@ -101,20 +114,25 @@ def _conclusions(think: str) -> list[re.Match[str]]:
         begin = lowered.find(keyword)
         while begin >= 0:
             match = _CONCLUSION.match(think, begin)
-            if match:
+            if match and not _SUPPOSES.search(_sentence_before(think, begin)):
                 found.append((begin, match))
             begin = lowered.find(keyword, begin + 1)
     return [match for _, match in sorted(found, key=itemgetter(0))[-_MOST_STATEMENTS:]]
+
+
+def _sentence_before(text: str, position: int) -> str:
+    piece = text[max(0, position - _LONGEST_STATEMENT) : position]
+    return _STATEMENT_END.split(piece)[-1]
 
 
 def _marks_another_option(think: str, answer: str, ground_truth: GroundTruth) -> bool:
     """Whether the last option marked in brackets, `(choice B)`, is not in the answer."""
     if ground_truth.question_type not in ("single", "multi"):
         return False
-    for mark in reversed(list(_MARKED_OPTION.finditer(think))[-_MOST_STATEMENTS:]):
-        before = think[max(0, mark.start() - _LONGEST_STATEMENT) : mark.start()]
-        after = _statement(think, mark.end())
-        if _DENIES.search(_STATEMENT_END.split(before)[-1]) or _DENIES.search(after):
+    marks = [*_MARKED_OPTION.finditer(think), *_CHOSEN.finditer(think)]
+    for mark in sorted(marks, key=re.Match.start)[: -_MOST_STATEMENTS - 1 : -1]:
+        before, after = _sentence_before(think, mark.start()), _statement(think, mark.end())
+        if _DENIES.search(before) or _DENIES.search(after):
             continue
         final = parse_letters(answer, ground_truth.choices)
         return final is not None and mark[1].upper() not in final

@@ -9,21 +9,24 @@ import re
 from functools import lru_cache
 from typing import Literal
 
-from reward.bare_answer import bare_answer, stated_answer
+from reward.bare_answer import bare_answer, stated_answers
 from reward.choices import parse_letters
 from reward.ground_truth import GroundTruth
 from reward.text import text_score
 
 LONGEST_ANSWER = 2000
 
-_LEADING = re.compile(r"[\s\"'*`(\[]*+(yes|no)(?![\w-])[\"'*`)\]]*+", re.IGNORECASE)
+_LEADING = re.compile(
+    r"[\s\"'*`(\[]*+(yes|no)(?![\w]|-(?:one|man|go)\b)[\"'*`)\]]*+", re.IGNORECASE
+)
 _ALONE = re.compile(
-    r"(?:\A|[\s,;.:/|(\"'*]|\b(?:or|and|but)\s)\s*+(yes|no)[\"'*`)\]]*+\s*+(?=[,;.:!?/|]|\Z|\bor\b)",
+    r"(?:\A|[\s,;.:/|&\\(\"'*]|\b(?:or|and|but)\s)\s*+(yes|no)[\"'*`)\]]*+\s*+(?=[,;.:!?/|&\\]|\Z|\bor\b)",
     re.IGNORECASE,
 )
 _WAVERS = re.compile(
-    r"[\s,;.]*+(?:(?:and|but)\s++)?+(?:maybe|perhaps|possibly|or|not\s++sure|unsure|uncertain|"
-    r"unclear|cannot\s++(?:be\s++determined|tell|say)|either)\b",
+    r"[\s,;.(]*+(?:(?:and|but)\s++)?+"
+    r"(?:not\s++sure|unsure|uncertain|nope\b|cannot\s++(?:be\s++determined|tell|say)|(?:maybe|perhaps|possibly|probably|or|unclear|either)"
+    r"(?=\s*+(?:[.,;!?)]|\Z|(?:yes|no|not|maybe|perhaps)\b)))",
     re.IGNORECASE,
 )
 _NO_OPINION = re.compile(
@@ -79,10 +82,12 @@ def parse_yes_no(text: str) -> Literal["Yes", "No"] | None:
     (`There is an opacity. The answer is yes.`); a `yes` or `no` that stands alone behind it
     (`Yes or no`, `Yes. No.`) makes it waver.
     """
-    side = _leading_side(bare_answer(text))
-    if side is None and (stated := stated_answer(text)):
-        return _leading_side(bare_answer(stated))
-    return side
+    sides = {_leading_side(bare_answer(answer)) for answer in stated_answers(text)} - {None}
+    bare = bare_answer(text)
+    if _LEADING.match(bare):
+        side = _leading_side(bare)
+        return side if sides <= {side} else None
+    return sides.pop() if len(sides) == 1 else None
 
 
 def _leading_side(text: str) -> Literal["Yes", "No"] | None:

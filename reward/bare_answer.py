@@ -6,12 +6,19 @@ _LEAD_IN = re.compile(
     r"[\s*\"'`]*+(?:(?:so|thus|therefore|hence)\b[\s,]*+)?+"
     r"(?:(?:the|my|final|correct|best|right|most|likely)\s++){0,4}+"
     r"(?:(?:answer|option|choice|conclusion)s?+(?:\s*+\(s\))?+[*\s]*+"
-    r"(?:\b(?:is|are|would\s++be|should\s++be|must\s++be)\b\s*+:?+|:|=)\s*+"
+    r"(?:to\s++(?:this|the)\s++question\s++)?+"
+    r"(?:\b(?:is|are|would\s++be|should\s++be|must\s++be)\b\s*+:?+|[:=]|[-–]\s)\s*+"
     r"|i\s++(?:would\s++)?+(?:choose|select|pick|answer|think)\s++(?:it\s++is\b\s*+)?+"
     r"|it(?:\s++is|['’]s)\b\s*+)",
     re.IGNORECASE,
 )
+_FENCE = re.compile(r"\A```\w*+\s*+|\s*+```\Z")
+_JSON = re.compile(
+    r"\A\{\s*+[\"'](?:final_)?(?:answer|choice|option)s?[\"']\s*+:\s*+([^{}]*+)\}\Z", re.I
+)
+_FULL_WIDTH = str.maketrans("，、；：（）。", ",,;:().")
 _STATEMENT = re.compile(r"\banswers?+[*\s]*+(?:\b(?:is|are)\b\s*+:?+|:)", re.IGNORECASE)
+_AT_END = re.compile(r",\s++((?:yes|no)[.!]?)\Z", re.IGNORECASE)
 _LATEX = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf)\s*+\{([^{}]*+)\}")
 _HTML = re.compile(r"</?(?:b|i|u|em|strong|p|br|span|code)\s*+/?>", re.IGNORECASE)
 _BULLET = re.compile(r"^[^\S\n]*+(?:[-•*–]|\d{1,2}+[.)])[^\S\n]++", re.MULTILINE)
@@ -20,6 +27,12 @@ _BULLET = re.compile(r"^[^\S\n]*+(?:[-•*–]|\d{1,2}+[.)])[^\S\n]++", re.MULTI
 def bare_answer(text: str) -> str:
     """Return an answer without mark-up and without the phrase that leads up to it."""
     text = text.strip()
+    if not text.isascii():
+        text = text.translate(_FULL_WIDTH)
+    if text.startswith("```"):
+        text = _FENCE.sub("", text)
+    if text.startswith("{") and (json := _JSON.match(text)):
+        text = json[1].strip()
     if "\\" in text:
         text = _LATEX.sub(r"\1", _LATEX.sub(r"\1", text))
     if "<" in text:
@@ -32,9 +45,15 @@ def bare_answer(text: str) -> str:
     return text[lead_in.end() :] if lead_in else text
 
 
-def stated_answer(text: str) -> str | None:
-    """Return what follows the last "answer is" or "answer:" within a text, None without one."""
-    statements = list(_STATEMENT.finditer(text))
-    if not statements or not statements[-1].start():
-        return None
-    return text[statements[-1].end() :]
+def stated_answers(text: str) -> list[str]:
+    """Return what a text says before its first "answer is" or "answer:", and behind each of them.
+
+    What is said before is left out where that is nothing; a last ", yes" counts as a statement.
+    Empty where the text states nothing in this way or only begins with it.
+    """
+    found = list(_STATEMENT.finditer(text))
+    if not found or (len(found) == 1 and not found[0].start()):
+        return _AT_END.findall(text)
+    edges = [0, *(edge for match in found for edge in match.span()), len(text)]
+    pieces = [text[begin:end] for begin, end in zip(edges[::2], edges[1::2], strict=True)]
+    return [piece.strip() for piece in pieces if piece.strip()]

@@ -10,10 +10,14 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from reward.numbers import Box
+from reward.response import Region
 
 MOST_MATCHED = 64
 """Boxes that one side has more than the other by a larger number are counted but not matched, which
 bounds the time."""
+
+SAME_BOX = 0.9
+MOST_DISTINCT = 64
 
 Overlap = tuple[float, float, float]
 """How a predicted box lies to a reference box: `iou, giou, excess`.
@@ -121,3 +125,19 @@ def matched_ious(predicted: Sequence[Box | None], reference: Sequence[Box | None
     columns = reference[: len(predicted) + MOST_MATCHED]
     matched = matched_values([[iou(box, target) for target in columns] for box in rows])
     return matched + [0.0] * (max(len(predicted), len(reference)) - len(matched))
+
+
+def distinct(regions: Sequence[Region]) -> list[Region]:
+    """Return regions without those that repeat a box before them (IoU above `SAME_BOX`).
+
+    A text names the same place again and again, and how often says nothing.
+    """
+    kept: list[Region] = []
+    for region in regions:
+        if len(kept) > MOST_DISTINCT or not any(_is_same(region.box, box) for _, box in kept):
+            kept.append(region)
+    return kept
+
+
+def _is_same(box: Box | None, other: Box | None) -> bool:
+    return box is not None and (box == other or iou(box, other) > SAME_BOX)

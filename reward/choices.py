@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 
-from reward.bare_answer import bare_answer, stated_answer
+from reward.bare_answer import bare_answer, stated_answers
 
 _LETTER = re.compile(
     r"(?:(?:option|choice|answer)s?+\s*+:?\s*+)?+[\[({\"'*`]*+([A-Za-z])(?![A-Za-z0-9]|['’][A-Za-z])[\])}\"'*`]*+",
@@ -21,12 +21,13 @@ _COMPACT = re.compile(r"[A-Z]{2,8}+")
 _SPACED = re.compile(r"[A-Z](?:\s++[A-Z]){1,25}+")
 _DELIMITER = re.compile(r"\s*+[.:(\-–—=]\s*+[\"'(*`]*+")
 _SEPARATOR = re.compile(
-    r"[\s\"'*`)\].]*+(?:(?:[,;&+/|\n]|\band\b)[\s\"'*`(\[]*+)++(?:\band\b[\s\"'*`(\[]*+)?+",
+    r"[\s\"'*`)\].]*+(?:(?:[,;&+/|\n]|\b(?:and|plus|as\s++well\s++as)\b)[\s\"'*`(\[]*+)++(?:\band\b[\s\"'*`(\[]*+)?+",
     re.IGNORECASE,
 )
 _END = re.compile(
-    r"[\"'*`)\]}]*+(?:\s++(?:is|are)\s++(?:both\s++)?+(?:the\s++)?+(?:correct|right|true)\b"
-    r"(?:\s++(?:answer|option|choice)s?+)?+)?+[\s.!:\"'*`)\]}]*+\Z",
+    r"[\"'*`)\]}]*+(?:\s++(?:is|are)\s++(?:both\s++)?+(?:the\s++)?+"
+    r"(?:(?:correct|right|true|best|final|most\s++likely|likely|present|seen|visible|noted|shown)\b"
+    r"(?:\s++(?:answer|option|choice)s?+)?+|(?:answer|option|choice)s?+\b))?+[\s.!:\"'*`)\]}]*+\Z",
     re.IGNORECASE,
 )
 _REASON = re.compile(
@@ -41,6 +42,16 @@ _WAVERS = re.compile(
 )
 # A letter by itself; "A" and "I" before a word in small letters are an article and a pronoun.
 _CAPITAL = re.compile(r"\b([B-HJ-Z]|[AI](?!\s++[a-z]))\b(?!['’])")
+_NAMED_OPTION = re.compile(r"\b(?:option|choice|means)\s++([A-Za-z])\b", re.IGNORECASE)
+_HEDGES = re.compile(
+    r"\b(?:could|might|may)\s++be\b|\b(?:versus|vs|actually|wait|wrong|incorrect|alternatively|"
+    r"on\s++second\s++thought)\b",
+    re.IGNORECASE,
+)
+_JOINS = ("or", "and", "also", "maybe", "possibly")
+_ARTICLE = re.compile(
+    r"(?:(?:[Ii]n|[Oo]n|[Aa]t|[Tt]here\s++(?:is|are))\s++)?+(?:(?:[Tt]he|[Aa]n|a)\s++|A\s++(?=[a-z]))"
+)
 _MARK = re.compile(r"\s*+[(\[](?:(?:choice|option|answer)\s++)?+([A-Za-z])[)\]]", re.IGNORECASE)
 _NEW_LINE = re.compile(r"[^\S\n]*+\n\s*+")
 _WORDS = re.compile(r"[^\W_]+")
@@ -54,9 +65,10 @@ def parse_letters(text: str, choices: Mapping[str, str] | None) -> frozenset[str
     """
     options = tuple((choices or {}).items())
     letters = _read(bare_answer(text), options)
-    if letters is None and (stated := stated_answer(text)):
-        return _read(bare_answer(stated), options)
-    return letters
+    stated = {_read(bare_answer(answer), options) for answer in stated_answers(text)} - {None}
+    if letters is None or not stated:
+        return letters or (stated.pop() if len(stated) == 1 else None)
+    return letters if stated == {letters} else None
 
 
 def _read(text: str, options: tuple[tuple[str, str], ...]) -> frozenset[str] | None:
@@ -132,15 +144,20 @@ def _is_about(letters: set[str], explanation: str, options: tuple[tuple[str, str
     """Whether the words behind some options neither waver nor bring in another option."""
     if _WAVERS.match(explanation):
         return False
+    if _HEDGES.search(explanation):
+        return False
     known = {letter for letter, _ in options}
-    for found in _CAPITAL.findall(explanation) + _MARK.findall(explanation):
+    named = [*_CAPITAL.findall(explanation), *_MARK.findall(explanation)]
+    for found in named + _NAMED_OPTION.findall(explanation):
         if found.upper() not in letters and (not known or found.upper() in known):
             return False
     words = f" {' '.join(_words(explanation))} "
+    chosen = [f" {' '.join(_words(text))} " for letter, text in options if letter in letters]
     for letter, text in options:
         phrase = " ".join(_words(text))
-        links = ("",) if " " in phrase else ("or ", "and ", "also ", "maybe ", "possibly ")
-        if phrase and letter not in letters and any(f" {x}{phrase} " in words for x in links):
+        if not phrase or letter in letters or any(f" {phrase} " in other for other in chosen):
+            continue
+        if words.startswith(f" {phrase} ") or any(f" {x} {phrase} " in words for x in _JOINS):
             return False
     return True
 
@@ -166,8 +183,10 @@ def _text_at(
     text: str, position: int, options: tuple[tuple[str, str], ...]
 ) -> tuple[str, int] | None:
     """Return the option whose text stands at a position, and where it ends; the longest wins."""
+    article = _ARTICLE.match(text, position)
+    begin = article.end() if article else position
     for letter, pattern in _patterns(options):
-        found = pattern.match(text, position)
+        found = pattern.match(text, position) or pattern.match(text, begin)
         if found is None:
             continue
         mark = _MARK.match(text, found.end())
@@ -183,7 +202,7 @@ def _patterns(options: tuple[tuple[str, str], ...]) -> tuple[tuple[str, re.Patte
     unique = [option for option in options if texts[tuple(_words(option[1]))] == 1]
     ordered = sorted(unique, key=lambda option: -len(_words(option[1])))
     return tuple(
-        (letter, re.compile(r"[\W_]++".join(map(re.escape, _words(text))) + r"\b", re.IGNORECASE))
+        (letter, re.compile(r"[\W_]++".join(map(re.escape, _words(text))) + r"s?\b", re.IGNORECASE))
         for letter, text in ordered
         if _words(text)
     )

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from reward.alignment import alignment_score
 from reward.answers import answer_is_correct, answer_score
-from reward.boxes import iou_matrix, is_above, matched_values
+from reward.boxes import distinct, iou_matrix, is_above, matched_values
 from reward.ground_truth import GroundTruth, place
-from reward.grounding import count_gate_score, dense_score
+from reward.grounding import cited_score, count_gate_score, dense_score
 from reward.response import Region, Response
 from reward.settings import COMPONENTS, Settings
 
@@ -32,21 +32,14 @@ def score_response(
 
     `text` is the response as it was, of which only the length is used.
     """
-    final = place(response.regions, truth)
-    cited = final
-    if response.think_regions != response.regions:
-        cited = place(response.think_regions, truth)
-    wanted, wanted_cited = truth.placed_regions, truth.placed_think_regions
+    final, cited = place(response.regions, truth), place(response.think_regions, truth)
+    wanted = truth.placed_regions
     ious = _ious(final, wanted)
-    grounding = think_grounding = _grounding(final, wanted, ious, settings)
-    if cited != final or wanted_cited != wanted:  # often they are the same
-        cited_ious = _ious(cited, wanted_cited)
-        think_grounding = _grounding(cited, wanted_cited, cited_ious, settings)
     components = {
         "format": float(response.well_formed),
         "answer": _answer(response, truth, settings),
-        "grounding": grounding,
-        "think_grounding": think_grounding,
+        "grounding": _grounding(final, wanted, ious, settings),
+        "think_grounding": _think_grounding(cited, truth, settings),
         "alignment": alignment_score(response, final, cited, truth),
     }
     return {
@@ -86,6 +79,15 @@ def _grounding(
     if settings.grounding_rule == "paper":
         return count_gate_score(ious, len(predicted), len(reference), settings.iou_threshold)
     return dense_score(predicted, reference, ious)
+
+
+def _think_grounding(cited: Sequence[Region], truth: GroundTruth, settings: Settings) -> float:
+    given = distinct(cited) if len(cited) > 1 else cited
+    wanted = truth.cited_regions
+    ious = _ious(given, wanted)
+    if settings.grounding_rule == "paper":
+        return count_gate_score(ious, len(given), len(wanted), settings.iou_threshold)
+    return cited_score(given, wanted, ious)
 
 
 def _box_diagnostics(

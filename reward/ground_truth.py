@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, cast
 
+from reward.boxes import distinct
 from reward.numbers import Box, to_box
 from reward.response import Region
 
@@ -86,9 +87,12 @@ class GroundTruth:
         return place(self.regions, self)
 
     @cached_property
-    def placed_think_regions(self) -> list[Region]:
-        """`think_regions` with boxes in [0, 1]."""
-        return place(self.think_regions, self)
+    def cited_regions(self) -> list[Region]:
+        """What a reasoning should cite: distinct `think_regions` with boxes in [0, 1].
+
+        Where there are none the final regions stand in, which is all that can be known of it.
+        """
+        return distinct(place(self.think_regions, self)) or self.placed_regions
 
     def to_json(self) -> str:
         """Write the JSON string that `parse` reads; whole numbers are written as integers."""

@@ -31,15 +31,16 @@ the sum of its row means, and no mean is above the largest.) For one reference b
 Properties, each tested:
 
 - 1 exactly for the reference itself, in any order.
-- Smooth in the coordinates within a matching; within a number of boxes, the minimum and maximum of
-  continuous functions, so continuous.
+- Smooth in the coordinates within a matching; the minimum and maximum of continuous functions, so
+  continuous, but where a box becomes an exact copy or leaves the image.
 - Never falls when the value of a pair rises; as a box slides towards its partner, IoU and GIoU rise
   and e falls, so the score never falls.
 - Boxes that miss each other still have a slope: up to 0.05 comes from GIoU alone.
 - A box over most of the image is worth almost nothing unless the truth covers most of it too:
   e = 0.5 leaves 5 %, e = 0.7 leaves 0.4 %; e = 0.2 still leaves 99 %.
-- Where P has |G| boxes or more, another box never raises the score, whatever P is and whatever box
-  it is: there are more selections to be the worst, and c grows. A copy never raises it for any P.
+- Where P without copies has |G| boxes or more, another box never raises the score, whatever P is
+  and whatever box it is: there are more selections to be the worst, and c grows. A copy never
+  raises it for any P.
 - A right box too many takes 1.5 / (|G| + 1.5) of the score, a wrong one more.
 - A missing box takes its share 1/|G|.
 - A wrong name takes up to a tenth of the pair's value, never more; an absent name takes nothing.
@@ -111,10 +112,26 @@ def dense_score(
     return total / (wanted + COST_OF_EXTRA * extra)
 
 
+def cited_score(
+    predicted: Sequence[Region], reference: Sequence[Region], ious: Sequence[Sequence[float]]
+) -> float:
+    """Return the dense score of boxes cited in a reasoning, already `distinct`.
+
+    A reasoning may compare places before it decides, so here it is the best selection that counts:
+    total(P) / max(|P|, |G|). A box beside the point costs its share; `dense_score` else.
+    """
+    if len(predicted) <= len(reference):
+        return dense_score(predicted, reference, ious)
+    if not reference or len(predicted) > len(reference) + MOST_EXTRA:
+        return 0.0
+    values = [[_value(region, target) for target in reference] for region in predicted]
+    return sum(matched_values(values)) / len(predicted)
+
+
 def quality(predicted: Box, reference: Box) -> float:
     """Return the quality of one pair, in [0, 1], 1 only for equal boxes."""
-    iou, giou, excess = overlap(predicted, reference)
-    near = (1 - GIOU_SHARE) * iou + GIOU_SHARE / 2 * (1 + giou)
+    shared, giou, excess = overlap(predicted, reference)
+    near = (1 - GIOU_SHARE) * shared + GIOU_SHARE / 2 * (1 + giou)
     return near / (1 + (excess / EXCESS_AT_HALF) ** EXCESS_STEEPNESS)
 
 
@@ -177,7 +194,9 @@ def _without_copies(given: Sequence[Region], wanted: Sequence[Region]) -> Sequen
     allowed = max(Counter(box for _, box in wanted).values())
     seen: Counter[Box] = Counter()
     kept = []
-    for index, (_, box) in enumerate(given):
+    # By name, so that the order given does not decide which of two names a copy keeps.
+    for index in sorted(range(len(given)), key=lambda index: given[index].ref):
+        box = given[index].box
         if box is not None:
             seen[box] += 1
             if seen[box] > allowed:

@@ -24,7 +24,8 @@ _LINKS = frozenset(
     for line in (
         "a an the this that these those in on at of to from with within and or over near by for",
         "as is are was were be has have shows show showing see seen region regions box bbox area",
-        "located location coordinates coords bounding around both i we there it its into along",
+        "located location coordinates coordinate coords 2d label bounding around both i we there it",
+        "its into along",
         "between across under above below behind involving including marked highlighted covering",
     )
     for word in line.split()
@@ -79,19 +80,20 @@ def name_words(name: str) -> frozenset[str]:
     )
 
 
-def name_similarity(first: str, second: str) -> float:
-    """Return how alike two region names are, in [0, 1]: shared words over all words.
+def name_similarity(name: str, reference: str) -> float:
+    """Return how alike a name is to a reference's, in [0, 1]: shared words over all words.
 
-    1 where either is empty: a name that was not given cannot be wrong.
+    1 where either is empty: a name that was not given cannot be wrong. One without a word, such as
+    "-", is given.
     """
-    if not first or not second or first == second:
+    if not name or not reference or name == reference:
         return 1.0
-    return _similarity(first[:_LONGEST_NAME], second[:_LONGEST_NAME])
+    return _similarity(name[:_LONGEST_NAME], reference[:_LONGEST_NAME])
 
 
 @lru_cache(maxsize=8192)
 def _similarity(first: str, second: str) -> float:
     left, right = name_words(first), name_words(second)
-    if not left or not right:
+    if not right:
         return 1.0
     return len(left & right) / len(left | right)

@@ -11,9 +11,10 @@ Every function here takes time linear in the length of the text. A response is r
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
-from reward.numbers import Box, bracket_groups, cited_groups, numbers_in, to_box
+from reward.numbers import MOST_BRACKETS, Box, bracket_groups, cited_groups, numbers_in, to_box
 from reward.regions import words_before
 
 __all__ = [
@@ -117,7 +118,7 @@ def parse_location(text: str) -> tuple[Region, ...]:
     where their number is that of the boxes), and, without any `<box>`, boxes in plain text.
     A ref without a box is no region.
     """
-    tags = list(_REGION_TAG.finditer(text))
+    tags = list(islice(_REGION_TAG.finditer(text), 4 * MOST_BRACKETS))
     if not any(tag[2].lower() == "box" for tag in tags):
         return cited_regions(text)
     regions: list[Region] = []
@@ -250,7 +251,7 @@ def _strict_location(text: str) -> tuple[Region, ...] | None:
     for match in _STRICT_REGION.finditer(text):
         ref, numbers = match.groups()
         ref, box = " ".join(ref.split()), to_box(numbers_in(numbers))
-        if match.start() != position or not ref or box is None:
+        if match.start() != position or box is None or ref.lower() == ref.upper():  # no letter
             return None
         regions.append(Region(ref, box))
         position = match.end()

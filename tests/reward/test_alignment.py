@@ -52,6 +52,18 @@ def test_final_boxes_are_among_the_cited(
         ("So the answer is No because it is clear", "Yes, there is", 0),
         ("At first the answer is no. But there is a shadow: the answer is yes.", "Yes", 1),
         ("The answer: **No**", "Yes", 0),
+        ("In summary, no.", "Yes", 0),
+        ("So, it is no.", "Yes", 0),
+        ("The final answer should therefore be No.", "Yes", 0),
+        ("The answer is clearly no.", "Yes", 0),
+        ("The answer to this question is no.", "Yes", 0),
+        ("Final answer - No", "Yes", 0),
+        ("Answer = No", "Yes", 0),
+        ("The correct response is No.", "Yes", 0),
+        # supposed, not concluded
+        ("If the lung was clear the answer is no. But an opacity is seen.", "Yes", 1),
+        ("A tempting answer is no, which is wrong.", "Yes", 1),
+        ("I doubt that the answer is no.", "Yes", 1),
         # no conclusion, or none that can be held against the answer
         ("There is no effusion.", "Yes", 1),
         ("Therefore, no effusion is seen.", "Yes", 1),
@@ -96,6 +108,17 @@ def test_choice_conclusion(
         ("An effusion (choice B) and an edema (choice C).", "B, C", 1),
         ("An effusion (choice B) and an edema (choice C).", "A, B", 0),
         ("An opacity (choice A). The answer is B.", "B", 1),  # what is stated counts first
+        ("An opacity (Choice A).", "B", 0),
+        ("An opacity [choice A].", "B", 0),
+        ("An opacity (option A: Normal).", "B", 0),
+        ("This supports option A.", "B", 0),
+        ("Option A is the correct choice.", "B", 0),
+        ("I choose A.", "B", 0),
+        ("The answer is clearly A", "B", 0),
+        ("An effusion (choice B) fits, unlike an opacity (choice A).", "B", 1),
+        ("An effusion (choice B) fits better than edema (choice C).", "B", 1),
+        ("An opacity (choice A) would be denser.", "B", 1),
+        ("This supports an opacity.", "B", 1),  # an article
         ("See the left lung (A).", "B", 1),  # not marked as a choice
     ],
 )

@@ -35,6 +35,12 @@ CHOICES = {"A": "Normal", "B": "Pleural effusion", "C": "Enlarged heart and effu
         ("\\boxed{Yes}", "Yes"),
         ("<b>No</b>", "No"),
         ("There is an opacity. The answer is yes.", "Yes"),
+        ("The answer to the question is yes.", "Yes"),
+        ("Based on the image, yes.", "Yes"),
+        ('{"answer": "Yes"}', "Yes"),
+        ("Yes, possibly due to edema", "Yes"),
+        ("Yes, or at least a small one", "Yes"),
+        ("No, either lung is clear", "No"),
         # no side at all
         ("", None),
         ("Normal", None),  # begins with "No"
@@ -61,6 +67,11 @@ CHOICES = {"A": "Normal", "B": "Pleural effusion", "C": "Enlarged heart and effu
         ("Yes, maybe", None),
         ("Yes, or maybe not", None),
         ("No, not sure", None),
+        ("Yes (maybe)", None),
+        ("Yes, probably not", None),
+        ("Yes&No", None),
+        ("No. The answer is yes.", None),
+        ("The answer is no. The answer is yes.", None),
     ],
 )
 def test_yes_no(text: str, side: str | None) -> None:
@@ -132,7 +143,17 @@ def test_yes_no(text: str, side: str | None) -> None:
         ("It is B.", "B"),
         ("I think B", "B"),
         ("The angle is blunted. The answer is B.", "B"),
+        ("The pleural effusion", "B"),
+        ("A pleural effusion", "B"),  # an article
+        ("Pleural effusion is present", "B"),
+        ("B is the best answer", "B"),
+        ("B is most likely", "B"),
+        ("```\nB\n```", "B"),
+        ('{"answer": "B"}', "B"),
+        ("A，C", "AC"),
+        ("A plus C", "AC"),
         # an explanation behind the option
+        ("B. Pleural effusion, as the effusion in C would need an enlarged heart", ""),
         ("B. Pleural effusion; the angle is blunted", "B"),
         ("Pleural effusion, since the angle is blunted", "B"),
         ("B\n\nThe angle is blunted.", "B"),
@@ -161,13 +182,32 @@ def test_yes_no(text: str, side: str | None) -> None:
         ("Pleural effusion, maybe normal", ""),
         ("Normal, but there is an effusion", ""),
         ("B, and the rest as in C", ""),
-        ("B; enlarged heart and effusion are seen", ""),  # the text of C
+        ("B; an enlarged heart or maybe C", ""),
+        ("B; enlarged heart and effusion as in the text", ""),  # the text of C
+        ("A: Normal. The answer is B", ""),
+        ("The answer is A. The answer is B.", ""),
+        ("A: Normal, could be C", ""),
+        ("A: Normal, this is wrong", ""),
+        ("A, this means b", ""),
+        ("A Pleural effusion", ""),
         ("A.C.", ""),
         ("Probably B", ""),
     ],
 )
 def test_letters(text: str, letters: str) -> None:
     assert (parse_letters(text, CHOICES) or frozenset()) == frozenset(letters)
+
+
+def test_regions_as_choices_may_be_parts_of_each_other() -> None:
+    choices = {"A": "Left lung", "B": "Left lower lung zone", "C": "Right lung"}
+    for text in (
+        "The left lower lung zone",
+        "B. Left lower lung zone\n\nThe opacity lies low in the left lung.",
+        "B: Left lower lung zone, as the right lung is clear",
+        "The correct option is B because the left lung is opaque at its base",
+    ):
+        assert parse_letters(text, choices) == frozenset("B"), text
+    assert parse_letters("The left lung and the right lung", choices) == frozenset("AC")
 
 
 def test_letters_without_known_choices() -> None:

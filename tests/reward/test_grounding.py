@@ -8,9 +8,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from reward.boxes import iou_matrix, matched_ious, matched_values, overlap
+from reward.boxes import distinct, iou_matrix, matched_ious, matched_values, overlap
 from reward.ground_truth import GroundTruth, place
-from reward.grounding import MOST_EXTRA, count_gate_score, dense_score, quality
+from reward.grounding import MOST_EXTRA, cited_score, count_gate_score, dense_score, quality
 from reward.numbers import Box
 from reward.response import Region
 
@@ -250,6 +250,51 @@ class TestDense:
         assert dense([A, B], [A]) < 0.5 * dense([A], [A])
 
 
+class TestCited:
+    """Boxes of a reasoning: repeats say nothing, others cost their share."""
+
+    @pytest.mark.parametrize(
+        ("given_boxes", "wanted", "low", "high"),
+        [
+            ([A], [A], 1, 1),
+            ([A, A, A], [A], 1, 1),  # cited again
+            ([A, (10.5, 10, 40.5, 40)], [A], 1, 1),  # a hair off
+            ([A], [A, A], 1, 1),  # the reference's repeats
+            ([B, A], [A], 0.5, 0.5),  # compared with another place
+            ([B, C, A], [A], 1 / 3, 1 / 3),
+            ([A], [A, B], 0.5, 0.5),
+            ([], [A], 0, 0),
+            ([FULL], [A], 0, 0.001),
+            ([None, A], [A], 0.5, 0.5),
+        ],
+    )
+    def test_values(
+        self, given_boxes: list[Box | None], wanted: list[Box], low: float, high: float
+    ) -> None:
+        score = self.score(given_boxes, wanted)
+        assert low - 1e-9 <= score <= high + 1e-9
+
+    @staticmethod
+    def score(given_boxes: Sequence[Box | None], wanted: Sequence[Box | None]) -> float:
+        placed, target = (distinct(place(_regions(b), FRAME)) for b in (given_boxes, wanted))
+        return cited_score(placed, target, _ious(placed, target))
+
+    @given(LISTS, LISTS)
+    def test_range(self, given_boxes: list[Box], wanted: list[Box]) -> None:
+        assert 0 <= self.score(given_boxes, wanted) <= 1
+
+    @given(LISTS, st.integers(0, 4))
+    def test_a_repeat_changes_nothing(self, wanted: list[Box], which: int) -> None:
+        again = [*wanted, wanted[which % len(wanted)]]
+        assert self.score(again, wanted) == pytest.approx(self.score(wanted, wanted)) == 1
+
+    def test_citing_everything_is_worth_little(self) -> None:
+        spam = [(float(x), float(y), x + 20.0, y + 20.0) for x in (0, 25, 50) for y in (0, 25, 50)]
+        assert self.score([A, *spam], [A]) <= 0.1
+        many = [(float(x), 0.0, x + 2.0, 9.0) for x in range(0, 90, 2)]
+        assert self.score([A, *many], [A]) == 0  # more than MOST_EXTRA
+
+
 class TestNames:
     def test_a_wrong_name_costs_a_little(self) -> None:
         wanted = _regions([A], ["left lung"])
@@ -262,6 +307,11 @@ class TestNames:
     def test_an_absent_name_costs_nothing(self) -> None:
         assert dense_of(_regions([A]), _regions([A], ["left lung"]), FRAME) == 1
         assert dense_of(_regions([A], ["left lung"]), _regions([A]), FRAME) == 1
+
+    @pytest.mark.parametrize("name", [".", "-", "the", "12"])
+    def test_a_name_that_says_nothing_is_a_wrong_name(self, name: str) -> None:
+        wanted = _regions([A], ["left lung"])
+        assert dense_of(_regions([A], [name]), wanted, FRAME) == pytest.approx(0.9)
 
     def test_swapped_names_do_not_outweigh_the_boxes(self) -> None:
         wanted = _regions([A, B], ["left lung", "right lung"])

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward.text import contradicts, stem, text_score
+from reward.reading import stem
+from reward.text import contradicts, text_score
 
 SMALL = "There is a small left pleural effusion."
 
@@ -67,10 +68,114 @@ def test_another_sense_scores_below_half(answer: str, reference: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        (
+            "The heart is not enlarged and there is a left effusion",
+            "The heart is not enlarged and there is no left effusion",
+        ),
+        (
+            "The heart is not enlarged and the lungs are clear",
+            "The heart is not enlarged and the lungs are not clear",
+        ),
+        ("No effusion and the heart is enlarged", "No effusion and the heart is not enlarged"),
+        ("no effusion and a pneumothorax", "no effusion and no pneumothorax"),
+        (
+            "No pleural effusion with left lower opacity",
+            "No pleural effusion and no left lower opacity",
+        ),
+        ("An effusion cannot be excluded", "No effusion"),
+        ("A left effusion cannot be ruled out", "No left effusion"),
+        ("effusion is not absent", "no effusion"),
+        ("There is no doubt of a left pleural effusion", "No left pleural effusion"),
+        ("small left pleural effusion? No.", "small left pleural effusion"),
+        ("small left pleural effusion has disappeared", "small left pleural effusion"),
+        ("small left pleural effusion is gone", "small left pleural effusion"),
+        ("small left pleural effusion isnt seen", "small left pleural effusion"),
+        ("zero evidence of small left pleural effusion", "small left pleural effusion"),
+        ("possible small left pleural effusion", "small left pleural effusion"),
+        ("We couldn't find a small left pleural effusion", "small left pleural effusion"),
+        ("The image lacks an effusion", "effusion"),
+        ("non-enlarged heart", "enlarged heart"),
+        (
+            "In the left lung, there is an opacity. In the right lung, an effusion.",
+            "In the right lung, there is an opacity. In the left lung, an effusion.",
+        ),
+        (
+            "On the left, effusion; on the right, opacity",
+            "On the right, effusion; on the left, opacity",
+        ),
+        ("left effusion greater than right", "right effusion greater than left"),
+        (
+            "The left hemidiaphragm is higher than the right hemidiaphragm",
+            "The right hemidiaphragm is higher than the left hemidiaphragm",
+        ),
+        (
+            "The pneumothorax is larger on the left than on the right",
+            "The pneumothorax is larger on the right than on the left",
+        ),
+        (
+            "mild enlargement of the heart with pulmonary vascular congestion",
+            "severe enlargement of the heart with pulmonary vascular congestion",
+        ),
+        ("5 mm nodule in the right upper lung zone", "50 mm nodule in the right upper lung zone"),
+        ("acute fracture of the left clavicle", "chronic fracture of the left clavicle"),
+        ("The trachea is deviated", "The trachea is midline"),
+    ],
+)
+def test_one_changed_word_of_many_scores_below_half(answer: str, reference: str) -> None:
+    assert text_score(answer, reference) < 0.5
+    assert text_score(reference, answer) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        (
+            "There is no effusion. The heart is normal.",
+            "There is no effusion and the heart is normal.",
+        ),
+        (
+            "The heart is normal and there is no effusion.",
+            "There is no effusion and the heart is normal.",
+        ),
+        (
+            "There is no effusion, and the heart is enlarged.",
+            "There is no effusion and the heart is enlarged.",
+        ),
+        ("no effusion, edema, and pneumothorax", "no effusion, edema, or pneumothorax"),
+        ("The lungs are clear with no effusion", "The lungs are clear"),
+        ("The lungs are clear and unremarkable", "The lungs are clear"),
+        ("Left pleural effusion with no pneumothorax", "Left pleural effusion"),
+        ("Increased opacity in the left lung", "Opacity in the left lung"),
+        ("stable left effusion", "left effusion"),
+        ("Both lungs are clear", "The left lung and the right lung are clear"),
+        ("the left and the right lung are clear", "Both lungs are clear"),
+        ("left as well as right effusion", "bilateral effusions"),
+        ("The heart is not enlarged", "The heart size is normal"),
+        ("Heart size is normal", "No cardiomegaly"),
+        ("The trachea is not deviated", "No tracheal deviation"),
+        ("No pneumothoraces", "No pneumothorax"),
+        ("No significant abnormality", "normal"),
+        ("Not normal", "abnormal"),
+        ("left basilar atelectasis", "atelectasis at the left lung base"),
+    ],
+)
+def test_the_same_sense_in_other_words_scores_high(answer: str, reference: str) -> None:
+    assert text_score(answer, reference) > 0.7
+
+
+def test_a_changed_sense_leaves_at_most_what_the_formula_says() -> None:
+    assert text_score("effusion", "no effusion") == pytest.approx(0.4)
+    assert text_score("left effusion", "right effusion") == pytest.approx(0.4 * 0.25)
+
+
+@pytest.mark.parametrize(
     ("answer", "reference", "score"),
     [
         ("pleural effusion", SMALL, 2 / 3),  # 2 of 4 words: F1 = 2 * 2 / (2 + 4)
-        ("mild edema", "severe edema", 0.25),  # F1 0.5, squared: a word was replaced
+        ("mild edema", "severe edema", 0.1),  # F1 0.5, squared, and another degree
+        ("chest edema noted", "brain edema", 2 / 3),  # a word missing
         ("edema " * 4, "edema", 0.4),  # repetition
         ("effusion. No effusion.", "effusion", 0),  # both ways
         ("left or right lung", "left lung", 0),
