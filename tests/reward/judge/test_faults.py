@@ -72,6 +72,7 @@ async def test_a_lasting_fault_leaves_the_score_without_a_judge(fault, score, ju
 FORMS = [
     "fenced",  # in a block of code, with a word before it
     "thinks",  # after thinking aloud
+    "quotes_tag",  # with the tag that ends thinking in its reason
     "bare_newline",  # with a control character in a string, as vLLM's structured output allows
 ]
 
