@@ -100,6 +100,7 @@ REPLIES: dict[str, Callable[[str], bytes]] = {
     "fenced": lambda text: completion(f"Here you are:\n```json\n{text}\n```\n"),
     "thinks": lambda text: completion(f"<think>perhaps {{ }} so</think>\n{text}"),
     "bare_newline": lambda text: completion(text.replace("word by word", "word\n\tby word")),
+    "quotes_tag": lambda text: completion(text.replace("word by word", "</think> {word} by word")),
     "cut_json": lambda text: completion(text[: len(text) // 2]),
     "length": lambda text: completion(text[: len(text) // 2], "length"),
     "prose": lambda text: completion("Both answers are fine, 9 and 9."),

@@ -35,17 +35,17 @@ def read_verdict(content: str, candidate_first: bool, asks_support: bool) -> Ver
 
 
 def _object(content: str) -> dict[str, Any]:
-    # A reasoning model may think aloud first, and a chatty one wrap its reply in a code block.
-    text = content.rpartition("</think>")[2]
-    text = text[text.find("{") : text.rfind("}") + 1]
-    try:
-        # vLLM's structured output lets bare control characters into a string.
-        reply = json.loads(text, strict=False)
-    except (ValueError, RecursionError):
-        raise TransientFault("a reply that is not JSON") from None
-    if not isinstance(reply, dict):
-        raise TransientFault("a reply that is not a JSON object")
-    return reply
+    # A reasoning model may think aloud first, and a chatty one wrap its reply in a code block. The
+    # whole comes first: a reason may quote a tag.
+    for text in (content, content.rpartition("</think>")[2]):
+        try:
+            # vLLM's structured output lets bare control characters into a string.
+            reply = json.loads(text[text.find("{") : text.rfind("}") + 1], strict=False)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(reply, dict):
+            return reply
+    raise TransientFault("a reply that is not a JSON object")
 
 
 def _score(reply: dict[str, Any], key: str) -> float:

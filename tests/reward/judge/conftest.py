@@ -12,8 +12,9 @@ from reward.thinkvg import compute_score_judged
 REFERENCE = "Small left pleural effusion"
 INFO = {"question": "What does the left lung show?"}
 
-# Fast enough for tests; faults are tried again three times.
-PATIENCE = {"timeout_s": 0.5, "attempts": 4, "backoff_s": 0.01, "backoff_max_s": 2.0}
+# Waits are short, and faults are tried again three times. The time limit is long enough for a busy
+# machine, on which a request must not be made twice by chance.
+PATIENCE = {"timeout_s": 10, "attempts": 4, "backoff_s": 0.01, "backoff_max_s": 2.0}
 
 Score = Callable[..., Awaitable[dict[str, float]]]
 
