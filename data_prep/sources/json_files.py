@@ -59,7 +59,8 @@ class JsonSource:
 
     def _texts(self) -> Iterator[str]:
         for path in self._paths:
-            # A byte that is no UTF-8 becomes the replacement character, in its row only.
+            # A byte that is no UTF-8 becomes the replacement character, for which its row, and no
+            # other, is rejected.
             with path.open(encoding="utf-8", errors="replace") as file:
                 beginning = file.read(1024).lstrip("\ufeff \t\r\n")
                 file.seek(0)

@@ -98,6 +98,7 @@ def test_the_type_of_a_sample_follows_from_its_answer(changes, kind):
         ({"row": None}, "bad_json"),
         ({"row": "[1, 2]"}, "unknown_form"),
         ({"row": '{"a": 1}'}, "unknown_form"),
+        ({"row": '{"question": "\ufffd", "visual_regions": []}'}, "bad_text"),
         ({"question": "What?", "answer": "Nothing."}, "unknown_form"),
         ({"conversations": "hello"}, "unknown_form"),
         ({"conversations": [1]}, "unknown_form"),
