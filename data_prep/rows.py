@@ -62,7 +62,7 @@ _MEDIA = re.compile(r"<(?:image|video|audio)>")
 _TAG = re.compile(r"<[^<>]*>|[<>]")
 _BLOCK_TAGS = re.compile(r"</?(?:think|answer|location|response)\s*>", re.IGNORECASE)
 _LOCATION = re.compile(r"<location\s*>(.*?)(?:</location\s*>|$)", re.IGNORECASE | re.DOTALL)
-_PLAIN_BOX = re.compile(r"\[(\d{1,6}), ?(\d{1,6}), ?(\d{1,6}), ?(\d{1,6})\]")
+PLAIN_BOX = re.compile(r"\[(\d{1,6}), ?(\d{1,6}), ?(\d{1,6}), ?(\d{1,6})\]")
 # Brackets that hold words or a plain box only.
 _ROUND_PAIR = re.compile(r"\((?:\[[\d, ]*\]|[^()\[\]\d]*|choice [A-Z])\)")
 _MAY_HOLD_BOX = re.compile(r"[\[(>]\s*[+-]?(?:\.?\d|inf|nan)", re.IGNORECASE)
@@ -129,8 +129,8 @@ def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
         raise RowFault("answer_not_in_choices")
     told, in_reasoning = _without_media(plain_brackets(_text(row.get("thinkVG"))))
     reasoning = " ".join(_BLOCK_TAGS.sub(" ", told).split())
-    is_plain = _is_plain(reasoning)
-    if not is_plain:
+    plain = is_plain(reasoning)
+    if not plain:
         _check_boxes(reasoning)
     if any(region.box is None for region in read.regions):
         for text in _LOCATION.findall(response):
@@ -152,7 +152,7 @@ def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
         choices=choices,
         answer=answer,
         reasoning=reasoning,
-        is_plain=is_plain,
+        is_plain=plain,
         regions=read.regions,
         media_tags=in_question + in_response + in_reasoning,
     )
@@ -171,12 +171,12 @@ def _text(value: object) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-def _is_plain(text: str) -> bool:
+def is_plain(text: str) -> bool:
     """Whether every box in the text is a good one in the usual form, told at little cost.
 
-    False tells nothing; True, that `cited_groups` would find just what `_PLAIN_BOX` finds.
+    False tells nothing; True, that `cited_groups` would find just what `PLAIN_BOX` finds.
     """
-    boxes = _PLAIN_BOX.findall(text)
+    boxes = PLAIN_BOX.findall(text)
     if len(boxes) != text.count("[") or "<" in text or "(" in _ROUND_PAIR.sub("", text):
         return False
     return all(int(x1) < int(x2) and int(y1) < int(y2) for x1, y1, x2, y2 in boxes)
@@ -269,7 +269,7 @@ class Mapper:
             return f"[{mapped[0]:.0f}, {mapped[1]:.0f}, {mapped[2]:.0f}, {mapped[3]:.0f}]"
 
         if parsed.is_plain:
-            reasoning = _PLAIN_BOX.sub(rewritten_plain, parsed.reasoning)
+            reasoning = PLAIN_BOX.sub(rewritten_plain, parsed.reasoning)
         else:
             reasoning = rewritten(parsed.reasoning)
         answer = parsed.answer

@@ -9,7 +9,8 @@ from PIL import Image
 
 from data_prep.phantom.__main__ import build_parser, main, variant_from
 from data_prep.phantom.anatomy import further_boxes, region_boxes, sample_anatomy
-from data_prep.phantom.dataset import PARQUET, PICTURES
+from data_prep.phantom.dataset import PARQUET, PICTURES, with_findings
+from data_prep.phantom.findings import HEART, Finding
 from data_prep.phantom.variant import FULL_IMAGES, FULL_ROWS, Variant
 from reward.response import parse_response
 
@@ -64,9 +65,13 @@ def test_all_published_regions_are_there(everything):
     assert sum(f"the {region}" in asked for region in further) >= 6
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(60))
 def test_further_regions_lie_where_they_belong(seed):
-    anatomy = sample_anatomy(np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    anatomy = sample_anatomy(rng)
+    if seed % 2:  # findings that move what they are in
+        raised = Finding("raised", "left hemidiaphragm")
+        anatomy = with_findings(anatomy, (Finding("enlarged", HEART), raised), rng)
     boxes = region_boxes(anatomy) | further_boxes(anatomy)
     for x1, y1, x2, y2 in boxes.values():
         assert 0 <= x1 < x2 <= 1
@@ -77,6 +82,7 @@ def test_further_regions_lie_where_they_belong(seed):
         assert apex[:2] == lung[:2]
         assert apex[3] < boxes[f"{side} upper lung zone"][3]
     assert boxes["upper mediastinum"][3] < boxes["mediastinum"][3]
+    assert boxes["svc"][1] < boxes["cavoatrial junction"][1] < boxes["svc"][3]
     assert boxes["abdomen"][1] >= boxes["right lung"][3]
     heart, atrium = boxes["cardiac silhouette"], boxes["right atrium"]
     assert heart[0] == atrium[0] < atrium[2] < heart[2]

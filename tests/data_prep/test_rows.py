@@ -1,9 +1,12 @@
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_prep.brackets import plain_brackets
 from data_prep.coordinates import MODEL_FAMILIES, Frame
 from data_prep.pictures import Picture
-from data_prep.rows import Mapper, RowFault, parse_row
+from data_prep.rows import PLAIN_BOX, Mapper, RowFault, is_plain, parse_row
+from reward.numbers import cited_groups
 from reward.response import parse_response
 
 BOX = "[84, 42, 168, 210]"
@@ -207,3 +210,43 @@ def test_names_of_regions_lose_tags():
     example = make_mapper().example(parse_row(row, 0), PICTURE)
     assert example.ground_truth.regions[0].ref == "left lung"
     assert parse_response(example.response).well_formed
+
+
+REASONING = st.lists(
+    st.one_of(
+        st.sampled_from(["left lung ", "(see 3)", " (choice A)", "[3]", "(", ")", "]", "[", ". "]),
+        st.sampled_from(
+            ["<box>", "</box>", "(1, 2, 30, 40)", "(5, 6), (70, 80)", "<", "[a]", "()"]
+        ),
+        st.tuples(*[st.integers(0, 300)] * 4).map(lambda box: f"[{', '.join(map(str, box))}]"),
+        st.tuples(*[st.integers(0, 300)] * 4).map(lambda box: f"([{','.join(map(str, box))}])"),
+        st.text(max_size=5),
+    ),
+    max_size=8,
+).map("".join)
+
+
+@settings(deadline=None, max_examples=300)
+@given(REASONING)
+def test_the_short_cut_for_usual_boxes_finds_what_the_reader_finds(text):
+    if not is_plain(text):
+        return
+    assert [group.box for group in cited_groups(text)] == [
+        tuple(map(float, match.groups())) for match in PLAIN_BOX.finditer(text)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The left lung [1, 2, 30, 40] and ([5,6,70,80]) (choice A) (as before).", True),
+        ("No box at all.", True),
+        ("The lung [30, 2, 1, 40].", False),
+        ("The lung [1, 2, 30].", False),
+        ("The lung (1, 2, 30, 40).", False),
+        ("The lung <box>1, 2, 30, 40</box>.", False),
+        ("The lung [1.5, 2, 30, 40].", False),
+    ],
+)
+def test_the_short_cut_is_for_usual_boxes_only(text, expected):
+    assert is_plain(text) is expected
