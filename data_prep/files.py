@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,3 +24,8 @@ def remove_leftovers(folder: Path) -> None:
     """Removes what a killed `whole_file` left in a folder."""
     for path in folder.glob(".*.part"):
         path.unlink(missing_ok=True)
+
+
+def ignore_interrupts() -> None:
+    """For worker processes: Ctrl-C is the parent's to handle, which lets them end what they do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data_prep.errors import InputError
-from data_prep.files import whole_file
+from data_prep.files import ignore_interrupts, whole_file
 from data_prep.pictures import MANIFEST, MANIFEST_LOG, Folder
 from data_prep.resizing import FORMATS, Recipe, make_copy
 from data_prep.scan import scan
@@ -157,7 +157,7 @@ def _in_parallel(
     if workers == 1 or len(chunks) <= 1:
         yield from (_make(chunk, images, out, recipe) for chunk in chunks)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), ignore_interrupts) as pool:
         running: set[Future[Made]] = set()
         for chunk in chunks:
             running.add(pool.submit(_make, chunk, images, out, recipe))
@@ -233,6 +233,9 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"{error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     print(
         f"{counts['pictures']} pictures: {counts['copied']} copied, {counts['there']} were there, "
         f"{counts['failed']} failed; {options.out / MANIFEST}"

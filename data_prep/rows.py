@@ -62,7 +62,7 @@ _MEDIA = re.compile(r"<(?:image|video|audio)>")
 _TAG = re.compile(r"<[^<>]*>|[<>]")
 _BLOCK_TAGS = re.compile(r"</?(?:think|answer|location|response)\s*>", re.IGNORECASE)
 _LOCATION = re.compile(r"<location\s*>(.*?)(?:</location\s*>|$)", re.IGNORECASE | re.DOTALL)
-_PLAIN_BOX = re.compile(r"\[(\d{1,6}), ?(\d{1,6}), ?(\d{1,6}), ?(\d{1,6})\]")
+PLAIN_BOX = re.compile(r"\[(\d{1,6}), ?(\d{1,6}), ?(\d{1,6}), ?(\d{1,6})\]")
 # Brackets that hold words or a plain box only.
 _ROUND_PAIR = re.compile(r"\((?:\[[\d, ]*\]|[^()\[\]\d]*|choice [A-Z])\)")
 _MAY_HOLD_BOX = re.compile(r"[\[(>]\s*[+-]?(?:\.?\d|inf|nan)", re.IGNORECASE)
@@ -86,6 +86,8 @@ class ParsedRow:
     choices: dict[str, str] | None
     answer: Answer
     reasoning: str
+    # All boxes in the reasoning stand as `[1, 2, 3, 4]`, so that they are found at once.
+    is_plain: bool
     regions: tuple[Region, ...]
     media_tags: int
 
@@ -127,7 +129,9 @@ def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
         raise RowFault("answer_not_in_choices")
     told, in_reasoning = _without_media(plain_brackets(_text(row.get("thinkVG"))))
     reasoning = " ".join(_BLOCK_TAGS.sub(" ", told).split())
-    _check_boxes(reasoning)
+    plain = is_plain(reasoning)
+    if not plain:
+        _check_boxes(reasoning)
     if any(region.box is None for region in read.regions):
         for text in _LOCATION.findall(response):
             _check_boxes(text)
@@ -148,6 +152,7 @@ def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
         choices=choices,
         answer=answer,
         reasoning=reasoning,
+        is_plain=plain,
         regions=read.regions,
         media_tags=in_question + in_response + in_reasoning,
     )
@@ -166,13 +171,19 @@ def _text(value: object) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
+def is_plain(text: str) -> bool:
+    """Whether every box in the text is a good one in the usual form, told at little cost.
+
+    False tells nothing; True, that `cited_groups` would find just what `PLAIN_BOX` finds.
+    """
+    boxes = PLAIN_BOX.findall(text)
+    if len(boxes) != text.count("[") or "<" in text or "(" in _ROUND_PAIR.sub("", text):
+        return False
+    return all(int(x1) < int(x2) and int(y1) < int(y2) for x1, y1, x2, y2 in boxes)
+
+
 def _check_boxes(text: str) -> None:
     """Raises RowFault where a box in the text is not four finite numbers with area."""
-    plain = _PLAIN_BOX.findall(text)
-    # The usual case, told at a fraction of the cost: every bracket is a good box.
-    is_plain = len(plain) == text.count("[") and "(" not in _ROUND_PAIR.sub("", text)
-    if is_plain and all(int(x1) < int(x2) and int(y1) < int(y2) for x1, y1, x2, y2 in plain):
-        return
     for group in cited_groups(text):
         if group.box is None:
             numbers = [float(part) for part in _NUMBERS.findall(text[group.start : group.end])]
@@ -216,14 +227,18 @@ class Mapper:
 
         Raises RowFault for a box too far outside the picture, or one that vanishes.
         """
-        space = self.family.box_space(image_size)
+        width, height = self.family.box_space(image_size)
         unit = self.frame.to_unit(box, picture.original)
-        if overhang(unit) > MOST_OVERHANG:
-            raise RowFault("box_outside")
-        x1, y1, x2, y2 = (float(round(side)) for side in scale_box(clip_unit(unit), space))
+        is_clipped = min(unit) < 0 or max(unit) > 1
+        if is_clipped:
+            if overhang(unit) > MOST_OVERHANG:
+                raise RowFault("box_outside")
+            unit = clip_unit(unit)
+        x1, y1 = float(round(unit[0] * width)), float(round(unit[1] * height))
+        x2, y2 = float(round(unit[2] * width)), float(round(unit[3] * height))
         if x2 <= x1 or y2 <= y1:
             raise RowFault("degenerate_box")
-        return (x1, y1, x2, y2), overhang(unit) > 0
+        return (x1, y1, x2, y2), is_clipped
 
     def example(self, parsed: ParsedRow, picture: Picture) -> Example:
         """Maps every box of a row, in its texts as in its ground truth.
@@ -248,7 +263,15 @@ class Mapper:
         def rewritten(text: str) -> str:
             return replace_boxes(text, to_model) if _MAY_HOLD_BOX.search(text) else text
 
-        reasoning = rewritten(parsed.reasoning)
+        def rewritten_plain(match: re.Match[str]) -> str:
+            x1, y1, x2, y2 = map(float, match.groups())
+            mapped = to_model((x1, y1, x2, y2))
+            return f"[{mapped[0]:.0f}, {mapped[1]:.0f}, {mapped[2]:.0f}, {mapped[3]:.0f}]"
+
+        if parsed.is_plain:
+            reasoning = PLAIN_BOX.sub(rewritten_plain, parsed.reasoning)
+        else:
+            reasoning = rewritten(parsed.reasoning)
         answer = parsed.answer
         if parsed.question_type == "open":
             answer = rewritten(answer_text(answer))

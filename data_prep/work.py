@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from data_prep.convert import Batch, Context, Converter, PartStats, part_file, read_stats
 from data_prep.errors import InputError
-from data_prep.files import remove_leftovers, whole_file
+from data_prep.files import ignore_interrupts, remove_leftovers, whole_file
 from data_prep.scan import BATCH, numbered_batches
 from data_prep.sources import Source
 
@@ -53,6 +53,7 @@ _converter: Converter
 
 def _start(context: Context) -> None:
     global _converter
+    ignore_interrupts()
     pa.set_cpu_count(1)
     _converter = Converter(context)
 

@@ -170,9 +170,14 @@ def further_boxes(anatomy: Anatomy) -> dict[str, UnitBox]:
     """
     right, left, middle = anatomy.lungs["right"], anatomy.lungs["left"], anatomy.midline
     heart, trachea, arch = anatomy.heart, anatomy.trachea, anatomy.arch
-    top, base, split = min(right.top, left.top), max(right.bottom, left.bottom), heart[1]
+    top, base, split = (
+        min(right.top, left.top),
+        max(right.bottom, left.bottom),
+        max(heart[1], arch[3]),
+    )
     carina = trachea[3]
-    svc = (middle - 0.085, arch[1], middle - 0.015, heart[1] + 0.03)
+    # An enlarged heart may reach up to the arch.
+    svc = (middle - 0.085, arch[1], middle - 0.015, max(heart[1], arch[1] + 0.08) + 0.03)
     boxes: dict[str, UnitBox] = {
         f"{side} apical zone": (*lung.box[:2], lung.box[2], lung.top + 0.18 * lung.height)
         for side, lung in anatomy.lungs.items()

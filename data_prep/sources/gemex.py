@@ -48,6 +48,8 @@ def _load(text: Any) -> Mapping[str, Any]:
         raise UnknownForm("bad_json") from None
     if not isinstance(value, dict):
         raise UnknownForm("unknown_form")
+    if "\ufffd" in text:  # what reading put in the place of bytes that are no UTF-8
+        raise UnknownForm("bad_text")
     if "\\ud" in text.lower():
         try:
             json.dumps(value, ensure_ascii=False).encode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from data_prep.sources.base import rebatch
 from data_prep.sources.parquet_files import check_columns
 
 HUB = "hub:"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "hub.yaml"
 
 
@@ -58,12 +61,17 @@ class HubSource:
 
     @property
     def files(self) -> list[str]:
-        """The name, with the commit behind the revision where the cache tells it."""
-        return [f"{self.label} ({self.identity()})"]
+        """The name, and the commit that was read."""
+        return [f"{self.label} (commit {self.commit})"]
+
+    @property
+    def commit(self) -> str:
+        """The commit of the rows, which the cache keeps in a folder of that name."""
+        files = self._dataset.cache_files
+        return Path(files[0]["filename"]).parent.name if files else ""
 
     def identity(self) -> str:
-        checksums = self._dataset.info.download_checksums or {}
-        return " ".join(sorted(checksums)) or str(self._dataset._fingerprint)
+        return f"{self.label} {self.commit} {self.rows}"
 
     def batches(self, size: int) -> Iterator[pa.RecordBatch]:
         tables = self._dataset.iter(batch_size=size)
@@ -88,4 +96,17 @@ def open_hub(text: str) -> HubSource:
             f"--source {HUB}{text} does not load: {first}; download it (hf download {wanted.name} "
             "--repo-type dataset --local-dir DIR) and name DIR"
         ) from None
-    return HubSource(wanted, dataset)
+    source = HubSource(wanted, dataset)
+    if _COMMIT.fullmatch(wanted.revision) and source.commit != wanted.revision:
+        # Offline, `datasets` takes what it has.
+        raise InputError(
+            f"--source {HUB}{text}: the cache holds commit {source.commit}, not {wanted.revision}; "
+            "download that one while online, or name the commit in the cache"
+        )
+    if source.commit != wanted.revision:
+        print(
+            f"{source.label} is commit {source.commit}: to read the same rows again, name it as "
+            f"the revision in {CONFIG.parent.name}/{CONFIG.name}",
+            file=sys.stderr,
+        )
+    return source

@@ -14,6 +14,7 @@ from data_prep.sources.base import RAW
 from data_prep.sources.parquet_files import stamps
 
 _CHUNK = 1 << 20  # characters read at a time
+_AFTER_VALUE = tuple(" \t\r\n,]")
 _MARGIN = 1 << 26  # the longest row taken
 
 
@@ -59,7 +60,8 @@ class JsonSource:
 
     def _texts(self) -> Iterator[str]:
         for path in self._paths:
-            # A byte that is no UTF-8 becomes the replacement character, in its row only.
+            # A byte that is no UTF-8 becomes the replacement character, for which its row, and no
+            # other, is rejected.
             with path.open(encoding="utf-8", errors="replace") as file:
                 beginning = file.read(1024).lstrip("\ufeff \t\r\n")
                 file.seek(0)
@@ -90,7 +92,8 @@ def list_items(chunks: Iterator[str], name: str) -> Iterator[str]:
             return
         try:
             _, stop = decoder.raw_decode(text, place)
-            is_whole = is_end or stop < len(text)
+            # A number that goes on in the next piece may read as a shorter one.
+            is_whole = text[stop : stop + 1] in _AFTER_VALUE if stop < len(text) else is_end
         except (ValueError, RecursionError):
             is_whole = False
         if is_whole:

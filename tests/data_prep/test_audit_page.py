@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_prep.gallery import show
 from data_prep.phantom.__main__ import main as phantom_main
 from data_prep.phantom.dataset import PICTURES
 from data_prep.thinkvg import main
@@ -71,12 +72,12 @@ def dataset(tmp_path_factory):
     return out
 
 
-@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
-def page(request, dataset, chromium, tmp_path_factory):
+@pytest.fixture(scope="module")
+def page(dataset, chromium, tmp_path_factory):
     """What the browser makes of the audit page: the probe, a screenshot, and the folder."""
     out = tmp_path_factory.mktemp("audit")
     arguments = ["--source", str(dataset), "--images", str(dataset), "--out", str(out)]
-    options = ["--fit", "pad", "--model-family", request.param, "--workers", "1"]
+    options = ["--fit", "pad", "--workers", "1"]
     assert main([*arguments, *options]) == 0
     file = out / "probed.html"
     file.write_text((out / "audit.html").read_text() + PROBE)
@@ -206,3 +207,31 @@ def test_counts_are_on_the_page(page):
     agreement = audit["splits"]["train"]["agreement"]
     assert agreement["cited_exactly"] == agreement["final_boxes"]
     assert agreement["rows_by_mean_iou"]["0.9"] == audit["splits"]["train"]["rows"]
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "box"), [("absolute", [100, 25, 300, 75]), ("norm1000", [250, 125, 750, 375])]
+)
+def test_boxes_go_from_the_models_coordinates_to_those_of_the_page(tmp_path, coordinates, box):
+    Image.new("L", (840, 420), 90).save(tmp_path / "a.jpg")
+    truth = {
+        "answer": ["A", "C"],
+        "image_size": [400, 200],
+        "coordinates": coordinates,
+        "regions": [{"ref": "", "box": box}],
+        "think_regions": [],
+    }
+    row = {"index": 1, "question_type": "multi", "question": "?", "response": None}
+    shown = show({**row, "image": str(tmp_path / "a.jpg"), "ground_truth": json.dumps(truth)})
+    assert shown["size"] == (420, 210)
+    placed = {"ref": "unnamed", "x": 105, "y": 26.25, "width": 210, "height": 52.5}
+    assert shown["final"] == [placed]
+    assert (shown["answer"], shown["response"], shown["fault"]) == ("A, C", "", "")
+
+
+def test_a_picture_that_does_not_decode_is_said_to(make_dataset, paths, tmp_path):
+    dataset = make_dataset({})
+    (file,) = (dataset / "files").rglob("*.jpg")
+    file.write_bytes(file.read_bytes()[:700])
+    assert main(paths(dataset, tmp_path / "out")) == 0
+    assert "the picture does not decode" in (tmp_path / "out" / "audit.html").read_text()

@@ -77,7 +77,7 @@ def converter(tmp_path_factory):
     return Converter(context), work
 
 
-@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(mutations(), min_size=1, max_size=6))
 def test_a_mutated_row_is_accepted_whole_or_rejected_with_a_reason(converter, rows):
     convert, work = converter

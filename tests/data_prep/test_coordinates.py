@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.boxes import overlap
@@ -84,6 +84,7 @@ def test_smart_resize_agrees_with_the_processors_real_grid():
         assert (columns * 14, rows * 14) == smart_resize(size, 28, 3136, 100352)
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES, st.sampled_from([(3136, 1003520), (12544, 200704)]))
 def test_smart_resize_stays_within_bounds_that_leave_room(width, height, bounds):
     size = smart_resize((width, height), 28, *bounds)
@@ -110,6 +111,7 @@ def test_frame_to_unit(frame, original, box, expected):
     assert frame.to_unit(box, original) == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(
         [Frame((336, 336)), Frame((336, 336), "pad"), Frame((448, 300), "pad"), Frame(None)]
@@ -185,6 +187,7 @@ def setting(frame, family, original, scale):
     return mapper, picture, mapper.model_size(size)
 
 
+@settings(deadline=None)
 @given(FRAMES, FAMILIES, st.tuples(SIDES, SIDES), st.floats(0.1, 1), UNIT_BOXES)
 def test_a_box_goes_to_the_model_and_back(frame, family, original, scale, unit):
     mapper, picture, image_size = setting(frame, family, original, scale)
@@ -194,6 +197,7 @@ def test_a_box_goes_to_the_model_and_back(frame, family, original, scale, unit):
     assert back == pytest.approx(box, rel=1e-9, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(FRAMES, FAMILIES, st.tuples(SIDES, SIDES), st.floats(0.1, 1), UNIT_BOXES)
 def test_a_written_box_is_within_half_a_unit(frame, family, original, scale, unit):
     mapper, picture, image_size = setting(frame, family, original, scale)
@@ -213,6 +217,7 @@ def test_a_written_box_is_within_half_a_unit(frame, family, original, scale, uni
     assert not is_clipped or overhang(unit) < 1e-9
 
 
+@settings(deadline=None)
 @given(FRAMES, FAMILIES, st.tuples(SIDES, SIDES), st.lists(UNIT_BOXES, min_size=2, max_size=2))
 def test_iou_is_the_same_in_the_frame_and_in_the_models_coordinates(frame, family, original, units):
     mapper, picture, image_size = setting(frame, family, original, 1.0)

@@ -118,7 +118,7 @@ def sets(tmp_path_factory):
     for side, fit in FRAMES:
         out = tmp_path_factory.mktemp("set")
         frame = None if side is None else (side, side)
-        variant = Variant(frame=frame, fit=fit, shapes="mixed", rows=500, long_side=480)
+        variant = Variant(frame, fit, "mixed", 480, all_regions=True, rows=500)
         write_dataset(out, 70, 5, 1, Dirt(), variant)
         made[side, fit] = out
     return made

@@ -1,8 +1,12 @@
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from data_prep.brackets import plain_brackets
 from data_prep.coordinates import MODEL_FAMILIES, Frame
 from data_prep.pictures import Picture
-from data_prep.rows import Mapper, RowFault, parse_row
+from data_prep.rows import PLAIN_BOX, Mapper, RowFault, is_plain, parse_row
+from reward.numbers import cited_groups
 from reward.response import parse_response
 
 BOX = "[84, 42, 168, 210]"
@@ -157,3 +161,92 @@ def test_a_region_without_a_name_is_written_with_one():
 def test_a_picture_too_narrow_to_resize_is_named():
     with pytest.raises(RowFault, match=r"^image_too_narrow$"):
         make_mapper().example(parse_row(make_row(), 0), Picture("/a.jpg", (4000, 10), (4000, 10)))
+
+
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        ("at {84, 42, 168, 210}.", "at [84, 42, 168, 210]."),
+        ("at 【84，42, 168, 210】", "at 【84，42, 168, 210】"),  # no separator known
+        ("at 【84, 42, 168, 210】", "at [84, 42, 168, 210]"),
+        ("at （84; 42; 168; 210）", "at [84, 42, 168, 210]"),
+        ("at <84 42 168 210>", "at [84, 42, 168, 210]"),
+        ("at |84, 42, 168, 210|", "at [84, 42, 168, 210]"),
+        ("at [x1=84, y1=42, x2=168, y2=210]", "at [84, 42, 168, 210]"),
+        ("at (xmin: 84.5, ymin: 42, xmax: 168, ymax: 210)", "at [84.5, 42, 168, 210]"),
+        ("at {left 84, top 42, right 168, bottom 210}", "at [84, 42, 168, 210]"),
+        ("sets {1, 2, 3}, a < b, |x| and {a, b, c, d}", None),
+        ("as [84, 42, 168, 210] and (84, 42, 168, 210)", None),
+    ],
+)
+def test_boxes_in_unusual_brackets_are_written_plainly(written, plain):
+    assert plain_brackets(written) == (plain or written)
+
+
+@pytest.mark.parametrize(
+    "form", ["[{}]", "([{}])", "(region [{}])", "({})", "{{{}}}", "<box>[{}]</box>"]
+)
+def test_boxes_are_cited_in_every_bracket_style(form):
+    text = f"The left lung {form.format('84, 42, 168, 210')} is clear."
+    example = make_mapper().example(parse_row(make_row(thinkVG=text), 0), PICTURE)
+    (region,) = example.ground_truth.think_regions
+    assert (region.ref, region.box) == ("left lung", (168, 42, 336, 210))
+    assert "[168, 42, 336, 210]" in example.response
+
+
+def test_boxes_in_choices_are_mapped_too():
+    row = make_row(
+        question="Where is it? <choices>: [A: at [84, 42, 168, 210], B: nowhere]",
+        question_type="single_choice_questions",
+        response=located(BOX).replace("Yes", "A"),
+    )
+    example = make_mapper().example(parse_row(row, 0), PICTURE)
+    assert example.ground_truth.choices == {"A": "at [168, 42, 336, 210]", "B": "nowhere"}
+    assert "A: at [168, 42, 336, 210]" in example.question
+
+
+def test_names_of_regions_lose_tags():
+    row = make_row(response=located(BOX).replace("left lung", "<image>left <b>lung</b>"))
+    example = make_mapper().example(parse_row(row, 0), PICTURE)
+    assert example.ground_truth.regions[0].ref == "left lung"
+    assert parse_response(example.response).well_formed
+
+
+REASONING = st.lists(
+    st.one_of(
+        st.sampled_from(["left lung ", "(see 3)", " (choice A)", "[3]", "(", ")", "]", "[", ". "]),
+        st.sampled_from(
+            ["<box>", "</box>", "(1, 2, 30, 40)", "(5, 6), (70, 80)", "<", "[a]", "()"]
+        ),
+        st.tuples(*[st.integers(0, 300)] * 4).map(lambda box: f"[{', '.join(map(str, box))}]"),
+        st.tuples(*[st.integers(0, 300)] * 4).map(lambda box: f"([{','.join(map(str, box))}])"),
+        st.text(max_size=5),
+    ),
+    max_size=8,
+).map("".join)
+
+
+@settings(deadline=None, max_examples=300)
+@given(REASONING)
+def test_the_short_cut_for_usual_boxes_finds_what_the_reader_finds(text):
+    if not is_plain(text):
+        return
+    assert [group.box for group in cited_groups(text)] == [
+        tuple(map(float, match.groups())) for match in PLAIN_BOX.finditer(text)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The left lung [1, 2, 30, 40] and ([5,6,70,80]) (choice A) (as before).", True),
+        ("No box at all.", True),
+        ("The lung [30, 2, 1, 40].", False),
+        ("The lung [1, 2, 30].", False),
+        ("The lung (1, 2, 30, 40).", False),
+        ("The lung <box>1, 2, 30, 40</box>.", False),
+        ("The lung [1.5, 2, 30, 40].", False),
+    ],
+)
+def test_the_short_cut_is_for_usual_boxes_only(text, expected):
+    assert is_plain(text) is expected

@@ -3,7 +3,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.errors import InputError
@@ -98,6 +98,7 @@ def test_the_type_of_a_sample_follows_from_its_answer(changes, kind):
         ({"row": None}, "bad_json"),
         ({"row": "[1, 2]"}, "unknown_form"),
         ({"row": '{"a": 1}'}, "unknown_form"),
+        ({"row": '{"question": "\ufffd", "visual_regions": []}'}, "bad_text"),
         ({"question": "What?", "answer": "Nothing."}, "unknown_form"),
         ({"conversations": "hello"}, "unknown_form"),
         ({"conversations": [1]}, "unknown_form"),
@@ -115,6 +116,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(JSON_VALUES, max_size=8), st.integers(1, 40), st.sampled_from([None, 1]))
 def test_a_list_is_read_whole_wherever_it_is_cut(values, size, indent):
     text = json.dumps(values, indent=indent)

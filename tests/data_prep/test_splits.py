@@ -2,7 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.splits import FRACTIONS, fraction_levels, limited_rows, split_patients, type_shares
@@ -13,6 +13,7 @@ def rows_of(patients):
     return {name: {"open": count} for name, count in Counter(patients).items()}
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 60).map(lambda number: f"p{number}"), max_size=300),
     st.floats(0, 0.4),
@@ -91,6 +92,7 @@ def test_small_splits_are_exchanged_only_on_request():
     assert largest_gap(rows, split_patients(rows, 0.1, 0.1, 0, "always")) < largest_gap(rows, dealt)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 500), st.integers(0, 5))
 def test_fractions_are_nested(rows, seed):
     levels = fraction_levels(rows, seed)
