@@ -24,8 +24,8 @@ _LINKS = frozenset(
     for line in (
         "a an the this that these those in on at of to from with within and or over near by for",
         "as is are was were be has have shows show showing see seen region regions box bbox area",
-        "located location coordinates coordinate coords 2d label bounding around both i we there it",
-        "its into along",
+        "located location coordinates coordinate coords 2d label bounding around both i we there",
+        "it its into along",
         "between across under above below behind involving including marked highlighted covering",
     )
     for word in line.split()
