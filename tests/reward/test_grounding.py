@@ -238,6 +238,20 @@ class TestDense:
         assert dense([A, A], [A, A]) == 1
         assert dense([A, A, A], [A, A]) < 0.7
 
+    @given(boxes(), st.floats(0, 4), st.floats(0, 4))
+    def test_a_box_over_most_of_the_image_is_worth_almost_nothing(
+        self, wanted: Box, left: float, top: float
+    ) -> None:
+        area = (wanted[2] - wanted[0]) * (wanted[3] - wanted[1]) / 100**2
+        assume(area < 0.3)
+        assert dense([(left, top, 100 - top, 100 - left)], [wanted]) < 0.02
+
+    @given(boxes(), st.floats(-3, 3), st.floats(-3, 3))
+    def test_a_small_step_is_a_small_change(self, box: Box, dx: float, dy: float) -> None:
+        moved = (box[0] + dx, box[1] + dy, box[2] + dx, box[3] + dy)
+        step = (abs(dx) + abs(dy)) / min(box[2] - box[0], box[3] - box[1])
+        assert dense([moved], [box]) >= 1 - 3 * step - 1e-9
+
     @given(DISTINCT)
     def test_spam_is_worth_almost_nothing(self, wanted: list[Box]) -> None:
         spam: list[Box | None] = [
