@@ -21,7 +21,7 @@ from data_prep.sources.gemex import UnknownForm, as_thinkvg
 from reward.numbers import Box
 
 BATCH = 2048
-SAMPLE = 2000
+SAMPLE = 1500
 
 
 @dataclass(frozen=True)

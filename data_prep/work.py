@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import shutil
@@ -54,6 +55,9 @@ _converter: Converter
 def _start(context: Context) -> None:
     global _converter
     ignore_interrupts()
+    # A row makes some hundred small objects and no cycles: look for such more seldom.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
     pa.set_cpu_count(1)
     _converter = Converter(context)
 

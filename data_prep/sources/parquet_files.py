@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from data_prep.errors import InputError
 from data_prep.sources.base import COLUMNS, GEMEX_COLUMNS, rebatch
 
-READ_AHEAD = 1024  # rows decoded at a time
+READ_AHEAD = 4096  # rows decoded at a time
 
 
 class ParquetSource:
