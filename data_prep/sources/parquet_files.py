@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -51,15 +51,17 @@ class ParquetSource:
     def identity(self) -> str:
         return stamps(self._paths)
 
-    def batches(self, size: int) -> Iterator[pa.RecordBatch]:
-        return rebatch(self._pieces(), size)
+    def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        return rebatch(self._pieces(columns), size)
 
-    def _pieces(self) -> Iterator[pa.RecordBatch]:
+    def _pieces(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         plain = self.schema.remove_metadata()
+        if columns is not None:
+            plain = pa.schema([field for field in plain if field.name in columns])
         for path in self._paths:
             with pq.ParquetFile(path, memory_map=True) as file:
                 try:
-                    for batch in file.iter_batches(READ_AHEAD):
+                    for batch in file.iter_batches(READ_AHEAD, columns=columns):
                         yield conform(batch, plain)
                 except (pa.ArrowInvalid, OSError) as error:
                     first = str(error).splitlines()[0]
