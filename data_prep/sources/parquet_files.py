@@ -12,6 +12,7 @@ from data_prep.errors import InputError
 from data_prep.sources.base import COLUMNS, GEMEX_COLUMNS, rebatch
 
 READ_AHEAD = 4096  # rows decoded at a time
+READ_BUFFER = 1 << 20  # bytes of a column read at a time
 
 
 class ParquetSource:
@@ -59,7 +60,8 @@ class ParquetSource:
         if columns is not None:
             plain = pa.schema([field for field in plain if field.name in columns])
         for path in self._paths:
-            with pq.ParquetFile(path, memory_map=True) as file:
+            # By pages, not by row groups: those of one file may hold a million rows.
+            with pq.ParquetFile(path, buffer_size=READ_BUFFER, pre_buffer=False) as file:
                 try:
                     for batch in file.iter_batches(READ_AHEAD, columns=columns):
                         yield conform(batch, plain)
