@@ -74,7 +74,7 @@ def wanted_pictures(images: Path, source: str | None) -> tuple[list[Path], int]:
     if source is None:
         found = (path for path in images.rglob("*") if path.suffix.lower() in ENDINGS)
         return sorted(path.relative_to(images) for path in found if path.is_file()), 0
-    names = scan(open_source(source), None).names
+    names = scan(open_source(source), None, is_spread=False).names
     folder = Folder(images)
     located = [folder.locate(name) for name in names]
     present = sorted({path.relative_to(images) for path in located if path is not None})

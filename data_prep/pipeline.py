@@ -33,7 +33,7 @@ from data_prep.splits import SPLITS, limited_rows, split_patients
 from data_prep.statistics import Tally
 from data_prep.tables import Layout
 from data_prep.tokens import load_tokenizer
-from data_prep.work import convert_all, open_work
+from data_prep.work import convert_all, open_work, open_workers
 from data_prep.writing import RowFile, Splitter, TrainingFiles
 
 AUDIT = "audit.json"
@@ -59,16 +59,19 @@ def prepare(settings: Settings) -> dict[str, Any]:
     if settings.tokenizer:
         load_tokenizer(settings.tokenizer)
     kept = limited_rows(source.rows, settings.limit, settings.seed)
-    found = scan(source, kept)
-    pictures = find_pictures(found.names, settings.images, settings.workers)
-    choice = choose_frame(settings, found, pictures)
-    mapper = Mapper(choice.frame, settings.family, settings.min_pixels, settings.max_pixels)
-    settings.out.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(settings.out)
-    described = _describe_run(settings, source, templates, choice.frame, pictures)
-    work = open_work(settings.out, described)
-    context = Context(mapper, pictures, templates, captions, exclusion, settings.tokenizer, work)
-    parts, stats, most_boxes = convert_all(source, kept, context, settings.workers)
+    with open_workers(settings.workers, source.rows) as workers:
+        found = scan(source, kept, is_spread="auto" in (settings.frame, settings.fit))
+        pictures = find_pictures(found.names, settings.images, settings.workers)
+        choice = choose_frame(settings, found, pictures)
+        mapper = Mapper(choice.frame, settings.family, settings.min_pixels, settings.max_pixels)
+        settings.out.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(settings.out)
+        described = _describe_run(settings, source, templates, choice.frame, pictures)
+        work = open_work(settings.out, described)
+        context = Context(
+            mapper, pictures, templates, captions, exclusion, settings.tokenizer, work
+        )
+        parts, stats, most_boxes = convert_all(source, kept, context, workers)
     splits = split_patients(
         stats.patients, settings.val, settings.test, settings.seed, settings.stratify
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,19 +32,25 @@ class Recipe:
         return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
+def draft_size(target: Size) -> Size:
+    """The least (width, height) at which a JPEG is decoded for a copy of the `target` size."""
+    return math.ceil(1.25 * target[0]), math.ceil(1.25 * target[1])
+
+
 def make_copy(source: Path, target: Path, recipe: Recipe) -> dict[str, Any]:
     """Writes a copy of `source` and returns its line of the manifest, but for `path`.
 
-    A JPEG is decoded at a half, a quarter or an eighth of its size where that still has twice the
-    pixels needed on each side. Raises OSError, ValueError or SyntaxError for what is no picture.
+    A JPEG is decoded at a half, a quarter or an eighth of its size where that leaves a quarter more
+    pixels than needed on each side. Raises OSError, ValueError, SyntaxError or PIL's
+    DecompressionBombError for what is no picture.
     """
     with Image.open(source) as picture:
         original = picture.size
         size = recipe.target(original)
-        picture.draft(picture.mode, (2 * size[0], 2 * size[1]))
+        picture.draft(picture.mode, draft_size(size))
         picture.load()
         plain = picture if picture.mode in ("L", "RGB") else _plain(picture)
-        small = plain.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+        small = plain.resize(size, Image.Resampling.LANCZOS, reducing_gap=1.5)
     buffer = io.BytesIO()
     options: dict[str, Any] = {} if recipe.ending == "png" else {"quality": recipe.quality}
     small.save(buffer, FORMATS[recipe.ending], **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from data_prep.sources.gemex import UnknownForm, as_thinkvg
 from reward.numbers import Box
 
 BATCH = 2048
-SAMPLE = 2000
+SAMPLE = 1500
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Scan:
 
 
 def numbered_batches(
-    source: Source, kept: np.ndarray | None
+    source: Source, kept: np.ndarray | None, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[int, pa.RecordBatch, np.ndarray | None]]:
     """Each batch with its first row's index and the positions in it that are kept (None: all)."""
     start = 0
-    for batch in source.batches(BATCH):
+    for batch in source.batches(BATCH, columns):
         positions = None
         if kept is not None:
             first, last = np.searchsorted(kept, [start, start + batch.num_rows])
@@ -46,27 +46,58 @@ def numbered_batches(
         start += batch.num_rows
 
 
-def scan(source: Source, kept: np.ndarray | None) -> Scan:
-    """Reads all rows once."""
+def scan(source: Source, kept: np.ndarray | None, is_spread: bool = True) -> Scan:
+    """Reads all rows once: for a sample that is not spread over them, their image paths only."""
     count = source.rows if kept is None else len(kept)
+    if not is_spread and has_paths(source.schema):
+        names, _ = _read(source, kept, count, np.empty(0, np.int64), ("image_path",))
+        return Scan(names, _first_rows(source, kept))
     wanted = np.unique(np.linspace(0, count - 1, min(count, SAMPLE)).round().astype(np.int64))
+    return Scan(*_read(source, kept, count, wanted, None))
+
+
+def has_paths(schema: pa.Schema) -> bool:
+    """Whether a column tells each row's image path."""
+    return "image_path" in schema.names and not set(GEMEX_COLUMNS) & set(schema.names)
+
+
+def _read(
+    source: Source,
+    kept: np.ndarray | None,
+    count: int,
+    wanted: np.ndarray,
+    columns: Sequence[str] | None,
+) -> tuple[set[str], list[ParsedRow]]:
+    """All image paths, and of the kept rows those whose numbers are in `wanted`."""
     names: set[str] = set()
     sample: list[ParsedRow] = []
     seen = 0
     with tqdm(total=count, desc="looking through rows", unit="row", mininterval=1) as bar:
-        for start, batch, positions in numbered_batches(source, kept):
+        for start, batch, positions in numbered_batches(source, kept, columns):
             places = np.arange(batch.num_rows) if positions is None else positions
-            first, last = np.searchsorted(wanted, [seen, seen + len(places)])
             names.update(_names(batch, positions))
-            sample += _parsed(batch, places[wanted[first:last] - seen], start)
+            first, last = np.searchsorted(wanted, [seen, seen + len(places)])
+            if last > first:
+                sample += _parsed(batch, places[wanted[first:last] - seen], start)
             seen += len(places)
             bar.update(len(places))
-    return Scan(names, sample)
+    return names, sample
+
+
+def _first_rows(source: Source, kept: np.ndarray | None) -> list[ParsedRow]:
+    """The first of the kept rows."""
+    sample: list[ParsedRow] = []
+    for start, batch, positions in numbered_batches(source, kept):
+        places = np.arange(batch.num_rows) if positions is None else positions
+        sample += _parsed(batch, places[: SAMPLE - len(sample)], start)
+        if len(sample) >= SAMPLE or start > 20 * SAMPLE:
+            break
+    return sample
 
 
 def _names(batch: pa.RecordBatch, positions: np.ndarray | None) -> set[str]:
     """The image paths in a batch."""
-    if "image_path" in batch.schema.names and not set(GEMEX_COLUMNS) & set(batch.schema.names):
+    if has_paths(batch.schema):
         column = batch.column("image_path")
         if positions is not None:
             column = column.take(pa.array(positions, pa.int64()))

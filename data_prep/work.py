@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
+import pickle
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -48,22 +51,58 @@ def _code_digest() -> str:
     return digest.hexdigest()
 
 
-_converter: Converter
+CONTEXT = "context.pickle"
+_converter: Converter | None = None
 
 
-def _start(context: Context) -> None:
-    global _converter
+def _start() -> None:
     ignore_interrupts()
+    # A row makes some hundred small objects and no cycles: look for such more seldom.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
     pa.set_cpu_count(1)
-    _converter = Converter(context)
 
 
-def _convert(batch: Batch) -> None:
+def _convert(batch: Batch | None, context: Path) -> None:
+    """Converts a batch, by the context that the file holds for all of them; None only wakes."""
+    global _converter
+    if batch is None:
+        return
+    if _converter is None:
+        _converter = Converter(pickle.loads(context.read_bytes()))
     _converter(batch)
 
 
+class Workers:
+    """Processes that convert batches. They start at once, while the source is looked through."""
+
+    def __init__(self, count: int) -> None:
+        self.ahead = 2 * count
+        self._pool = ProcessPoolExecutor(count, get_context("spawn"), _start)
+        self._pool.submit(_convert, None, Path())
+
+    def submit(self, batch: Batch, context: Path) -> Future[None]:
+        return self._pool.submit(_convert, batch, context)
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def open_workers(count: int, rows: int) -> Iterator[Workers | None]:
+    """The processes, or None where there is one worker or one batch, which needs no other."""
+    if count == 1 or rows <= BATCH:
+        yield None
+        return
+    workers = Workers(count)
+    try:
+        yield workers
+    finally:
+        workers.close()
+
+
 def convert_all(
-    source: Source, kept: np.ndarray | None, context: Context, workers: int
+    source: Source, kept: np.ndarray | None, context: Context, workers: Workers | None
 ) -> tuple[int, PartStats, dict[str, list[tuple[int, int]]]]:
     """Converts every batch that has no part yet.
 
@@ -85,41 +124,41 @@ def convert_all(
 
 
 def _run(
-    source: Source, kept: np.ndarray | None, context: Context, workers: int, bar: tqdm
+    source: Source, kept: np.ndarray | None, context: Context, workers: Workers | None, bar: tqdm
 ) -> None:
-    """Converts in this process, or in others where there is more than one batch."""
+    """Converts in this process, or in the workers."""
     jobs = _jobs(source, kept, context.work)
-    if workers == 1 or source.rows <= BATCH:
+    if workers is None:
         converter = Converter(context)
         for batch, rows in jobs:
             if batch is not None:
                 converter(batch)
             bar.update(rows)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (context,))
-    with pool:
-        try:
-            _feed(pool, jobs, bar, 2 * workers)
-        except BrokenProcessPool:
-            raise InputError(
-                "a worker process was killed, as happens when memory runs out: start again, with "
-                "fewer --workers, to go on from here"
-            ) from None
+    with whole_file(context.work / CONTEXT) as temporary:
+        temporary.write_bytes(pickle.dumps(context))
+    try:
+        _feed(workers, jobs, bar, context.work / CONTEXT)
+    except BrokenProcessPool:
+        raise InputError(
+            "a worker process was killed, as happens when memory runs out: start again, with "
+            "fewer --workers, to go on from here"
+        ) from None
 
 
 Jobs = Iterator[tuple[Batch | None, int]]
 
 
-def _feed(pool: ProcessPoolExecutor, jobs: Jobs, bar: tqdm, ahead: int) -> None:
+def _feed(workers: Workers, jobs: Jobs, bar: tqdm, context: Path) -> None:
     """Hands batches to the workers, a few ahead."""
     running: dict[Future[None], int] = {}
     for batch, rows in jobs:
         if batch is None:
             bar.update(rows)
             continue
-        while len(running) >= ahead:
+        while len(running) >= workers.ahead:
             _collect(running, bar)
-        running[pool.submit(_convert, batch)] = rows
+        running[workers.submit(batch, context)] = rows
     while running:
         _collect(running, bar)
 

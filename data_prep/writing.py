@@ -18,6 +18,8 @@ from data_prep.tables import Layout
 
 ROW_GROUP = 4096
 EMBEDDED_ROW_GROUP = 256  # an image is some hundred kilobytes
+# Columns of texts that hardly repeat: looking for repeats would take half of the time of writing.
+UNIQUE_TEXTS = ("content", "ground_truth", "question", "findings", "bytes", "index")
 
 
 class RowFile:
@@ -32,7 +34,7 @@ class RowFile:
         self._held: list[pa.Table] = []
         self._count = 0
         self.rows = 0
-        self._writer = pq.ParquetWriter(path, schema)
+        self._writer = pq.ParquetWriter(path, schema, use_dictionary=_repeating(schema))
 
     def add(self, table: pa.Table) -> None:
         if not table.num_rows:
@@ -54,6 +56,16 @@ class RowFile:
             self._writer.write_table(pa.concat_tables(self._held), row_group_size=self._group)
         self._held = []
         self._writer.close()
+
+
+def _repeating(schema: pa.Schema) -> list[str]:
+    """The parquet paths of columns worth a dictionary."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, schema) as writer:
+        writer.write_table(schema.empty_table())
+    columns = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
+    paths = [columns.column(place).path for place in range(len(columns))]
+    return [path for path in paths if path.split(".")[-1] not in UNIQUE_TEXTS]
 
 
 class Splitter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import pyarrow as pa
@@ -37,8 +37,11 @@ class Source(Protocol):
     def identity(self) -> str:
         """Changes when the rows do: what parts of an earlier run are checked against."""
 
-    def batches(self, size: int) -> Iterator[pa.RecordBatch]:
-        """All rows, `size` in every batch but the last."""
+    def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """All rows, `size` in every batch but the last.
+
+        With `columns` a source that can do so leaves out the others.
+        """
 
 
 def rebatch(pieces: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:

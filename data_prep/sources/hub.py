@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class HubSource:
     def identity(self) -> str:
         return f"{self.label} {self.commit} {self.rows}"
 
-    def batches(self, size: int) -> Iterator[pa.RecordBatch]:
+    def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         tables = self._dataset.iter(batch_size=size)
         return rebatch((batch for table in tables for batch in table.to_batches()), size)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class JsonSource:
     def identity(self) -> str:
         return stamps(self._paths)
 
-    def batches(self, size: int) -> Iterator[pa.RecordBatch]:
+    def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         held: list[str] = []
         for text in self._texts():
             held.append(text)

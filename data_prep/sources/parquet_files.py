@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from data_prep.errors import InputError
 from data_prep.sources.base import COLUMNS, GEMEX_COLUMNS, rebatch
 
-READ_AHEAD = 1024  # rows decoded at a time
+READ_AHEAD = 4096  # rows decoded at a time
+READ_BUFFER = 1 << 20  # bytes of a column read at a time
 
 
 class ParquetSource:
@@ -51,15 +52,18 @@ class ParquetSource:
     def identity(self) -> str:
         return stamps(self._paths)
 
-    def batches(self, size: int) -> Iterator[pa.RecordBatch]:
-        return rebatch(self._pieces(), size)
+    def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        return rebatch(self._pieces(columns), size)
 
-    def _pieces(self) -> Iterator[pa.RecordBatch]:
+    def _pieces(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         plain = self.schema.remove_metadata()
+        if columns is not None:
+            plain = pa.schema([field for field in plain if field.name in columns])
         for path in self._paths:
-            with pq.ParquetFile(path, memory_map=True) as file:
+            # By pages, not by row groups: those of one file may hold a million rows.
+            with pq.ParquetFile(path, buffer_size=READ_BUFFER, pre_buffer=False) as file:
                 try:
-                    for batch in file.iter_batches(READ_AHEAD):
+                    for batch in file.iter_batches(READ_AHEAD, columns=columns):
                         yield conform(batch, plain)
                 except (pa.ArrowInvalid, OSError) as error:
                     first = str(error).splitlines()[0]
