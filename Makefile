@@ -29,8 +29,8 @@ fuzz: setup ## a million random and mutated responses at the reward; FUZZ="--cou
 	$(PYTHON) tools/fuzz_reward.py $(FUZZ)
 
 bench: setup ## the measurements of docs/reward.md and of the judge's client
-	$(PYTHON) benchmarks/reward.py
-	$(PYTHON) benchmarks/judge.py
+	$(PYTHON) -m benchmarks.reward
+	$(PYTHON) -m benchmarks.judge
 
 lint: setup ## ruff, mypy and shellcheck
 	.venv/bin/ruff check .

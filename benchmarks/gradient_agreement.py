@@ -1,6 +1,6 @@
 """How far the GRPO gradients of independent batches agree, for each part of a model.
 
-    python benchmarks/gradient_agreement.py MODEL_FOLDER DATA_FOLDER [--batches 6] …
+    python -m benchmarks.gradient_agreement MODEL_FOLDER DATA_FOLDER [--batches 6] …
 
 Draws batches of rollouts, takes the policy gradient of each at the model as it is, and prints the
 mean cosine between the gradients of two batches, with its standard error over pairs. With cosine c,

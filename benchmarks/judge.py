@@ -1,6 +1,6 @@
 """How long 512 judged responses take against a local server that takes 50 ms for each.
 
-`python benchmarks/judge.py [--responses N] [--delay S] [--repeat R]` starts the tests' judge server
+`python -m benchmarks.judge [--responses N] [--delay S] [--repeat R]` starts the tests' judge server
 on this machine and scores distinct responses to open questions at once, as a reward worker does.
 """
 

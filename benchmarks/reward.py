@@ -1,6 +1,6 @@
 """Grounding rewards side by side: what each pays for, and how long it takes.
 
-`python benchmarks/reward.py [--out DIR] [--memory N] [--docs]` scores one file of responses with
+`python -m benchmarks.reward [--out DIR] [--memory N] [--docs]` scores one file of responses with
 the formulas of `benchmarks/peer_formulas.py` and with this project's, draws each against the IoU
 and against the number of boxes, and measures throughput. With `--docs`, the table, the plot and the
 figures go into `docs/reward.md`. One process, one core.
@@ -78,7 +78,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="benchmarks/reward.py", description="Compare grounding rewards and their speed."
+        prog="python -m benchmarks.reward", description="Compare grounding rewards and their speed."
     )
     parser.add_argument(
         "--out", type=Path, default=Path("outputs/benchmarks/reward"), help="folder (%(default)s)"

@@ -1,6 +1,6 @@
 """What each part of the reward did in training runs, as a table.
 
-`python benchmarks/reward_runs.py NAME=RUN_DIR=EVALUATION_DIR ... --before EVALUATION_DIR [--docs]`
+`python -m benchmarks.reward_runs NAME=RUN_DIR=EVALUATION_DIR ... --before EVALUATION_DIR [--docs]`
 reads the metrics of GRPO runs that began at the same model, and evaluations of what they made.
 Training figures are means over the rollouts of the first and of the last steps.
 """
@@ -102,7 +102,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="benchmarks/reward_runs.py", description="Compare runs under different rewards."
+        prog="python -m benchmarks.reward_runs", description="Compare runs under different rewards."
     )
     parser.add_argument("runs", nargs="+", metavar="NAME=RUN_DIR=EVALUATION_DIR")
     parser.add_argument("--before", type=Path, required=True, help="evaluation of the first model")

@@ -228,8 +228,16 @@ def check_gdpo(config: DictConfig) -> None:
             f"algorithm.gdpo_reward_keys: {given}; name components of the reward: "
             f"{', '.join(COMPONENTS)}"
         )
+    if len(set(keys)) < len(keys):
+        raise InputError(f"algorithm.gdpo_reward_keys={keys}: a component is named twice")
     weights = config.algorithm.get("gdpo_reward_weights")
-    if weights is not None and len(weights) != len(keys):
+    if weights is None:
+        return
+    if not all(isinstance(weight, int | float) and weight >= 0 for weight in weights):
+        raise InputError(
+            f"algorithm.gdpo_reward_weights={list(weights)}: give each component a number from 0"
+        )
+    if len(weights) != len(keys):
         raise InputError(
             f"algorithm.gdpo_reward_weights: {len(weights)} weights for {len(keys)} components of "
             "algorithm.gdpo_reward_keys"

@@ -15,6 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from recipe.errors import InputError
 from recipe.settings import CONFIG_FOLDER, register_resolvers
 
+OPTIONAL_GROUPS = ("experiment", "ablation")
+
 
 def fail(message: str) -> None:
     """Print `message` as one line on standard error and end the program with code 2."""
@@ -30,12 +32,24 @@ def compose_config(name: str, overrides: list[str]) -> DictConfig:
     """
     register_resolvers()
     GlobalHydra.instance().clear()
+    for override in overrides:
+        _check_optional(override)
     try:
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
             config = compose(name, overrides=overrides, return_hydra_config=False)
         return config
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_composition_fault(error, overrides)) from error
+
+
+def _check_optional(override: str) -> None:
+    """Refuse an unknown entry of an optional group, which Hydra would leave out without a word."""
+    group, _, entry = override.partition("=")
+    if group not in OPTIONAL_GROUPS or entry in ("", "null"):
+        return
+    known = sorted(path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml"))
+    if entry not in known:
+        raise InputError(f"{override}: no such entry; there are {', '.join(known)}")
 
 
 def _composition_fault(error: Exception, overrides: list[str]) -> str:
@@ -76,6 +90,8 @@ def run(name: str, program: Callable[[DictConfig], None]) -> None:
     register_resolvers()
     arguments = sys.argv[1:]
     try:
+        for argument in arguments:
+            _check_optional(argument)
         if not any(argument.startswith("-") for argument in arguments):
             compose_config(name, arguments)
             GlobalHydra.instance().clear()

@@ -27,11 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_preset(options.preset, _judge_settings(options.judge))
         if is_judged(settings):
             check_ready(settings["judge"])
-        count = score_file(options.input, options.output, settings)
+        counts = score_file(options.input, options.output, settings)
     except (OSError, ValueError, JudgeFailing) as error:
         print(f"reward: {_one_line(error)}", file=sys.stderr)
         return 2
-    print(f"{count} responses scored with {options.preset}: {options.output}", file=sys.stderr)
+    said = f"{counts['lines']} responses scored with {options.preset}: {options.output}"
+    if is_judged(settings):
+        said += f"; {counts['judge_used']} judged, the judge failed for {counts['judge_failed']}"
+    print(said, file=sys.stderr)
     return 0
 
 

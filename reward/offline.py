@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,11 +17,14 @@ IDENTITY = ("id", "sample")
 """Keys of an input line that its output line repeats, the second where it is there."""
 
 
-def score_file(source: Path, target: Path, settings: dict[str, Any]) -> int:
-    """Score a file of responses; the output appears when it is whole. Returns the line count.
+def score_file(source: Path, target: Path, settings: dict[str, Any]) -> Counter[str]:
+    """Score a file of responses; the output appears when it is whole.
 
-    Raises ValueError naming file and line where a line is malformed, OSError for the files.
+    Returns the number of `lines`, and of those with `judge_used` and `judge_failed`. Raises
+    ValueError naming file and line where a line is malformed, OSError for the files.
     """
+    if source.is_dir():
+        raise ValueError(f"--input {source} is a folder: name a file in it")
     if not source.is_file():
         raise ValueError(f"--input {source}: no such file")
     if not target.parent.is_dir():
@@ -34,17 +37,17 @@ def score_file(source: Path, target: Path, settings: dict[str, Any]) -> int:
     try:
         with temporary.open("w", encoding="utf-8") as out:
             if is_judged(settings):
-                count = asyncio.run(_judge_lines(source, out, settings))
+                counts = asyncio.run(_judge_lines(source, out, settings))
             else:
-                count = _score_lines(source, out, settings)
+                counts = _score_lines(source, out, settings)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    return count
+    return counts
 
 
-def _score_lines(source: Path, out: TextIO, settings: dict[str, Any]) -> int:
-    count = 0
+def _score_lines(source: Path, out: TextIO, settings: dict[str, Any]) -> Counter[str]:
+    counts: Counter[str] = Counter()
     size = source.stat().st_size
     with tqdm(total=size, unit="B", unit_scale=True, desc="score", delay=2) as progress:
         for number, line in _lines(source):
@@ -61,11 +64,11 @@ def _score_lines(source: Path, out: TextIO, settings: dict[str, Any]) -> int:
                 raise ValueError(f"{source}, line {number}: {error}") from None
             out.write(json.dumps(_identity(row) | scores) + "\n")
             progress.update(len(line))
-            count += 1
-    return count
+            counts["lines"] += 1
+    return counts
 
 
-async def _judge_lines(source: Path, out: TextIO, settings: dict[str, Any]) -> int:
+async def _judge_lines(source: Path, out: TextIO, settings: dict[str, Any]) -> Counter[str]:
     """As `_score_lines`, with many lines at a time under way."""
     from reward.judge.many import Item, score_many  # needs the extra `judge`
 
@@ -77,7 +80,7 @@ async def _judge_lines(source: Path, out: TextIO, settings: dict[str, Any]) -> i
             under_way.append((_identity(row), len(line)))
             yield Item(row["response"], row["ground_truth"], row.get("extra_info"))
 
-    count = 0
+    counts: Counter[str] = Counter()
     size = source.stat().st_size
     with tqdm(total=size, unit="B", unit_scale=True, desc="judge", delay=2) as progress:
         try:
@@ -85,11 +88,16 @@ async def _judge_lines(source: Path, out: TextIO, settings: dict[str, Any]) -> i
                 identity, length = under_way.popleft()
                 out.write(json.dumps(identity | scores) + "\n")
                 progress.update(length)
-                count += 1
+                counts["lines"] += 1
+                counts.update({key: int(scores[key]) for key in ("judge_used", "judge_failed")})
         except ValueError as error:
-            where = "" if str(error).startswith(str(source)) else f"{source}, line {count + 1}: "
+            where = (
+                ""
+                if str(error).startswith(str(source))
+                else f"{source}, line {counts['lines'] + 1}: "
+            )
             raise ValueError(f"{where}{error}") from None
-    return count
+    return counts
 
 
 def _identity(row: dict[str, Any]) -> dict[str, Any]:
@@ -102,6 +110,8 @@ def _lines(source: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _row(line: bytes, where: str) -> dict[str, Any]:
+    if not line.strip():
+        raise ValueError(f"{where} is empty: take it out, since lines go in and out one for one")
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:

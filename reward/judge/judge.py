@@ -166,7 +166,7 @@ class _SparseWarnings:
         self._unsaid += 1
         now = time.monotonic()
         if now - self._said_at >= WARN_EVERY_S:
-            message = "judge at %s: %s; %d responses keep their score without a judge"
+            message = "judge at %s: %s; responses scored without it since the last such line: %d"
             _LOG.warning(message, self._address, fault, self._unsaid)
             self._unsaid, self._said_at = 0, now
 

@@ -65,8 +65,9 @@ def test_without_components_it_is_not_usable() -> None:
         componentwise_advantage(torch.zeros(MASK.shape), MASK, GROUPS, config=OmegaConf.create())
 
 
-def test_the_shipped_entry_passes_and_names_every_component() -> None:
-    config = compose_config("train", ["data.dir=DIR", "ablation=gdpo"])
+@pytest.mark.parametrize("preset", ["dense", "paper", "no_alignment"])
+def test_the_shipped_entry_has_the_weights_of_the_preset(preset: str) -> None:
+    config = compose_config("train", ["data.dir=DIR", "ablation=gdpo", f"reward={preset}"])
     check_gdpo(config)
     weights = config.reward.custom_reward_function.reward_kwargs.weights
     pairs = zip(
@@ -80,7 +81,10 @@ def test_the_shipped_entry_passes_and_names_every_component() -> None:
     [
         ("algorithm.gdpo_reward_keys=[answer,speed]", "speed; name components"),
         ("algorithm.gdpo_reward_keys=[]", "empty; name components"),
+        ("algorithm.gdpo_reward_keys=[answer,answer]", "named twice"),
         ("algorithm.gdpo_reward_weights=[1,2]", "2 weights for 5 components"),
+        ("algorithm.gdpo_reward_weights=[0,0,0,0,-1]", "a number from 0"),
+        ("algorithm.gdpo_reward_weights=[a,b,c,d,e]", "a number from 0"),
     ],
 )
 def test_wrong_settings_are_named(override: str, fault: str) -> None:

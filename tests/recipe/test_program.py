@@ -98,7 +98,7 @@ def test_missing_column(data: Path, model: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("preset=nonsense", "choose one of dense"),
+        ("preset=nonsense", "choose one of answer_only, dense"),
         ("sampling.samples=abc", "sampling.samples=abc: give a whole number"),
         ("sampling.temperature=warm", "sampling.temperature=warm: give a number"),
         ("data.max_questions=some", "data.max_questions=some: give a whole number"),
@@ -158,3 +158,9 @@ def test_require_names_the_first_missing_key() -> None:
     config = compose_config("train", BASE)
     with pytest.raises(InputError, match=r"model\.path is not set"):
         require(config, "model.path", "data.dir")
+
+
+@pytest.mark.parametrize("override", ["ablation=gdpoo", "experiment=nosuch"])
+def test_an_unknown_entry_of_an_optional_group_is_refused(override: str) -> None:
+    with pytest.raises(InputError, match=f"{override}: no such entry; there are .*"):
+        compose_config("train", ["data.dir=DIR", override])

@@ -65,7 +65,7 @@ def test_an_empty_file_gives_an_empty_file(tmp_path: Path) -> None:
     ("line", "named"),
     [
         ("{", "not a JSON object"),
-        ("", "not a JSON object"),
+        ("", "is empty"),
         ("[1]", "not a JSON object"),
         ("[" * 100_000, "not a JSON object"),
         (json.dumps({k: v for k, v in GOOD.items() if k != "id"}), "'id'"),
