@@ -50,7 +50,7 @@ def make_copy(source: Path, target: Path, recipe: Recipe) -> dict[str, Any]:
         picture.draft(picture.mode, draft_size(size))
         picture.load()
         plain = picture if picture.mode in ("L", "RGB") else _plain(picture)
-        small = plain.resize(size, Image.Resampling.LANCZOS, reducing_gap=1.5)
+        small = plain.resize(size, Image.Resampling.BICUBIC, reducing_gap=1.5)
     buffer = io.BytesIO()
     options: dict[str, Any] = {} if recipe.ending == "png" else {"quality": recipe.quality}
     small.save(buffer, FORMATS[recipe.ending], **options)
