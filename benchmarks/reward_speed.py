@@ -38,7 +38,7 @@ Scorer = Callable[[str, str], float]
 def typical_group(rng: Random, size: int = 8) -> list[tuple[str, str]]:
     """Return responses of about 120 words with 3 boxes, each also cited, and their reference.
 
-    As the rollouts of a prompt do, they share it: boxes a few pixels off, one in four elsewhere.
+    As the rollouts of a prompt do, they share it: boxes a few pixels off, one in ten elsewhere.
     """
     boxes = [_box(rng) for _ in NAMES]
     regions = [{"ref": name, "box": box} for name, box in zip(NAMES, boxes, strict=True)]
@@ -58,7 +58,7 @@ def typical_group(rng: Random, size: int = 8) -> list[tuple[str, str]]:
 
 def _response(rng: Random, boxes: list[list[int]]) -> str:
     given = [
-        _box(rng) if rng.random() < 0.25 else [value + rng.randint(-6, 6) for value in box]
+        _box(rng) if rng.random() < 0.1 else [value + rng.randint(-6, 6) for value in box]
         for box in boxes
     ]
     pairs = [(name, ", ".join(map(str, box))) for name, box in zip(NAMES, given, strict=True)]

@@ -14,7 +14,6 @@ states none is neutral, and one that states it in other words is taken for that.
 
 import re
 from collections.abc import Sequence
-from operator import itemgetter
 
 from reward.answers import LONGEST_ANSWER, parse_yes_no
 from reward.boxes import matched_ious
@@ -61,6 +60,9 @@ _YES_NO_ALONE = re.compile(
 _STATEMENT_END = re.compile(r"[\n;]|\.(?=\s|\Z)")
 _LONGEST_STATEMENT = 300
 _MOST_STATEMENTS = 8
+_MOST_PLACES = 64
+_TAIL = 400
+_LONGEST_KEYWORD = 20
 
 
 def alignment_score(
@@ -92,32 +94,46 @@ def _share_cited(final: Sequence[Region], cited: Sequence[Region]) -> float:
 
 
 def _contradicted(think: str, answer: str, ground_truth: GroundTruth) -> bool:
-    for found in reversed(_conclusions(think)):
-        statement = _statement(think, found.end())
-        verdict = _verdict(statement, answer, ground_truth, is_weak=bool(found["so"]))
+    tail = max(0, len(think) - _TAIL)  # most conclude at the end
+    for begin, end in ((tail, len(think)), (0, tail + _LONGEST_KEYWORD)):
+        verdict = _stated_verdict(think, begin, end, answer, ground_truth)
         if verdict is not None:
             return verdict
     return _marks_another_option(think, answer, ground_truth)
 
 
-def _conclusions(think: str) -> list[re.Match[str]]:
-    """Return where the last conclusions begin.
+def _stated_verdict(
+    think: str, begin: int, end: int, answer: str, ground_truth: GroundTruth
+) -> bool | None:
+    """Whether the last conclusion that begins in a stretch contradicts; None without one."""
+    for place in _keyword_places(think, begin, end)[: -_MOST_PLACES - 1 : -1]:
+        found = _CONCLUSION.match(think, place)
+        if found is None or _SUPPOSES.search(_sentence_before(think, place)):
+            continue
+        statement = _statement(think, found.end())
+        verdict = _verdict(statement, answer, ground_truth, is_weak=bool(found["so"]))
+        if verdict is not None:
+            return verdict
+    return None
 
-    Keywords are searched first, several times faster than the whole pattern at every character.
+
+def _keyword_places(think: str, begin: int, end: int) -> list[int]:
+    """Return where a conclusion may begin in a stretch, in order.
+
+    Searching words is several times faster than trying the whole pattern at every character.
     """
-    lowered = think.lower()
-    if len(lowered) != len(think):  # a few letters change their length: keep the positions
-        lowered = think
+    stretch = think[begin:end]
+    lowered = stretch.lower()
+    if len(lowered) != len(stretch):  # a few letters change their length: keep the positions
+        lowered = stretch
     names_option = "option" in lowered or "choice" in lowered
-    found = []
+    places = []
     for keyword in _KEYWORDS + _OPTION_KEYWORDS if names_option else _KEYWORDS:
-        begin = lowered.find(keyword)
-        while begin >= 0:
-            match = _CONCLUSION.match(think, begin)
-            if match and not _SUPPOSES.search(_sentence_before(think, begin)):
-                found.append((begin, match))
-            begin = lowered.find(keyword, begin + 1)
-    return [match for _, match in sorted(found, key=itemgetter(0))[-_MOST_STATEMENTS:]]
+        place = lowered.find(keyword)
+        while place >= 0:
+            places.append(begin + place)
+            place = lowered.find(keyword, place + 1)
+    return sorted(places)
 
 
 def _sentence_before(text: str, position: int) -> str:

@@ -16,6 +16,7 @@ MOST_MATCHED = 64
 """Boxes that one side has more than the other by a larger number are counted but not matched, which
 bounds the time."""
 
+ROUNDING = 1e-9
 SAME_BOX = 0.9
 MOST_DISTINCT = 64
 
@@ -68,7 +69,7 @@ def iou(predicted: Box | None, reference: Box | None) -> float:
 
 def is_above(value: float, threshold: float) -> bool:
     """Whether an IoU is above a threshold by more than rounding, so that 0.75 is not above 0.75."""
-    return value > threshold + 1e-9
+    return value > threshold + ROUNDING
 
 
 def matched_values(values: Sequence[Sequence[float]]) -> list[float]:

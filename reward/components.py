@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from reward.alignment import alignment_score
 from reward.answers import answer_is_correct, answer_score
-from reward.boxes import distinct, iou_matrix, is_above, matched_values
+from reward.boxes import ROUNDING, distinct, iou_matrix, matched_values
 from reward.ground_truth import GroundTruth, place
 from reward.grounding import cited_score, count_gate_score, dense_score
 from reward.response import Region, Response
@@ -32,14 +32,17 @@ def score_response(
 
     `text` is the response as it was, of which only the length is used.
     """
-    final, cited = place(response.regions, truth), place(response.think_regions, truth)
+    final = cited = place(response.regions, truth)
+    if response.think_regions != response.regions:
+        cited = place(response.think_regions, truth)
     wanted = truth.placed_regions
     ious = _ious(final, wanted)
+    grounding = _grounding(final, wanted, ious, settings)
     components = {
         "format": float(response.well_formed),
         "answer": _answer(response, truth, settings),
-        "grounding": _grounding(final, wanted, ious, settings),
-        "think_grounding": _think_grounding(cited, truth, settings),
+        "grounding": grounding,
+        "think_grounding": _think_grounding(cited, final, grounding, truth, settings),
         "alignment": alignment_score(response, final, cited, truth),
     }
     return {
@@ -81,9 +84,17 @@ def _grounding(
     return dense_score(predicted, reference, ious)
 
 
-def _think_grounding(cited: Sequence[Region], truth: GroundTruth, settings: Settings) -> float:
+def _think_grounding(
+    cited: Sequence[Region],
+    final: Sequence[Region],
+    grounding: float,
+    truth: GroundTruth,
+    settings: Settings,
+) -> float:
     given = distinct(cited) if len(cited) > 1 else cited
     wanted = truth.cited_regions
+    if given == final and wanted == truth.placed_regions and len(given) <= len(wanted):
+        return grounding  # often the same, and then so is the score
     ious = _ious(given, wanted)
     if settings.grounding_rule == "paper":
         return count_gate_score(ious, len(given), len(wanted), settings.iou_threshold)
@@ -99,7 +110,7 @@ def _box_diagnostics(
         return {"mean_iou": 1.0, "iou_50": 1.0, "iou_75": 1.0, "box_count_match": 1.0}
     return {
         "mean_iou": sum(matched) / n,
-        "iou_50": sum([is_above(iou, 0.5) for iou in matched]) / n,
-        "iou_75": sum([is_above(iou, 0.75) for iou in matched]) / n,
+        "iou_50": len([iou for iou in matched if iou > 0.5 + ROUNDING]) / n,
+        "iou_75": len([iou for iou in matched if iou > 0.75 + ROUNDING]) / n,
         "box_count_match": float(n_predicted == n_reference),
     }

@@ -129,6 +129,14 @@ def test_option_marked_in_brackets(
     assert _score(_response(think, answer), truth) == expected
 
 
+@pytest.mark.parametrize("words", [0, 50, 79, 80, 81, 82, 83, 90, 400])
+def test_a_conclusion_counts_wherever_it_stands(
+    words: int, make_truth: Callable[..., GroundTruth]
+) -> None:
+    think = "Words first. Therefore, the answer is no." + " word" * words
+    assert _score(_response(think, "Yes"), make_truth()) == 0
+
+
 @pytest.mark.parametrize(
     ("wanted", "given", "expected"),
     [
