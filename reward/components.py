@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from reward.alignment import alignment_score
 from reward.answers import answer_is_correct, answer_score
-from reward.boxes import ROUNDING, distinct, iou_matrix, matched_values
+from reward.boxes import distinct, iou_matrix, is_above, matched_values
 from reward.ground_truth import GroundTruth, place
 from reward.grounding import cited_score, count_gate_score, dense_score
 from reward.response import Region, Response
@@ -110,7 +110,7 @@ def _box_diagnostics(
         return {"mean_iou": 1.0, "iou_50": 1.0, "iou_75": 1.0, "box_count_match": 1.0}
     return {
         "mean_iou": sum(matched) / n,
-        "iou_50": len([iou for iou in matched if iou > 0.5 + ROUNDING]) / n,
-        "iou_75": len([iou for iou in matched if iou > 0.75 + ROUNDING]) / n,
+        "iou_50": len([iou for iou in matched if is_above(iou, 0.5)]) / n,
+        "iou_75": len([iou for iou in matched if is_above(iou, 0.75)]) / n,
         "box_count_match": float(n_predicted == n_reference),
     }

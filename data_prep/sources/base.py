@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
@@ -42,6 +43,31 @@ class Source(Protocol):
 
         With `columns` a source that can do so leaves out the others.
         """
+
+
+class LocalFiles:
+    """What sources of local files have in common."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self._paths = files
+
+    @property
+    def label(self) -> str:
+        return str(self._paths[0] if len(self._paths) == 1 else self._paths[0].parent)
+
+    @property
+    def files(self) -> list[str]:
+        return [str(path) for path in self._paths]
+
+    def identity(self) -> str:
+        return stamps(self._paths)
+
+
+def stamps(paths: list[Path]) -> str:
+    """Names, sizes and times of files, which tell whether they are the ones seen before."""
+    return ";".join(
+        f"{path.resolve()}|{path.stat().st_size}|{path.stat().st_mtime_ns}" for path in paths
+    )
 
 
 def rebatch(pieces: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:

@@ -10,15 +10,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from data_prep.errors import InputError
-from data_prep.sources.base import RAW
-from data_prep.sources.parquet_files import stamps
+from data_prep.sources.base import RAW, LocalFiles
 
 _CHUNK = 1 << 20  # characters read at a time
 _AFTER_VALUE = tuple(" \t\r\n,]")
 _MARGIN = 1 << 26  # the longest row taken
 
 
-class JsonSource:
+class JsonSource(LocalFiles):
     """Rows of JSON files as their raw texts, in one column `row`.
 
     Each line is read where rows are converted, so one at fault is rejected by itself. A list that
@@ -28,22 +27,11 @@ class JsonSource:
     schema = pa.schema([(RAW, pa.string())])
 
     def __init__(self, files: list[Path]) -> None:
-        self._paths = files
-
-    @property
-    def label(self) -> str:
-        return str(self._paths[0] if len(self._paths) == 1 else self._paths[0].parent)
-
-    @property
-    def files(self) -> list[str]:
-        return [str(path) for path in self._paths]
+        super().__init__(files)
 
     @cached_property
     def rows(self) -> int:
         return sum(1 for _ in self._texts())
-
-    def identity(self) -> str:
-        return stamps(self._paths)
 
     def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         held: list[str] = []

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.errors import InputError
-from data_prep.sources.base import COLUMNS, GEMEX_COLUMNS, rebatch
+from data_prep.sources.base import COLUMNS, GEMEX_COLUMNS, LocalFiles, rebatch
 
 READ_AHEAD = 4096  # rows decoded at a time
 READ_BUFFER = 1 << 20  # bytes of a column read at a time
 
 
-class ParquetSource:
+class ParquetSource(LocalFiles):
     """The rows of parquet files in the order of the files, with every column they have.
 
     The columns are ThinkVG's five, or those of a GEMeX table; the schema metadata is the first
@@ -23,7 +23,7 @@ class ParquetSource:
     """
 
     def __init__(self, files: list[Path]) -> None:
-        self._paths = files
+        super().__init__(files)
         schemas = []
         self.rows = 0
         for file in files:
@@ -40,17 +40,6 @@ class ParquetSource:
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise InputError(f"the parquet files differ in their columns: {error}") from None
         self.schema = joined.with_metadata(schemas[0].metadata)
-
-    @property
-    def label(self) -> str:
-        return str(self._paths[0] if len(self._paths) == 1 else self._paths[0].parent)
-
-    @property
-    def files(self) -> list[str]:
-        return [str(path) for path in self._paths]
-
-    def identity(self) -> str:
-        return stamps(self._paths)
 
     def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         return rebatch(self._pieces(columns), size)
@@ -94,10 +83,3 @@ def check_columns(schema: pa.Schema, name: str) -> None:
         kind = schema.field(column).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise InputError(f"{name}: the column {column} holds {kind}, not text")
-
-
-def stamps(paths: list[Path]) -> str:
-    """Names, sizes and times of files, which tell whether they are the ones seen before."""
-    return ";".join(
-        f"{path.resolve()}|{path.stat().st_size}|{path.stat().st_mtime_ns}" for path in paths
-    )
