@@ -14,6 +14,8 @@ states none is neutral, and one that states it in other words is taken for that.
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import islice
 
 from reward.answers import LONGEST_ANSWER, parse_yes_no
 from reward.boxes import matched_ious
@@ -23,16 +25,18 @@ from reward.response import Region, Response
 from reward.text import contradicts
 
 _KEYWORDS = (
-    *("answer", "conclusion", "therefore", "thus", "hence", "so"),
-    *("in conclusion", "in summary", "consequently", "response"),
+    *("answer", "answers", "conclusion", "conclusions", "response", "responses", "summary"),
+    *("therefore", "thus", "hence", "so", "consequently", "correct", "right", "best"),
 )
-_OPTION_KEYWORDS = ("correct", "right", "best")
+_KEYWORD_BACKWARDS = re.compile(
+    rf"\b(?:{'|'.join(word[::-1] for word in _KEYWORDS)})\b", re.IGNORECASE
+)
 _CONCLUSION = re.compile(
     r"\b(?:(?:answer|conclusion|response|(?:correct|right|best)\s++(?:option|choice))s?+"
     r"(?:\s++to\s++(?:this|the)\s++question)?+"
     r"(?:\s++(?:(?:should|must)\s++(?:therefore\s++)?+be|is|are)\b\s*+:?+|\s*+[:=]|\s++[-–]\s)"
     r"(?:\s*+(?:definitely|clearly|therefore|thus|most\s++likely|likely|probably)\b)?+"
-    r"|(?P<so>therefore|thus|hence|so|in\s++(?:conclusion|summary)|consequently)\b\s*+,?+"
+    r"|(?P<so>therefore|thus|hence|so|(?<=\bin\s)(?:conclusion|summary)|consequently)\b\s*+,?+"
     r"(?:\s*+(?:the\s++answer|it)\s++is\b)?+)\s*+",
     re.IGNORECASE,
 )
@@ -61,7 +65,7 @@ _STATEMENT_END = re.compile(r"[\n;]|\.(?=\s|\Z)")
 _LONGEST_STATEMENT = 300
 _MOST_STATEMENTS = 8
 _MOST_PLACES = 64
-_TAIL = 400
+_TAIL = 120
 _LONGEST_KEYWORD = 20
 
 
@@ -87,28 +91,33 @@ def alignment_score(
 def _share_cited(final: Sequence[Region], cited: Sequence[Region]) -> float:
     """Return the mean IoU of the final boxes with distinct cited ones, the rest counting 0."""
     boxes = [box for _, box in final]
-    sources = list(dict.fromkeys(box for _, box in cited))
-    if None not in boxes and len({*boxes}) == len(boxes) and {*boxes} <= {*sources}:
+    sources = boxes if cited is final else [box for _, box in cited]
+    different = {*boxes}
+    is_sound = None not in different and len(different) == len(boxes)
+    if is_sound and (sources is boxes or different.issubset(sources)):
         return 1.0
-    return sum(matched_ious(boxes, sources)) / len(boxes)
+    return sum(matched_ious(boxes, list(dict.fromkeys(sources)))) / len(boxes)
 
 
 def _contradicted(think: str, answer: str, ground_truth: GroundTruth) -> bool:
     tail = max(0, len(think) - _TAIL)  # most conclude at the end
-    for begin, end in ((tail, len(think)), (0, tail + _LONGEST_KEYWORD)):
-        verdict = _stated_verdict(think, begin, end, answer, ground_truth)
-        if verdict is not None:
-            return verdict
-    return _marks_another_option(think, answer, ground_truth)
+    verdict = _stated_verdict(think, tail, len(think), answer, ground_truth)
+    if verdict is None:
+        verdict = _stated_verdict(think, 0, tail + _LONGEST_KEYWORD, answer, ground_truth)
+    return _marks_another_option(think, answer, ground_truth) if verdict is None else verdict
 
 
 def _stated_verdict(
     think: str, begin: int, end: int, answer: str, ground_truth: GroundTruth
 ) -> bool | None:
     """Whether the last conclusion that begins in a stretch contradicts; None without one."""
-    for place in _keyword_places(think, begin, end)[: -_MOST_PLACES - 1 : -1]:
+    # Searching words backwards is several times faster than trying the whole pattern at every
+    # character, and most texts conclude in their last sentence.
+    backwards = think[begin:end][::-1]
+    for keyword in islice(_KEYWORD_BACKWARDS.finditer(backwards), _MOST_PLACES):
+        place = end - keyword.end()
         found = _CONCLUSION.match(think, place)
-        if found is None or _SUPPOSES.search(_sentence_before(think, place)):
+        if found is None or _SUPPOSES.search(think, _sentence_begin(think, place), place):
             continue
         statement = _statement(think, found.end())
         verdict = _verdict(statement, answer, ground_truth, is_weak=bool(found["so"]))
@@ -117,28 +126,16 @@ def _stated_verdict(
     return None
 
 
-def _keyword_places(think: str, begin: int, end: int) -> list[int]:
-    """Return where a conclusion may begin in a stretch, in order.
-
-    Searching words is several times faster than trying the whole pattern at every character.
-    """
-    stretch = think[begin:end]
-    lowered = stretch.lower()
-    if len(lowered) != len(stretch):  # a few letters change their length: keep the positions
-        lowered = stretch
-    names_option = "option" in lowered or "choice" in lowered
-    places = []
-    for keyword in _KEYWORDS + _OPTION_KEYWORDS if names_option else _KEYWORDS:
-        place = lowered.find(keyword)
-        while place >= 0:
-            places.append(begin + place)
-            place = lowered.find(keyword, place + 1)
-    return sorted(places)
-
-
-def _sentence_before(text: str, position: int) -> str:
-    piece = text[max(0, position - _LONGEST_STATEMENT) : position]
-    return _STATEMENT_END.split(piece)[-1]
+def _sentence_begin(text: str, position: int) -> int:
+    """Return where the sentence around a position begins, at most `_LONGEST_STATEMENT` before."""
+    begin = max(0, position - _LONGEST_STATEMENT)
+    begin = max(begin, text.rfind("\n", begin, position) + 1, text.rfind(";", begin, position) + 1)
+    stop = text.rfind(".", begin, position)
+    while stop >= 0:
+        if stop + 1 == position or text[stop + 1].isspace() or text[stop + 1].isupper():
+            return stop + 1
+        stop = text.rfind(".", begin, stop)
+    return begin
 
 
 def _marks_another_option(think: str, answer: str, ground_truth: GroundTruth) -> bool:
@@ -147,8 +144,8 @@ def _marks_another_option(think: str, answer: str, ground_truth: GroundTruth) ->
         return False
     marks = [*_MARKED_OPTION.finditer(think), *_CHOSEN.finditer(think)]
     for mark in sorted(marks, key=re.Match.start)[: -_MOST_STATEMENTS - 1 : -1]:
-        before, after = _sentence_before(think, mark.start()), _statement(think, mark.end())
-        if _DENIES.search(before) or _DENIES.search(after):
+        begin, after = _sentence_begin(think, mark.start()), _statement(think, mark.end())
+        if _DENIES.search(think, begin, mark.start()) or _DENIES.search(after):
             continue
         final = parse_letters(answer, ground_truth.choices)
         return final is not None and mark[1].upper() not in final
@@ -156,8 +153,9 @@ def _marks_another_option(think: str, answer: str, ground_truth: GroundTruth) ->
 
 
 def _statement(text: str, begin: int) -> str:
-    piece = text[begin : begin + _LONGEST_STATEMENT]
-    return _STATEMENT_END.split(piece, maxsplit=1)[0].strip()
+    longest = begin + _LONGEST_STATEMENT
+    stop = _STATEMENT_END.search(text, begin, longest)
+    return text[begin : stop.start() if stop else longest].strip()
 
 
 def _verdict(statement: str, answer: str, ground_truth: GroundTruth, is_weak: bool) -> bool | None:
@@ -166,10 +164,7 @@ def _verdict(statement: str, answer: str, ground_truth: GroundTruth, is_weak: bo
     `is_weak` marks a "therefore", after which a text may also be just another step.
     """
     if ground_truth.question_type == "closed":
-        if not _YES_NO_ALONE.match(statement):
-            return None
-        stated, given = parse_yes_no(statement), parse_yes_no(answer)
-        return None if stated is None or given is None else stated != given
+        return _takes_other_side(statement, answer)
     if ground_truth.question_type == "open":
         return None if is_weak or not statement else contradicts(statement, answer)
     letters = parse_letters(statement, ground_truth.choices)
@@ -178,3 +173,12 @@ def _verdict(statement: str, answer: str, ground_truth: GroundTruth, is_weak: bo
         return None
     # Several options may be concluded one by one, so each need only be in the answer.
     return not letters <= final
+
+
+@lru_cache(maxsize=4096)
+def _takes_other_side(statement: str, answer: str) -> bool | None:
+    """Whether a statement and an answer are yes and no; None where one of them takes no side."""
+    if not _YES_NO_ALONE.match(statement):
+        return None
+    stated, given = parse_yes_no(statement), parse_yes_no(answer)
+    return None if stated is None or given is None else stated != given

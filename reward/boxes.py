@@ -20,37 +20,6 @@ ROUNDING = 1e-9
 SAME_BOX = 0.9
 MOST_DISTINCT = 64
 
-Overlap = tuple[float, float, float]
-"""How a predicted box lies to a reference box: `iou, giou, excess`.
-
-- iou: intersection over union, in [0, 1]
-- giou: generalised IoU, in (-1, 1]: IoU minus the share of the hull that neither box covers
-  (Rezatofighi et al., CVPR 2019)
-- excess: predicted area outside the reference, as a share of the image, in [0, 1]
-"""
-
-
-def overlap(predicted: Box, reference: Box) -> Overlap:
-    """Measure two boxes that both have an area."""
-    ax1, ay1, ax2, ay2 = predicted
-    bx1, by1, bx2, by2 = reference
-    # Comparisons in place of min and max: this runs dozens of times for each response.
-    left, inner_left = (ax1, bx1) if ax1 < bx1 else (bx1, ax1)
-    top, inner_top = (ay1, by1) if ay1 < by1 else (by1, ay1)
-    inner_right, right = (ax2, bx2) if ax2 < bx2 else (bx2, ax2)
-    inner_bottom, bottom = (ay2, by2) if ay2 < by2 else (by2, ay2)
-    area = (ax2 - ax1) * (ay2 - ay1)
-    shared = 0.0
-    if inner_right > inner_left and inner_bottom > inner_top:
-        shared = (inner_right - inner_left) * (inner_bottom - inner_top)
-    union = area + (bx2 - bx1) * (by2 - by1) - shared
-    hull = (right - left) * (bottom - top)
-    iou = shared / union
-    if iou > 1:
-        iou = 1.0
-    giou = iou - (hull - union) / hull if hull > union else iou
-    return iou, giou, area - shared if area > shared else 0.0
-
 
 def iou(predicted: Box | None, reference: Box | None) -> float:
     """Return the intersection over union, 0 where either is no box."""
@@ -72,6 +41,12 @@ def is_above(value: float, threshold: float) -> bool:
     return value > threshold + ROUNDING
 
 
+def count_above(values: Sequence[float], threshold: float) -> int:
+    """Return how many IoUs are above a threshold, as `is_above` has it."""
+    limit = threshold + ROUNDING
+    return sum([value > limit for value in values])
+
+
 def matched_values(values: Sequence[Sequence[float]]) -> list[float]:
     """Match rows and columns one to one so that the sum of the values is the largest there is.
 
@@ -89,9 +64,8 @@ def matched_values(values: Sequence[Sequence[float]]) -> list[float]:
         return [max(row[0] for row in values)]
     if len(values) == 1:
         return [max(values[0])]
-    best = [max(row) for row in values]
-    columns = {row.index(value) for row, value in zip(values, best, strict=True)}
-    if len(columns) == len(best):
+    best = list(map(max, values))
+    if len({row.index(value) for row, value in zip(values, best, strict=True)}) == len(best):
         return best
     if len(values) == len(values[0]) <= 3:
         return list(max(_matchings(values), key=sum))
@@ -113,8 +87,26 @@ def iou_matrix(
     predicted: Sequence[Box | None], reference: Sequence[Box | None]
 ) -> list[list[float]]:
     """Return the IoU of every pair: a row for each predicted box, up to `MOST_MATCHED` too many."""
-    rows = predicted[: len(reference) + MOST_MATCHED]
-    return [[iou(box, target) for target in reference] for box in rows]
+    return [_iou_row(box, reference) for box in predicted[: len(reference) + MOST_MATCHED]]
+
+
+def _iou_row(box: Box | None, reference: Sequence[Box | None]) -> list[float]:
+    """Return `iou` with every reference, written out: most of the time goes here."""
+    row = [0.0] * len(reference)
+    if box is None:
+        return row
+    ax1, ay1, ax2, ay2 = box
+    for column, target in enumerate(reference):
+        if target is None:
+            continue
+        bx1, by1, bx2, by2 = target
+        if bx1 < ax2 and ax1 < bx2 and by1 < ay2 and ay1 < by2:
+            shared = ((ax2 if ax2 < bx2 else bx2) - (ax1 if ax1 > bx1 else bx1)) * (
+                (ay2 if ay2 < by2 else by2) - (ay1 if ay1 > by1 else by1)
+            )
+            value = shared / ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared)
+            row[column] = value if value < 1 else 1.0
+    return row
 
 
 def matched_ious(predicted: Sequence[Box | None], reference: Sequence[Box | None]) -> list[float]:
@@ -135,10 +127,16 @@ def distinct(regions: Sequence[Region]) -> list[Region]:
     """
     kept: list[Region] = []
     for region in regions:
-        if len(kept) > MOST_DISTINCT or not any(_is_same(region.box, box) for _, box in kept):
+        box = region.box
+        if box is None or len(kept) > MOST_DISTINCT or not _is_among(box, kept):
             kept.append(region)
     return kept
 
 
-def _is_same(box: Box | None, other: Box | None) -> bool:
-    return box is not None and (box == other or iou(box, other) > SAME_BOX)
+def _is_among(box: Box, regions: Sequence[Region]) -> bool:
+    # Sides are 1 at most, so corners further apart than this leave too little in common.
+    lowest, highest = box[0] - (1 - SAME_BOX), box[0] + (1 - SAME_BOX)
+    for _, other in regions:
+        if other is not None and lowest < other[0] < highest and iou(box, other) > SAME_BOX:
+            return True
+    return False

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from reward.alignment import alignment_score
 from reward.answers import answer_is_correct, answer_score
-from reward.boxes import distinct, iou_matrix, is_above, matched_values
+from reward.boxes import count_above, distinct, iou_matrix, matched_values
 from reward.ground_truth import GroundTruth, place
 from reward.grounding import cited_score, count_gate_score, dense_score
 from reward.response import Region, Response
@@ -37,24 +37,28 @@ def score_response(
         cited = place(response.think_regions, truth)
     wanted = truth.placed_regions
     ious = _ious(final, wanted)
+    matched = matched_values(ious)
+    most = max(len(final), len(wanted))
     grounding = _grounding(final, wanted, ious, settings)
-    components = {
+    scores = {
+        "score": 0.0,
         "format": float(response.well_formed),
         "answer": _answer(response, truth, settings),
         "grounding": grounding,
         "think_grounding": _think_grounding(cited, final, grounding, truth, settings),
         "alignment": alignment_score(response, final, cited, truth),
-    }
-    return {
-        "score": weighted_mean(components, settings),
-        **components,
-        **_box_diagnostics(ious, len(final), len(wanted)),
+        "mean_iou": sum(matched) / most if most else 1.0,
+        "iou_50": count_above(matched, 0.5) / most if most else 1.0,
+        "iou_75": count_above(matched, 0.75) / most if most else 1.0,
+        "box_count_match": float(len(final) == len(wanted)),
         "n_boxes": float(len(final)),
         "n_think_boxes": float(len(cited)),
         "judge_used": 0.0,
         "judge_failed": 0.0,
         "response_chars": float(len(text)),
     }
+    scores["score"] = weighted_mean(scores, settings)
+    return scores
 
 
 def weighted_mean(components: Mapping[str, float], settings: Settings) -> float:
@@ -99,18 +103,3 @@ def _think_grounding(
     if settings.grounding_rule == "paper":
         return count_gate_score(ious, len(given), len(wanted), settings.iou_threshold)
     return cited_score(given, wanted, ious)
-
-
-def _box_diagnostics(
-    ious: Sequence[Sequence[float]], n_predicted: int, n_reference: int
-) -> dict[str, float]:
-    matched = matched_values(ious)
-    n = max(n_predicted, n_reference)
-    if not n:
-        return {"mean_iou": 1.0, "iou_50": 1.0, "iou_75": 1.0, "box_count_match": 1.0}
-    return {
-        "mean_iou": sum(matched) / n,
-        "iou_50": len([iou for iou in matched if is_above(iou, 0.5)]) / n,
-        "iou_75": len([iou for iou in matched if is_above(iou, 0.75)]) / n,
-        "box_count_match": float(n_predicted == n_reference),
-    }

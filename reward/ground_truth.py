@@ -92,6 +92,8 @@ class GroundTruth:
 
         Where there are none the final regions stand in, which is all that can be known of it.
         """
+        if self.think_regions == self.regions:
+            return distinct(self.placed_regions)
         return distinct(place(self.think_regions, self)) or self.placed_regions
 
     def to_json(self) -> str:
@@ -116,7 +118,23 @@ def normalise(box: Box, ground_truth: GroundTruth) -> Box:
 
     A box wholly outside the image comes out without area.
     """
+    return _clipped(box, *ground_truth.extent)
+
+
+def place(regions: Iterable[Region], ground_truth: GroundTruth) -> list[Region]:
+    """Return regions with boxes in [0, 1]; the box is None where nothing of it is in the image."""
     width, height = ground_truth.extent
+    placed = []
+    for ref, box in regions:
+        if box is not None:
+            x1, y1, x2, y2 = box = _clipped(box, width, height)
+            if (x2 - x1) * (y2 - y1) <= _SMALLEST_AREA:
+                box = None
+        placed.append(Region(ref, box))
+    return placed
+
+
+def _clipped(box: Box, width: float, height: float) -> Box:
     x1, y1, x2, y2 = box
     x1, y1, x2, y2 = x1 / width, y1 / height, x2 / width, y2 / height
     if 0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1:
@@ -124,21 +142,8 @@ def normalise(box: Box, ground_truth: GroundTruth) -> Box:
     return _clip(x1), _clip(y1), _clip(x2), _clip(y2)
 
 
-def place(regions: Iterable[Region], ground_truth: GroundTruth) -> list[Region]:
-    """Return regions with boxes in [0, 1]; the box is None where nothing of it is in the image."""
-    return [
-        Region(ref, None if box is None else _in_image(normalise(box, ground_truth)))
-        for ref, box in regions
-    ]
-
-
 def _clip(value: float) -> float:
     return 0.0 if value < 0 else 1.0 if value > 1 else value
-
-
-def _in_image(box: Box) -> Box | None:
-    x1, y1, x2, y2 = box
-    return box if (x2 - x1) * (y2 - y1) > _SMALLEST_AREA else None
 
 
 def _check_inside(truth: GroundTruth) -> None:

@@ -52,7 +52,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from math import comb
 
-from reward.boxes import is_above, matched_values, overlap
+from reward.boxes import is_above, matched_values
 from reward.numbers import Box
 from reward.regions import name_similarity
 from reward.response import Region
@@ -64,7 +64,6 @@ EXCESS_STEEPNESS = 8
 COST_OF_EXTRA = 1.5
 MOST_EXTRA = 32
 MOST_SELECTIONS = 128
-_LATER = -1.0
 
 
 def count_gate_score(
@@ -97,19 +96,15 @@ def dense_score(
     wanted = len(reference)
     if not predicted or not wanted:
         return float(not predicted and not wanted)
-    kept: Sequence[int] = range(len(predicted))
-    if len(predicted) > 1:
-        kept = _without_copies(predicted, reference)
+    total = _clear_total(predicted, reference, ious) if len(predicted) <= wanted else None
+    if total is not None:
+        return total / wanted
+    kept = _without_copies(predicted, reference)
     extra = len(predicted) - len(kept) + max(len(kept) - wanted, 0)
     if extra > MOST_EXTRA:
         return 0.0
-    values = [_overlapping_values(predicted[index], reference, ious[index]) for index in kept]
-    total = _clear_total(values) if len(kept) <= wanted else None
-    if total is None:
-        for index, row in zip(kept, values, strict=True):
-            _fill(row, predicted[index], reference)
-        total = _least_total(values, wanted)
-    return total / (wanted + COST_OF_EXTRA * extra)
+    values = [_values(predicted[index], reference, ious[index]) for index in kept]
+    return _least_total(values, wanted) / (wanted + COST_OF_EXTRA * extra)
 
 
 def cited_score(
@@ -124,67 +119,77 @@ def cited_score(
         return dense_score(predicted, reference, ious)
     if not reference or len(predicted) > len(reference) + MOST_EXTRA:
         return 0.0
-    values = [[_value(region, target) for target in reference] for region in predicted]
+    values = [_values(region, reference, row) for region, row in zip(predicted, ious, strict=True)]
     return sum(matched_values(values)) / len(predicted)
 
 
-def quality(predicted: Box, reference: Box) -> float:
-    """Return the quality of one pair, in [0, 1], 1 only for equal boxes."""
-    shared, giou, excess = overlap(predicted, reference)
-    near = (1 - GIOU_SHARE) * shared + GIOU_SHARE / 2 * (1 + giou)
+def quality(predicted: Box, reference: Box, iou: float) -> float:
+    """Return the quality of one pair from its IoU, in [0, 1], 1 only for equal boxes."""
+    ax1, ay1, ax2, ay2 = predicted
+    bx1, by1, bx2, by2 = reference
+    area = (ax2 - ax1) * (ay2 - ay1)
+    union = (area + (bx2 - bx1) * (by2 - by1)) / (1 + iou)
+    # Comparisons in place of min and max: this runs several times for each response.
+    hull = ((ax2 if ax2 > bx2 else bx2) - (ax1 if ax1 < bx1 else bx1)) * (
+        (ay2 if ay2 > by2 else by2) - (ay1 if ay1 < by1 else by1)
+    )
+    giou = iou - (hull - union) / hull if hull > union else iou
+    near = (1 - GIOU_SHARE) * iou + GIOU_SHARE / 2 * (1 + giou)
+    excess = area - iou * union
     return near / (1 + (excess / EXCESS_AT_HALF) ** EXCESS_STEEPNESS)
 
 
-def _value(predicted: Region, reference: Region) -> float:
+def _value(predicted: Region, reference: Region, iou: float) -> float:
     ref, box = predicted
     name, target = reference
     if box is None or target is None:
         return 0.0
-    naming = 1.0 if ref == name else 1 - NAME_SHARE * (1 - name_similarity(ref, name))
-    return quality(box, target) * naming
+    value = quality(box, target, iou)
+    return value if ref == name else value * _naming(ref, name)
 
 
-def _overlapping_values(
-    region: Region, reference: Sequence[Region], ious: Sequence[float]
-) -> list[float]:
-    """Return the values of a box with every reference, `_LATER` where it is below the best.
-
-    GIoU is at most IoU, and so a value at most 0.9 IoU + 0.05 (1 + IoU).
-    """
-    nearest = max(ious)
-    if nearest <= 0:
-        return [_LATER] * len(ious)
-    first = ious.index(nearest)
-    values = [_LATER] * len(ious)
-    best = values[first] = _value(region, reference[first])
-    for column, iou in enumerate(ious):
-        bound = (1 - GIOU_SHARE) * iou + GIOU_SHARE / 2 * (1 + iou)
-        if column != first and bound >= best:
-            values[column] = _value(region, reference[column])
-    return values
+def _values(region: Region, reference: Sequence[Region], ious: Sequence[float]) -> list[float]:
+    return [_value(region, target, iou) for target, iou in zip(reference, ious, strict=True)]
 
 
-def _fill(row: list[float], region: Region, reference: Sequence[Region]) -> None:
-    """Compute the values of a row that were left for later."""
-    for column, value in enumerate(row):
-        if value == _LATER:
-            row[column] = _value(region, reference[column])
+def _naming(ref: str, name: str) -> float:
+    return 1 - NAME_SHARE * (1 - name_similarity(ref, name))
 
 
-def _clear_total(values: Sequence[Sequence[float]]) -> float | None:
-    """Return the total where the best partners of all boxes are different, else None.
+def _clear_total(
+    predicted: Sequence[Region], reference: Sequence[Region], ious: Sequence[Sequence[float]]
+) -> float | None:
+    """Return the largest total where it is plain without trying matchings, else None.
 
-    Pairs that do not overlap have a GIoU of 0 at most and so a value of `GIOU_SHARE / 2` at most.
+    It is where every box clearly has a partner of its own, but for one at most: its value with the
+    nearest reference is above what any other can have. GIoU is at most IoU, and so a value at most
+    0.9 IoU + 0.05 (1 + IoU). Copies have the same nearest reference and so are never plain.
     """
     partners = set()
-    total = 0.0
-    for row in values:
-        best = max(row)
-        if best <= GIOU_SHARE / 2:
+    total, margin, astray = 0.0, 1.0, None
+    for index, row in enumerate(ious):
+        nearest = max(row)
+        column = row.index(nearest)
+        value = _value(predicted[index], reference[column], nearest) if nearest else 0.0
+        lead = value - GIOU_SHARE / 2
+        if row.count(0.0) < len(row) - 1:
+            lead -= (1 - GIOU_SHARE / 2) * max([*row[:column], *row[column + 1 :]])
+        if lead > 0:
+            margin = lead if lead < margin else margin
+            partners.add(column)
+            total += value
+        elif astray is None:
+            astray = index
+        else:
             return None
-        partners.add(row.index(best))
-        total += best
-    return total if len(partners) == len(values) else None
+    if len(partners) + (astray is not None) < len(predicted):
+        return None
+    if astray is None:
+        return total
+    values = _values(predicted[astray], reference, ious[astray])
+    left = max(value for column, value in enumerate(values) if column not in partners)
+    # Taking a partner from one of the others costs the margin at least.
+    return total + left if left >= max(values) - margin else None
 
 
 def _least_total(values: list[list[float]], wanted: int) -> float:

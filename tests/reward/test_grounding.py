@@ -8,7 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from reward.boxes import distinct, iou_matrix, matched_ious, matched_values, overlap
+from reward.boxes import distinct, iou_matrix, matched_ious, matched_values
+from reward.boxes import iou as iou_of
 from reward.ground_truth import GroundTruth, place
 from reward.grounding import MOST_EXTRA, cited_score, count_gate_score, dense_score, quality
 from reward.numbers import Box
@@ -344,13 +345,21 @@ class TestGeometry:
             ((0, 0, 0.25, 1), (0.75, 0, 1, 1), 0, -0.5, 0.25),  # apart
         ],
     )
-    def test_overlap(self, box: Box, other: Box, iou: float, giou: float, excess: float) -> None:
-        assert overlap(box, other) == pytest.approx((iou, giou, excess))
+    def test_quality(self, box: Box, other: Box, iou: float, giou: float, excess: float) -> None:
+        near = 0.9 * iou + 0.05 * (1 + giou)
+        assert iou_matrix([box], [other]) == [[pytest.approx(iou)]]
+        assert quality(box, other, iou) == pytest.approx(near / (1 + (excess / 0.35) ** 8))
+
+    @given(boxes(), boxes())
+    def test_the_matrix_holds_the_iou_of_each_pair(self, box: Box, other: Box) -> None:
+        expected = [[1.0, iou_of(box, other)], [iou_of(other, box), 1.0]]
+        assert iou_matrix([box, other], [box, other]) == [pytest.approx(row) for row in expected]
 
     @given(boxes(), boxes())
     def test_quality_is_1_only_for_equal_boxes(self, box: Box, other: Box) -> None:
         unit, target = (tuple(v / 100 for v in item) for item in (box, other))
-        assert (quality(unit, target) > 0.9999) == (box == other)  # type: ignore[arg-type]
+        value = quality(unit, target, iou_of(unit, target))  # type: ignore[arg-type]
+        assert (value > 0.9999) == (box == other)
 
     def test_matching_is_optimal_where_greedy_is_not(self) -> None:
         assert sorted(matched_values([[0.9, 0.8], [0.8, 0.0]])) == [0.8, 0.8]
