@@ -169,19 +169,21 @@ def _clear_total(
     total, margin, astray = 0.0, 1.0, None
     for index, row in enumerate(ious):
         nearest = max(row)
-        column = row.index(nearest)
-        value = _value(predicted[index], reference[column], nearest) if nearest else 0.0
-        lead = value - GIOU_SHARE / 2
-        if row.count(0.0) < len(row) - 1:
-            lead -= (1 - GIOU_SHARE / 2) * max([*row[:column], *row[column + 1 :]])
-        if lead > 0:
-            margin = lead if lead < margin else margin
-            partners.add(column)
-            total += value
-        elif astray is None:
-            astray = index
-        else:
+        if nearest:
+            column = row.index(nearest)
+            value = _value(predicted[index], reference[column], nearest)
+            lead = value - GIOU_SHARE / 2
+            if row.count(0.0) < len(row) - 1:
+                lead -= (1 - GIOU_SHARE / 2) * max([*row[:column], *row[column + 1 :]])
+            if lead > 0:
+                if lead < margin:
+                    margin = lead
+                partners.add(column)
+                total += value
+                continue
+        if astray is not None:
             return None
+        astray = index
     if len(partners) + (astray is not None) < len(predicted):
         return None
     if astray is None:
