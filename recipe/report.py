@@ -7,7 +7,7 @@ from pathlib import Path
 
 from recipe.errors import InputError
 from recipe.evaluation.files import write_text_atomically
-from recipe.reporting.page import render_page
+from recipe.reporting.page import IMAGES, render_page
 from recipe.reporting.run_folder import read_run
 
 
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     output = options.output or options.run_dir / "report.html"
     try:
-        page = render_page(read_run(options.run_dir), cases=options.cases)
+        page = render_page(read_run(options.run_dir), options.cases, options.images)
         write_text_atomically(output, page)
     except (InputError, OSError) as error:
         print(f"recipe.report: error: {error}", file=sys.stderr)
@@ -43,9 +43,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--cases",
         type=_count,
-        default=24,
+        default=2000,
         metavar="N",
-        help="single questions to show, spread over the question types (default: 24)",
+        help="most single questions to show, spread over the question types (default: 2000)",
+    )
+    parser.add_argument(
+        "--images",
+        choices=IMAGES,
+        default="synthetic",
+        help="images to put into the page: phantoms' only (the default), all, which makes the page "
+        "as confidential as the data, or none",
     )
     return parser
 
