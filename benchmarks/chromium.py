@@ -129,7 +129,9 @@ class Chromium:
                 self.requests.append(address)
 
     def open(self, page: Path, fragment: str = "") -> None:
-        """Open a file and wait until it has loaded and been painted."""
+        """Open a file anew and wait until it has loaded and been painted."""
+        # The same file with another fragment would only be scrolled.
+        self.call("Page.navigate", url="about:blank")
         address = page.resolve().as_uri() + fragment
         self.call("Page.navigate", url=address)
         here = f"location.href.startsWith({json.dumps(page.resolve().as_uri())})"

@@ -44,8 +44,8 @@ def curve_chart(
 ) -> str:
     """Curves over training steps, told apart by colour and dashes.
 
-    Every logged value is drawn faintly (`faint`); the strong line is its moving average. A spread (standard
-    deviation, smoothed the same way) becomes a band around that line.
+    Every logged value is drawn faintly (`faint`); the strong line is its moving average. A spread
+    (standard deviation, smoothed the same way) becomes a band around that line.
 
     Args:
         curves: label -> values, indexed by step.

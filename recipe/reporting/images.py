@@ -39,11 +39,11 @@ def embed(images: Mapping[int, Any], folders: tuple[Path, ...] = ()) -> Embedded
     for key, image in images.items():
         sources.setdefault(_identity(image), []).append(key)
     firsts = [images[keys[0]] for keys in sources.values()]
-    form = form_for(len(firsts))
+    made = _encode_all(firsts, folders, form_for(len(firsts)))
     uris: list[str] = []
     places: dict[int, int] = {}
     problems: dict[int, str] = {}
-    for keys, (uri, problem) in zip(sources.values(), _encode_all(firsts, folders, form), strict=True):
+    for keys, (uri, problem) in zip(sources.values(), made, strict=True):
         if uri is None:
             problems |= dict.fromkeys(keys, problem)
         else:
@@ -59,9 +59,7 @@ def form_for(count: int) -> tuple[int, int]:
     return side, quality
 
 
-def data_uri(
-    image: Any, folders: tuple[Path, ...] = (), form: tuple[int, int] = _SMALLEST
-) -> str:
+def data_uri(image: Any, folders: tuple[Path, ...] = (), form: tuple[int, int] = _SMALLEST) -> str:
     """The image as a WebP data URI, never enlarged.
 
     Args:

@@ -184,10 +184,9 @@ function step(by) {
   if (place >= 0 && place < listed.length) show(listed[place]);
 }
 
-function showFromAddress() {
-  const id = decodeURIComponent(location.hash.replace(/^#case-?/, ""));
-  const item = location.hash.startsWith("#case-") && data.cases.find((each) => each.id === id);
-  if (item && item !== current) show(item);
+function caseInAddress() {
+  const id = location.hash.startsWith("#case-") ? decodeURIComponent(location.hash.slice(6)) : null;
+  return data.cases.find((item) => item.id === id);
 }
 
 // --- keys
@@ -221,7 +220,8 @@ $("#after").addEventListener("click", () => step(1));
 $("#help").addEventListener("click", () => $("dialog").showModal());
 addEventListener("keydown", onKey);
 addEventListener("resize", drawList);
-addEventListener("hashchange", showFromAddress);
+addEventListener("hashchange", () => { const item = caseInAddress(); if (item && item !== current) show(item); });
+const asked = caseInAddress();
 update();
-showFromAddress();
+if (asked && asked !== current) show(asked);
 requestAnimationFrame(() => setTimeout(() => performance.mark("case shown")));
