@@ -122,10 +122,16 @@ def _draw_curve(
     if faint:
         axes.plot(steps, values.to_numpy(), color=colour, linewidth=0.8, alpha=0.4)
     marker = "o" if len(values) < 3 else None  # a line through one point is invisible
+    dashes = _DASHES[place]
     axes.plot(
-        *(steps, line),
-        **{"color": colour, "linewidth": 2, "label": label, "dashes": _DASHES[place]},
-        **{"marker": marker, "markersize": 4},
+        steps,
+        line,
+        color=colour,
+        linewidth=2,
+        linestyle=(0, dashes) if dashes else "-",
+        label=label,
+        marker=marker,
+        markersize=4,
     )
 
 

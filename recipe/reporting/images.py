@@ -80,7 +80,8 @@ def data_uri(image: Any, folders: tuple[Path, ...] = (), form: tuple[int, int] =
         raise ImageMissing(f"{name} is not a readable image") from error
     picture.thumbnail((form[0], form[0]))
     stream = io.BytesIO()
-    picture.save(stream, "WEBP", quality=form[1])
+    # Method 1 takes a quarter of the default's time for a twentieth more bytes.
+    picture.save(stream, "WEBP", quality=form[1], method=1)
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
