@@ -177,7 +177,8 @@ def lines(out):
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
-def test_a_killed_run_goes_on_where_it_was(command, judge_server, phantom, tmp_path):
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_stopped_run_goes_on_where_it_was(command, judge_server, phantom, tmp_path, how, code):
     out = tmp_path / "out"
     judge_server.control(verdict="reasoning", delay_s=0.1)
     program = [sys.executable, "-m", "data_prep.synthesize", *command, "--max-concurrency", "2"]
@@ -185,7 +186,8 @@ def test_a_killed_run_goes_on_where_it_was(command, judge_server, phantom, tmp_p
         deadline = time.monotonic() + 60
         while lines(out) < 12 and time.monotonic() < deadline:
             time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(process.pid, how)
+        assert process.wait(60) == code
     assert not (out / "synthesis.json").exists()
     with (out / JOURNAL).open("ab") as file:
         file.write(b'{"index": 3, "reas')  # as a write that was cut off would leave it
