@@ -12,7 +12,7 @@ from recipe.evaluation.metrics import QUESTION_TYPES, answer_correct
 from recipe.evaluation.predictions import Prediction
 from recipe.evaluation.questions import read_images
 from recipe.reporting.images import Embedded, embed
-from recipe.reporting.run_folder import MODELS, RunFolder
+from recipe.reporting.run_folder import RunFolder
 from recipe.reporting.sentences import Numbered, sentences
 from reward.boxes import iou_matrix
 from reward.ground_truth import GroundTruth, normalise, place
@@ -85,7 +85,7 @@ def build_viewer(run: RunFolder, count: int, with_images: bool = True) -> Viewer
         if index not in shown.places:
             case["no_image"] = shown.problems.get(index, "the question is not in data/test.parquet")
         cases.append(case)
-    models = {key: MODELS[key] for key in run.greedy}
+    models = {key: run.titles[key] for key in run.greedy}
     return Viewer(models, cases, shown.uris, len(any_model) - len(picked))
 
 
@@ -94,7 +94,7 @@ def _images(run: RunFolder, indices: set[int], with_images: bool) -> Embedded:
         return Embedded((), {}, dict.fromkeys(indices, NOT_EMBEDDED))
     if run.test is None:
         return Embedded((), {}, dict.fromkeys(indices, "data/test.parquet is not there"))
-    return embed(read_images(run.test, indices), (run.path, run.path / "data"))
+    return embed(read_images(run.test, indices), (run.path, run.test.parent))
 
 
 def _case(predictions: Mapping[str, Prediction]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from recipe.reporting.charts import gain_chart
 from recipe.reporting.curves import Section, sections
 from recipe.reporting.headline import GAIN_TITLES, headline_rows, sentences
 from recipe.reporting.origin import data_origin
-from recipe.reporting.run_folder import MODELS, RunFolder
+from recipe.reporting.run_folder import RunFolder
 
 IMAGES = ("synthetic", "all", "none")
 """Which images a page holds: those of phantoms, patients' too, or none."""
@@ -84,7 +84,7 @@ def render_page(run: RunFolder, cases: int = 2000, images: str = "synthetic") ->
         gain_chart=chart,
         type_table=_type_table(run),
         stages=[_stage(title, run) for title in run.stages],
-        models=[MODELS[name] for name in run.greedy],
+        models=[run.titles[name] for name in run.greedy],
         viewer=viewer,
         **(_viewer_parts(viewer) if viewer else {}),
     )
@@ -138,8 +138,8 @@ def _type_table(run: RunFolder) -> TypeTable | None:
         if test:
             majority, prior = majority_baseline(train, test), region_prior_baseline(train, test)
     table = comparison(
-        {MODELS[name]: metrics_table(predictions) for name, predictions in run.greedy.items()},
-        sampled={MODELS[name]: metrics_table(found) for name, found in run.sampled.items()},
+        {run.titles[name]: metrics_table(predictions) for name, predictions in run.greedy.items()},
+        sampled={run.titles[name]: metrics_table(found) for name, found in run.sampled.items()},
         majority=majority,
         region_prior=prior,
     )

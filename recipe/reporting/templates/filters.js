@@ -24,8 +24,9 @@ if (models.length > 1) {
   const step = (was, is) => (item) => isRight(item, first) === was && isRight(item, last) === is;
   outcomes.set(`${first.title} wrong → ${last.title} right`, step(false, true));
   outcomes.set(`${first.title} right → ${last.title} wrong`, step(true, false));
-  outcomes.set("both right", step(true, true));
-  outcomes.set("both wrong", step(false, false));
+  const [all, none] = models.length > 2 ? ["all right", "all wrong"] : ["both right", "both wrong"];
+  outcomes.set(all, (item) => models.every((model) => isRight(item, model)));
+  outcomes.set(none, (item) => !models.some((model) => isRight(item, model)));
 }
 
 const orders = new Map([["as in the file", (a, b) => a.place - b.place]]);

@@ -21,7 +21,9 @@ function listRow(item, place) {
   const marks = el("span", { class: "marks" });
   for (const model of models) {
     const verdict = isRight(item, model) ? "right" : "wrong";
-    marks.append(el("span", { text: `${model.title} ` }, el("span", { class: `sign ${verdict}`, "aria-label": verdict })));
+    // The names of more than two do not fit; they stand in the models' order.
+    const name = models.length > 2 ? "" : `${model.title} `;
+    marks.append(el("span", { text: name, title: `${model.title}: ${verdict}` }, el("span", { class: `sign ${verdict}`, "aria-label": `${model.title} ${verdict}` })));
   }
   const row = el("div", { class: "row", role: "option", id: `row-${place}`, "aria-posinset": place + 1,
     "aria-setsize": listed.length, "aria-selected": String(item === current), data: { id: item.id } },

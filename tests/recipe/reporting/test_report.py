@@ -189,6 +189,39 @@ def test_one_model_alone_is_shown(make_run):
     assert "GRPO, reasoning" not in page.text
 
 
+def test_evaluations_and_data_can_lie_elsewhere(make_run, tmp_path):
+    run = make_run()
+    away = tmp_path / "away"
+    shutil.move(run / "eval", away / "eval")
+    shutil.move(run / "data", away / "data")
+    (run / "summary.json").unlink()
+    named = [f"--evaluation={title}={away / 'eval' / folder}" for title, folder in NAMED]
+    page = Page(report(run, *named, "--data", str(away / "data")))
+    titles = page.json["case-data"]["models"]
+    assert list(titles.values()) == [title for title, _ in NAMED]
+    assert len(page.json["image-data"]) == 16
+    for case in page.cases:
+        scores = [case["answers"][key]["parts"]["mean_iou"] for key in titles]
+        assert scores[0] == scores[2] > scores[1]
+    assert "eval/sft" not in page.text
+
+
+NAMED = [("GRPO, step 80", "grpo"), ("SFT", "sft"), ("<b>again</b>", "grpo")]
+MISNAMED = [
+    (["--evaluation", "x"], "--evaluation x: give TITLE=DIR"),
+    (["--evaluation", "A=nowhere"], "nowhere: no greedy.jsonl"),
+    ([f"--evaluation={n}=eval/sft" for n in "ABCDE"], "5 evaluations are given: the page takes 4"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), MISNAMED)
+def test_a_misnamed_evaluation_is_one_line(make_run, capsys, options, message):
+    assert main([str(make_run()), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
 def test_the_number_of_cases_can_be_chosen(make_run):
     run = make_run()
     page = Page(report(run, "--cases", "4"))
