@@ -19,7 +19,7 @@ demo: setup ## from nothing to outputs/demo/report.html; goes on where it was in
 test: test-unit ## unit tests, then the tests that start real engines
 	$(PYTHON) -m pytest -m system
 
-browser: ## Debian's Chromium, for the test of the audit page: installed as root, where it is missing
+browser: ## Debian's Chromium, for the tests in a browser: installed as root, where it is missing
 	@tools/chromium.sh
 
 test-unit: setup browser ## unit tests only

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from data_prep.errors import InputError
 from data_prep.files import ignore_interrupts, whole_file
 from data_prep.pictures import MANIFEST, MANIFEST_LOG, Folder
+from data_prep.program import run
 from data_prep.resizing import FORMATS, Recipe, make_copy
 from data_prep.scan import scan
 from data_prep.sources import open_source
@@ -225,17 +226,10 @@ def _list_failed(out: Path, failed: dict[str, str]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
-    try:
-        counts = copy_all(options)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    return run(lambda: _say(copy_all(options), options), options.out)
+
+
+def _say(counts: dict[str, int], options: argparse.Namespace) -> None:
     print(
         f"{counts['pictures']} pictures: {counts['copied']} copied, {counts['there']} were there, "
         f"{counts['failed']} failed; {options.out / MANIFEST}"
@@ -248,7 +242,6 @@ def main(argv: list[str] | None = None) -> int:
             "data_prep.thinkvg lists them",
             file=sys.stderr,
         )
-    return 0
 
 
 if __name__ == "__main__":

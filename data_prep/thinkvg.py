@@ -6,31 +6,24 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from data_prep.errors import InputError
 from data_prep.pictures import MISSING, download_command
 from data_prep.pipeline import prepare
+from data_prep.program import run
 from data_prep.settings import Settings, build_parser, settings_from
 
 
 def main(argv: list[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
-    try:
+
+    def work() -> None:
         settings = settings_from(options)
         audit = prepare(settings)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    _summarise(audit)
-    for line in remarks(settings, audit):
-        print(line, file=sys.stderr)
-    print(f"see {settings.out / 'audit.html'}")
-    return 0
+        _summarise(audit)
+        for line in remarks(settings, audit):
+            print(line, file=sys.stderr)
+        print(f"see {settings.out / 'audit.html'}")
+
+    return run(work, options.out)
 
 
 def _summarise(audit: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from recipe.errors import InputError
 from recipe.evaluation.files import write_text_atomically
-from recipe.reporting.page import render_page
+from recipe.reporting.page import IMAGES, render_page
 from recipe.reporting.run_folder import read_run
 
 
@@ -16,7 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     output = options.output or options.run_dir / "report.html"
     try:
-        page = render_page(read_run(options.run_dir), cases=options.cases)
+        run = read_run(options.run_dir, _evaluations(options.evaluation), options.data)
+        page = render_page(run, options.cases, options.images)
         write_text_atomically(output, page)
     except (InputError, OSError) as error:
         print(f"recipe.report: error: {error}", file=sys.stderr)
@@ -41,13 +42,46 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, metavar="FILE", help="page to write (default: RUN_DIR/report.html)"
     )
     parser.add_argument(
+        "--evaluation",
+        action="append",
+        metavar="TITLE=DIR",
+        help="folder that recipe.evaluate wrote, and what the page calls its model; up to four, in "
+        "place of RUN_DIR/eval/sft and RUN_DIR/eval/grpo",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder with train.parquet and test.parquet, for images and baselines (RUN_DIR/data)",
+    )
+    parser.add_argument(
         "--cases",
         type=_count,
-        default=24,
+        default=2000,
         metavar="N",
-        help="single questions to show, spread over the question types (default: 24)",
+        help="most single questions to show, spread over the question types (default: 2000)",
+    )
+    parser.add_argument(
+        "--images",
+        choices=IMAGES,
+        default="synthetic",
+        help="images to put into the page: phantoms' only (the default), all, which makes the page "
+        "as confidential as the data, or none",
     )
     return parser
+
+
+def _evaluations(given: Sequence[str] | None) -> dict[str, Path] | None:
+    """Folders by title. Raises InputError where an option is not TITLE=DIR."""
+    if not given:
+        return None
+    found: dict[str, Path] = {}
+    for text in given:
+        title, _, folder = text.partition("=")
+        if not title.strip() or not folder or title in found:
+            raise InputError(f"--evaluation {text}: give TITLE=DIR, each title once")
+        found[title.strip()] = Path(folder)
+    return found
 
 
 def _count(text: str) -> int:

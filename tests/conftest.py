@@ -5,11 +5,14 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from benchmarks.chromium import find_chromium
 
 # Before verl is imported anywhere: these machines have no accelerator.
 os.environ.setdefault("VERL_PLATFORM", "cpu")
@@ -54,3 +57,42 @@ def judge_server(judge_process: JudgeServer) -> JudgeServer:
     """The judge server without faults, and without memory of other tests."""
     judge_process.control()
     return judge_process
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The program of a browser; tests that need one are skipped without, but not in CI."""
+    found = find_chromium()
+    if found is None:
+        reason = "no Chromium here: apt-get install --no-install-recommends chromium"
+        if os.environ.get("THINKVG_SKIP_NOTHING"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+@pytest.fixture(scope="session")
+def is_colour() -> Callable[[np.ndarray, Sequence[int]], np.ndarray]:
+    """Which pixels of a picture, (height, width, 3), are of about a colour."""
+
+    def mask(pixels: np.ndarray, colour: Sequence[int]) -> np.ndarray:
+        return np.abs(pixels - np.array(colour, dtype=np.int16)).max(axis=-1) < 60
+
+    return mask
+
+
+@pytest.fixture(scope="session")
+def on_edges() -> Callable[[np.ndarray, Sequence[float], int], list[float]]:
+    """For each edge of a box the share of its middle part with a marked pixel within `slack`."""
+
+    def shares(mask: np.ndarray, box: Sequence[float], slack: int) -> list[float]:
+        x1, y1, x2, y2 = (round(side) for side in box)
+        inset_x, inset_y = (x2 - x1) // 5, (y2 - y1) // 5
+        xs, ys = slice(x1 + inset_x, x2 - inset_x), slice(y1 + inset_y, y2 - inset_y)
+        band = [slice(max(0, at - slack), at + slack + 1) for at in (y1, y2, x1, x2)]
+        return [
+            *(mask[rows, xs].any(axis=0).mean() for rows in band[:2]),
+            *(mask[ys, columns].any(axis=1).mean() for columns in band[2:]),
+        ]
+
+    return shares

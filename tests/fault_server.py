@@ -1,4 +1,4 @@
-"""An OpenAI-compatible judge over real sockets that fails as it is told.
+"""An OpenAI-compatible server over real sockets that fails as it is told.
 
 Run as a script; it prints its port as one line. `POST /control` sets what it does and forgets what
 it saw; `GET /control` tells what it saw. Its verdict is 9 and 9 for two answers with the same
@@ -6,8 +6,8 @@ words and 9 and 2 otherwise, so that a right response gets 1 from it and a wrong
 
 Control: `script` (faults of the next requests, one each), `always` (of all after it), `shares`
 (fault to probability, drawn by `seed` and request, so that the order of arrival does not matter),
-`delay_s` before every answer. `verdict` "same" finds all answers equally good. `models` is what
-`GET /v1/models` lists.
+`delay_s` before every answer. `verdict` "same" finds all answers equally good, "reasoning" writes a
+reasoning for a row of `data_prep.synthesize` instead. `models` is what `GET /v1/models` lists.
 """
 
 import argparse
@@ -76,6 +76,8 @@ def verdict(body: dict[str, Any], control: dict[str, Any]) -> dict[str, Any]:
     """Scores of the two answers in a request."""
     if control["verdict"] == "same":
         return {"reason": "as told", "score_1": 7, "score_2": 7}
+    if control["verdict"] == "reasoning":
+        return reasoning(json.loads(body["messages"][1]["content"]))
     document = json.loads(body["messages"][-1]["content"])
     words = [document[key]["answer"].lower().strip(" .") for key in ("answer_1", "answer_2")]
     scores = {"score_1": 9, "score_2": 9 if words[0] == words[1] else 2}
@@ -84,10 +86,28 @@ def verdict(body: dict[str, Any], control: dict[str, Any]) -> dict[str, Any]:
     return {"reason": "compared word by word", **scores}
 
 
+def reasoning(document: dict[str, Any]) -> dict[str, Any]:
+    """A reasoning that cites all regions of the answer and the first of the findings."""
+    cited = [f"the {each['region']} {each['box']}" for each in document["answer_regions"]]
+    first = document["findings"].split(". ")[0]
+    told = f"At first {first}. Then I look at {' and '.join(cited) or 'all of it'} with care."
+    filler = "Nothing else in the image changes what this shows, as far as can be seen from here."
+    end = f"Therefore, the answer is {document['answer']}."
+    return {"reasoning": f"{told} {filler} {end}", "answer": document["answer"]}
+
+
+def said(text: str, **changes: Callable[[str], str]) -> bytes:
+    """A reasoning with its texts changed."""
+    reply = json.loads(text)
+    return completion(json.dumps(reply | {key: new(reply[key]) for key, new in changes.items()}))
+
+
 def completion(content: Any, finish: str = "stop") -> bytes:
     message = {"role": "assistant", "content": content}
     choice = {"index": 0, "message": message, "finish_reason": finish}
-    return json.dumps({"id": "1", "object": "chat.completion", "choices": [choice]}).encode()
+    usage = {"prompt_tokens": 100, "completion_tokens": len(str(content)) // 4}
+    reply = {"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage}
+    return json.dumps(reply).encode()
 
 
 def changed(text: str, score: Any) -> bytes:
@@ -114,6 +134,17 @@ REPLIES: dict[str, Callable[[str], bytes]] = {
     "giant": lambda text: completion(text.replace("9", "9" * 5000)),
     "nested": lambda text: completion("{" * 100_000),
     "null": lambda text: completion(None),
+    "mentions_report": lambda text: said(text, reasoning=lambda r: f"{r} The report says so."),
+    "unknown_box": lambda text: said(text, reasoning=lambda r: f"{r} See [1, 2, 33, 44]."),
+    "too_short": lambda text: said(text, reasoning=lambda r: "So it is."),
+    "too_long": lambda text: said(text, reasoning=lambda r: r + " So it is." * 100),
+    "tags": lambda text: said(text, reasoning=lambda r: f"<think>{r}</think>"),
+    "other_answer": lambda text: said(
+        text, answer=lambda a: {"Yes": "No", "No": "Yes"}.get(a, "Z")
+    ),
+    "contradicts": lambda text: said(
+        text, reasoning=lambda r: r.replace("is Yes.", "is No, not so.").replace("is A.", "is B.")
+    ),
     "no_choices": lambda text: b'{"choices": []}',
     "html": lambda text: b"<html><body>Bad gateway</body></html>",
     "empty": lambda text: b"",

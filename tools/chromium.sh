@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs Debian's Chromium, in which a test opens the audit page, where it is missing and this is
-# root; otherwise says that the test will be skipped.
+# Installs Debian's Chromium, in which tests open the audit page and the report, where it is missing and this is
+# root; otherwise says that the tests will be skipped.
 set -euo pipefail
 
 say() { echo "chromium: $*"; }
@@ -11,8 +11,8 @@ for name in chromium chromium-browser google-chrome; do
     fi
 done
 if [[ $(id -u) -ne 0 ]] || ! command -v apt-get >/dev/null; then
-    say "not found, and not installed without root and apt-get: the test of the audit page is skipped"
-    say "to run it: sudo apt-get install --no-install-recommends chromium"
+    say "not found, and not installed without root and apt-get: the tests in a browser are skipped"
+    say "to run them: sudo apt-get install --no-install-recommends chromium"
     exit 0
 fi
 log=$(mktemp)
@@ -23,5 +23,5 @@ if { apt-get update && DEBIAN_FRONTEND=noninteractive \
     say "installed $(chromium --version 2>/dev/null || echo chromium)"
 else
     tail -n 5 "$log" >&2
-    say "apt-get did not install it: the test of the audit page is skipped" >&2
+    say "apt-get did not install it: the tests in a browser are skipped" >&2
 fi

@@ -12,6 +12,7 @@ from data_prep.phantom.dataset import write_dataset
 from data_prep.phantom.dirty import Dirt
 from data_prep.phantom.forms import FILES, NOTICE
 from data_prep.phantom.variant import FULL_IMAGES, FULL_ROWS, FULL_WORDS, Variant
+from data_prep.program import run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -84,19 +85,15 @@ def variant_from(options: argparse.Namespace) -> Variant:
 
 def main(argv: list[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
-    try:
+
+    def work() -> None:
         variant = variant_from(options)
         images = FULL_IMAGES if options.full_size else options.images or 1000
         dirt = Dirt(options.dirty, options.faults == "all")
         rows = write_dataset(options.out, images, options.seed, options.workers, dirt, variant)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    print(f"{images} synthetic images, {rows} rows: {options.out / FILES[variant.form]}")
-    return 0
+        print(f"{images} synthetic images, {rows} rows: {options.out / FILES[variant.form]}")
+
+    return run(work, options.out, stopped="stopped; the same command begins anew")
 
 
 if __name__ == "__main__":

@@ -38,11 +38,15 @@ from data_prep.phantom.forms import FILES, NOTICE, PARQUET, Row, write_rows
 from data_prep.phantom.oddities import make_odd
 from data_prep.phantom.questions import ask
 from data_prep.phantom.variant import Variant
-from data_prep.phantom.wording import impression, reasoning, response
+from data_prep.phantom.wording import annotated, impression, reasoning, response
 
 __all__ = ["NOTICE", "PARQUET", "PICTURES", "plan_studies", "with_findings", "write_dataset"]
 
 PICTURES = Path("pictures.parquet")
+FINDINGS = Path("findings.parquet")
+FINDINGS_SCHEMA = pa.schema(
+    [("image_path", pa.string()), ("findings", pa.string())], metadata={"notice": NOTICE}
+)
 PICTURES_SCHEMA = pa.schema(
     [
         ("image_path", pa.string()),
@@ -125,7 +129,10 @@ def make_study(study: Study, plan: Plan) -> tuple[list[Row], dict[str, Any]]:
         draw_chest(anatomy, findings, size, rng).save(temporary, "JPEG", quality=88)
     count = variant.count_of(study.place, plan.images)
     rows = _rows(study, anatomy, findings, size, rng, own, variant, count)
-    return rows, _shown(study, variant, anatomy, findings)
+    shown = _shown(study, variant, anatomy, findings)
+    boxes = variant.frame_boxes(anatomy, size)
+    told = [(each["name"], boxes[each["name"]], each["seen"]) for each in shown["regions"]]
+    return rows, shown | {"told": annotated(told)}
 
 
 def _shown(
@@ -221,13 +228,17 @@ def write_dataset(
     _remove_earlier(out, {study.image_path.lstrip("/") for study in studies})
     rows: list[Row] = []
     pictures: list[dict[str, Any]] = []
+    told: list[dict[str, str]] = []
     with tqdm(total=images, desc="drawing", unit="image") as bar:
         for made, shown in _make_all(studies, plan, workers):
             rows.extend(made)
+            told.append({"image_path": shown["image_path"], "findings": shown.pop("told")})
             pictures.append(shown)
             bar.update()
     with whole_file(out / PICTURES) as temporary:
         pq.write_table(pa.Table.from_pylist(pictures, schema=PICTURES_SCHEMA), temporary)
+    with whole_file(out / FINDINGS) as temporary:
+        pq.write_table(pa.Table.from_pylist(told, schema=FINDINGS_SCHEMA), temporary)
     faulty = dirty_rows(rows, dirt, plan.files, seed)
     rows = [*make_odd(rows, variant.odd, seed), *faulty]
     with whole_file(out / "README.txt") as temporary:
@@ -241,7 +252,7 @@ def _remove_earlier(out: Path, planned: set[str]) -> None:
 
     Phantom patients are in the folders p90 to p99, so nothing else is touched.
     """
-    for path in (out / PICTURES, *FILES.values()):
+    for path in (PICTURES, FINDINGS, *FILES.values()):
         (out / path).unlink(missing_ok=True)
     for folder in (out / "files").glob("p9[0-9]"):
         for path in folder.glob("p*/s*/*"):
@@ -276,6 +287,7 @@ def _readme(images: int, rows: int, seed: int, variant: Variant) -> str:
         f"{FILES[variant.form]}: one row for each question.\n"
         "files/: the pictures, at the places that `image_path` names.\n"
         f"{PICTURES}: what each picture shows, and every region's box as fractions of its size.\n"
+        f"{FINDINGS}: the same in words, with boxes as rows have them.\n"
         f"Boxes are [x1, y1, x2, y2] {space}.\n"
     )
     if variant.shapes != "square":

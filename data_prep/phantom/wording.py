@@ -53,6 +53,14 @@ def reasoning(
     return " ".join(sentences)
 
 
+def annotated(regions: Sequence[tuple[str, FrameBox, str | None]]) -> str:
+    """What is seen in each region, by (name, box, what is seen), as a table of findings tells it.
+
+    A region of which nothing is told (None) is left out.
+    """
+    return " ".join(f"The {name} {_box(box)} {seen}." for name, box, seen in regions if seen)
+
+
 def response(item: Item, boxes: Mapping[str, FrameBox], rng: np.random.Generator) -> str:
     """The answer and its regions, in one of the variants that the dataset's readers meet.
 

@@ -14,7 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from recipe.evaluation.bootstrap import Gain
 
 # Okabe & Ito's palette, distinguishable with colour-vision deficiencies.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#f0e442", "#56b4e9")
+_DASHES = ((), (6, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 1.5), (9, 3))
 _INK, _GRID = "#374151", "#e5e7eb"
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: searchable, small, in the page's own font
@@ -24,6 +25,7 @@ _STYLE = {
     "font.size": 10,
     "axes.edgecolor": _GRID,
     "axes.labelcolor": _INK,
+    "text.color": _INK,
     "xtick.color": _INK,
     "ytick.color": _INK,
     "axes.spines.top": False,
@@ -38,11 +40,12 @@ def curve_chart(
     unit_range: bool = False,
     y_label: str = "",
     wide: bool = False,
+    faint: bool = True,
 ) -> str:
-    """Curves over training steps.
+    """Curves over training steps, told apart by colour and dashes.
 
-    Every logged value is drawn faintly; the strong line is its moving average. A spread (standard
-    deviation, smoothed the same way) becomes a band around that line.
+    Every logged value is drawn faintly (`faint`); the strong line is its moving average. A spread
+    (standard deviation, smoothed the same way) becomes a band around that line.
 
     Args:
         curves: label -> values, indexed by step.
@@ -54,8 +57,9 @@ def curve_chart(
     with rc_context(_STYLE):
         figure = Figure(figsize=(12.6, 3.3) if wide else (4.0, 2.3), layout="constrained")
         axes = figure.subplots()
-        for (label, values), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
-            _draw_curve(axes, label, values, (spreads or {}).get(label), colour, unit_range)
+        for place, (label, values) in enumerate(curves.items()):
+            spread = (spreads or {}).get(label)
+            _draw_curve(axes, label, values, spread, place % len(COLOURS), unit_range, faint)
         if unit_range:
             axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel("step")
@@ -65,7 +69,9 @@ def curve_chart(
         axes.grid(axis="y", color=_GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         if len(curves) > 1:
-            axes.legend(frameon=False)
+            # Many curves leave no room inside.
+            aside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(curves) > 3 else {}
+            axes.legend(frameon=False, handlelength=3, **aside)
         return _svg(figure)
 
 
@@ -100,9 +106,11 @@ def _draw_curve(
     label: str,
     values: pd.Series,
     spread: pd.Series | None,
-    colour: str,
+    place: int,
     unit_range: bool,
+    faint: bool,
 ) -> None:
+    colour = COLOURS[place]
     values = values.dropna()
     steps, line = values.index.to_numpy(), smooth(values).to_numpy()
     if spread is not None:
@@ -111,9 +119,20 @@ def _draw_curve(
         if unit_range:
             low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
         axes.fill_between(steps, low, high, color=colour, alpha=0.14, linewidth=0)
-    axes.plot(steps, values.to_numpy(), color=colour, linewidth=0.8, alpha=0.4)
+    if faint:
+        axes.plot(steps, values.to_numpy(), color=colour, linewidth=0.8, alpha=0.4)
     marker = "o" if len(values) < 3 else None  # a line through one point is invisible
-    axes.plot(steps, line, color=colour, linewidth=2, label=label, marker=marker, markersize=4)
+    dashes = _DASHES[place]
+    axes.plot(
+        steps,
+        line,
+        color=colour,
+        linewidth=2,
+        linestyle=(0, dashes) if dashes else "-",
+        label=label,
+        marker=marker,
+        markersize=4,
+    )
 
 
 def _svg(figure: Figure) -> str:
@@ -124,6 +143,10 @@ def _svg(figure: Figure) -> str:
     text = text[text.index("<svg") :]
     # HTML knows SVG without the namespace declarations, and the page then holds no address at all.
     text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text)
+    # The page's colours, which differ in the dark.
+    for place, colour in enumerate(COLOURS, 1):
+        text = text.replace(colour, f"var(--curve-{place})")
+    text = text.replace(_INK, "var(--chart-ink)").replace(_GRID, "var(--chart-grid)")
     # The page sets the size; the caption beside the chart says what it shows.
     return re.sub(
         r'<svg ([^>]*?)width="[^"]*"', r'<svg aria-hidden="true" \1', text, count=1

@@ -94,6 +94,7 @@ def _policy_sections(table: pd.DataFrame, logged: set[str]) -> tuple[list[Sectio
             rewards.append(_component_chart(table, logged, name, name.replace("_", " ")))
         else:
             missing.append(f"reward/{name}/mean")
+    rewards[1:1] = [_parts_chart(table, logged)]
     course = []
     for curve in COURSE_CURVES:
         course.append(_plain_chart(table, logged, curve))
@@ -129,6 +130,19 @@ def _component_chart(
     spreads = {"mean": table[std]} if std in logged else None
     svg = curve_chart({"mean": table[mean]}, spreads=spreads, unit_range=name in SHARES, wide=wide)
     return Chart(title, Markup(svg), _in_words({"mean": table[mean]}), wide)
+
+
+def _parts_chart(table: pd.DataFrame, logged: set[str]) -> Chart | None:
+    """The components in one picture, where there are several to compare."""
+    means = {
+        name.replace("_", " "): table[f"reward/{name}/mean"]
+        for name in COMPONENTS
+        if f"reward/{name}/mean" in logged
+    }
+    if len(means) < 2:
+        return None
+    svg = curve_chart(means, unit_range=True, wide=True, faint=False)
+    return Chart("Parts of the reward", Markup(svg), _in_words(means), wide=True)
 
 
 def _plain_chart(table: pd.DataFrame, logged: set[str], curve: _Curve) -> Chart | None:

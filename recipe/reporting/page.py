@@ -1,30 +1,34 @@
 """Puts the page together."""
 
+import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import jinja2
 from markupsafe import Markup
 
 from recipe.evaluation.baselines import majority_baseline, region_prior_baseline
-from recipe.evaluation.metrics import metrics_table
+from recipe.evaluation.metrics import QUESTION_TYPES, metrics_table
 from recipe.evaluation.questions import read_questions
 from recipe.evaluation.tables import cell, comparison
-from recipe.reporting.cases import build_cases
+from recipe.reporting.cases import Viewer, build_viewer
 from recipe.reporting.charts import gain_chart
 from recipe.reporting.curves import Section, sections
 from recipe.reporting.headline import GAIN_TITLES, headline_rows, sentences
 from recipe.reporting.origin import data_origin
-from recipe.reporting.run_folder import MODELS, RunFolder
+from recipe.reporting.run_folder import RunFolder
 
-TEMPLATE = Path(__file__).with_name("template.html")
-LAYERS = {
-    "truth": "reference: answer",
-    "reasoning": "reference: reasoning",
-    "sft": "SFT",
-    "grpo": "GRPO",
-}
+IMAGES = ("synthetic", "all", "none")
+"""Which images a page holds: those of phantoms, patients' too, or none."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Boxes that are shown and hidden together; `style` are their classes in `cases.css`."""
+
+    key: str
+    title: str
+    style: str
 
 
 @dataclass(frozen=True)
@@ -49,23 +53,30 @@ class TypeTable:
     groups: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...]
 
 
-def render_page(run: RunFolder, cases: int = 24) -> str:
+def render_page(run: RunFolder, cases: int = 2000, images: str = "synthetic") -> str:
     """The whole HTML page of a run, with at most `cases` single questions.
 
-    All texts of the run are escaped; styles, charts and images are part of the page.
+    All texts of the run are escaped; styles, scripts, charts and images are part of the page.
+    `images` is one of `IMAGES`.
     """
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("recipe.reporting"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     summary = run.summary
     chart = None
     if summary:
         gains = {key: summary["gain"][key] for key in GAIN_TITLES}
         chart = Markup(gain_chart(gains, list(GAIN_TITLES.values())))
-    return template.render(
+    origin = data_origin(run)
+    with_images = images == "all" or (images == "synthetic" and origin == "phantom")
+    viewer = build_viewer(run, cases, with_images)
+    return environment.get_template("page.html.j2").render(
         name=run.path.resolve().name,
-        origin=data_origin(run),
+        origin=origin,
         missing=run.missing,
         summary=summary,
         sentences=sentences(summary) if summary else [],
@@ -73,10 +84,40 @@ def render_page(run: RunFolder, cases: int = 24) -> str:
         gain_chart=chart,
         type_table=_type_table(run),
         stages=[_stage(title, run) for title in run.stages],
-        cases=build_cases(run, cases),
-        layers=LAYERS,
-        models=[MODELS[name] for name in run.greedy],
+        models=[run.titles[name] for name in run.greedy],
+        viewer=viewer,
+        **(_viewer_parts(viewer) if viewer else {}),
     )
+
+
+def _viewer_parts(viewer: Viewer) -> dict[str, Any]:
+    present = {case["kind"] for case in viewer.cases}
+    return {
+        "kinds": [kind for kind in QUESTION_TYPES if kind in present],
+        "layers": _layers(viewer),
+        "case_json": _script_json(viewer.to_json()),
+        "image_json": _script_json(viewer.images),
+    }
+
+
+def _layers(viewer: Viewer) -> list[Layer]:
+    """The reference's boxes, each model's, then those cited in their reasonings."""
+    titles = {"truth": "reference"} | viewer.models
+    styles = ["truth", *(f"model-{place}" for place in range(1, len(titles)))]
+    named = list(zip(titles.items(), styles, strict=True))
+    return [
+        *(Layer(key, title, style) for (key, title), style in named),
+        *(
+            Layer(f"{key}-cited", f"{title}, reasoning", f"{style} cited")
+            for (key, title), style in named
+        ),
+    ]
+
+
+def _script_json(value: Any) -> Markup:
+    """JSON that cannot end the script element that it stands in."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))
 
 
 def _stage(title: str, run: RunFolder) -> StageView:
@@ -97,8 +138,8 @@ def _type_table(run: RunFolder) -> TypeTable | None:
         if test:
             majority, prior = majority_baseline(train, test), region_prior_baseline(train, test)
     table = comparison(
-        {MODELS[name]: metrics_table(predictions) for name, predictions in run.greedy.items()},
-        sampled={MODELS[name]: metrics_table(found) for name, found in run.sampled.items()},
+        {run.titles[name]: metrics_table(predictions) for name, predictions in run.greedy.items()},
+        sampled={run.titles[name]: metrics_table(found) for name, found in run.sampled.items()},
         majority=majority,
         region_prior=prior,
     )

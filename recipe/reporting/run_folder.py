@@ -1,5 +1,6 @@
 """What a run folder holds. Every part is optional; what is missing is listed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from recipe.evaluation.summary import read_summary
 from recipe.reporting.metrics_log import MetricsLog, read_metrics
 
 MODELS = {"sft": "SFT", "grpo": "GRPO"}
+MOST_MODELS = 4
+"""As many as there are colours for."""
 STAGES = {
     "SFT training": "sft/metrics.jsonl",
     "GRPO training": "grpo/metrics.jsonl",
@@ -21,22 +24,31 @@ STAGES = {
 class RunFolder:
     """The parts of a run that were found.
 
-    `greedy` and `sampled` are keyed by `MODELS`, `stages` by the titles of `STAGES`. `missing`
-    holds (relative path, what it would show).
+    `greedy` and `sampled` are keyed by short names, whose `titles` are those of `MODELS` or were
+    given; `stages` by the titles of `STAGES`. `missing` holds (path, what it would show).
     """
 
     path: Path
     summary: dict[str, Any] | None = None
     greedy: dict[str, list[Prediction]] = field(default_factory=dict)
     sampled: dict[str, list[Prediction]] = field(default_factory=dict)
+    titles: Mapping[str, str] = field(default_factory=lambda: dict(MODELS))
     stages: dict[str, MetricsLog] = field(default_factory=dict)
     train: Path | None = None
     test: Path | None = None
     missing: tuple[tuple[str, str], ...] = ()
 
 
-def read_run(path: Path) -> RunFolder:
+def read_run(
+    path: Path, evaluations: Mapping[str, Path] | None = None, data: Path | None = None
+) -> RunFolder:
     """Read what there is.
+
+    Args:
+        path: the run's folder.
+        evaluations: title -> folder that `recipe.evaluate` wrote, in the order of the page; None
+            for those in the run's folder.
+        data: folder of `train.parquet` and `test.parquet`; None for `data` in the run's folder.
 
     Raises:
         InputError: the folder is missing, holds nothing to report on, or a part of it is broken.
@@ -45,10 +57,10 @@ def read_run(path: Path) -> RunFolder:
         raise InputError(f"{path}: no such run folder")
     missing: list[tuple[str, str]] = []
 
-    def find(relative: str, shows: str) -> Path | None:
-        if (path / relative).is_file():
-            return path / relative
-        missing.append((relative, shows))
+    def find(name: str | Path, shows: str) -> Path | None:
+        if (path / name).is_file():  # an absolute name stays as it is
+            return path / name
+        missing.append((str(name), shows))
         return None
 
     summary = find("summary.json", "the headline numbers and their intervals")
@@ -63,19 +75,22 @@ def read_run(path: Path) -> RunFolder:
         find("grpo/metrics.jsonl", "the curves of GRPO")
     greedy: dict[str, list[Prediction]] = {}
     sampled: dict[str, list[Prediction]] = {}
-    for model, title in MODELS.items():
-        if file := find(f"eval/{model}/greedy.jsonl", f"{title}'s results and cases"):
+    folders = _evaluations(path, evaluations)
+    for model, (title, folder) in folders.items():
+        if file := find(folder / "greedy.jsonl", f"{title}'s results and cases"):
             greedy[model] = read_predictions(file)
-        if file := find(f"eval/{model}/sampled.jsonl", f"{title}'s reward over samples"):
+        if file := find(folder / "sampled.jsonl", f"{title}'s reward over samples"):
             sampled[model] = read_predictions(file)
+    data = Path("data") if data is None else data.resolve()
     run = RunFolder(
         path=path,
         summary=read_summary(summary) if summary else None,
         greedy=greedy,
         sampled=sampled,
+        titles={model: title for model, (title, _) in folders.items()},
         stages=stages,
-        train=find("data/train.parquet", "the baselines"),
-        test=find("data/test.parquet", "the baselines and the images of the cases"),
+        train=find(data / "train.parquet", "the baselines"),
+        test=find(data / "test.parquet", "the baselines and the images of the cases"),
         missing=tuple(missing),
     )
     if not (run.summary or run.greedy or run.stages):
@@ -84,3 +99,18 @@ def read_run(path: Path) -> RunFolder:
             "sft/metrics.jsonl, grpo/metrics.jsonl or eval/*/greedy.jsonl)"
         )
     return run
+
+
+def _evaluations(path: Path, given: Mapping[str, Path] | None) -> dict[str, tuple[str, Path]]:
+    """Titles and folders of evaluations by short names; relative folders are in `path`."""
+    if given is None:
+        return {model: (title, Path("eval") / model) for model, title in MODELS.items()}
+    if len(given) > MOST_MODELS:
+        raise InputError(f"{len(given)} evaluations are given: the page takes {MOST_MODELS}")
+    for folder in given.values():
+        if not (folder / "greedy.jsonl").is_file():
+            raise InputError(f"{folder}: no greedy.jsonl, which recipe.evaluate writes there")
+    return {
+        f"given-{place}": (title, folder.resolve())
+        for place, (title, folder) in enumerate(given.items())
+    }

@@ -7,8 +7,13 @@ loopback address is accepted by itself. A host of the user's own cluster is name
 
 import ipaddress
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
+
+from reward.judge.server import judge_option
+
+Option = Callable[[str], str]
+"""How a setting is named to the user, by its key."""
 
 # Nothing but a host and a port: no user, no escapes, nothing that two readers could take apart
 # differently.
@@ -17,10 +22,10 @@ _NETLOC = re.compile(
 )
 
 
-def host_of(base_url: str) -> str:
+def host_of(base_url: str, option: Option = judge_option) -> str:
     """Return the host of a base URL, in lower case and without brackets.
 
-    Raises ValueError naming `judge.base_url` where it is not `http(s)://HOST[:PORT][/PATH]`.
+    Raises ValueError naming the setting `base_url` where it is not `http(s)://HOST[:PORT][/PATH]`.
     """
     try:
         parts = urlsplit(base_url)
@@ -38,26 +43,32 @@ def host_of(base_url: str) -> str:
         or int(netloc["port"] or 0) > 65535
     ):
         raise ValueError(
-            f"judge.base_url is {base_url!r}, not an address such as http://127.0.0.1:8000/v1 "
-            "(a key goes into the variable that judge.api_key_env names)"
+            f"{option('base_url')} is {base_url!r}, not an address such as "
+            "http://127.0.0.1:8000/v1 (a key goes into the variable that "
+            f"{option('api_key_env')} names)"
         )
     return netloc["host"].strip("[]").lower()
 
 
-def check_address(base_url: str, data_may_leave: bool, trusted_hosts: Collection[str]) -> None:
-    """Check that responses may be sent to this address.
+def check_address(
+    base_url: str,
+    data_may_leave: bool,
+    trusted_hosts: Collection[str],
+    option: Option = judge_option,
+) -> None:
+    """Check that what derives from the data may be sent to this address.
 
     Raises ValueError for a malformed address, and for one that is neither on this machine nor
     allowed by the user.
     """
-    host = host_of(base_url)
+    host = host_of(base_url, option)
     if is_loopback(host) or data_may_leave or host in {name.lower() for name in trusted_hosts}:
         return
     raise ValueError(
-        f"judge.base_url: {host} is not this machine, and the data use agreement of MIMIC-CXR "
-        "forbids sending its data or anything derived from it to others: name a host of your own "
-        f"cluster in judge.trusted_hosts=[{host}], or set judge.data_may_leave=true if this data "
-        "may leave"
+        f"{option('base_url')}: {host} is not this machine, and the data use agreement of "
+        "MIMIC-CXR forbids sending its data or anything derived from it to others: name a host of "
+        f"your own cluster ({option('trusted_hosts')}), or say that this data may leave "
+        f"({option('data_may_leave')})"
     )
 
 

@@ -14,7 +14,11 @@ class TransientFault(JudgeFault):
 
 
 class PermanentFault(JudgeFault):
-    """The same request would fail again."""
+    """The same request would fail again. `status` is the server's, None where it is none."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class BreakerOpen(JudgeFault):

@@ -9,6 +9,7 @@ from typing import Any
 
 from reward.ground_truth import QUESTION_TYPES
 from reward.judge.address import check_address
+from reward.judge.server import judge_option
 
 STRUCTURED_OUTPUTS = ("json_schema", "json_object", "none")
 _OWN_FIELDS = (
@@ -72,6 +73,10 @@ class JudgeSettings:
         if settings.base_url is not None:
             check_address(settings.base_url, settings.data_may_leave, settings.trusted_hosts)
         return settings
+
+    def option(self, key: str) -> str:
+        """How a key is named to the user."""
+        return judge_option(key)
 
     def at(self, router_address: str | None) -> "JudgeSettings":
         """Return the settings with an address: their own, or else that of verl's router.

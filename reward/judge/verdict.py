@@ -26,7 +26,7 @@ def read_verdict(content: str, candidate_first: bool, asks_support: bool) -> Ver
     Text around the object is tolerated, for servers without structured output. TransientFault
     where the object, a key or a score from 1 to 10 is missing.
     """
-    reply = _object(content)
+    reply = read_object(content)
     first, second = _score(reply, "score_1"), _score(reply, "score_2")
     supported = reply.get("supported") if asks_support else None
     if asks_support and not isinstance(supported, bool):
@@ -34,7 +34,8 @@ def read_verdict(content: str, candidate_first: bool, asks_support: bool) -> Ver
     return Verdict(*((first, second) if candidate_first else (second, first)), supported)
 
 
-def _object(content: str) -> dict[str, Any]:
+def read_object(content: str) -> dict[str, Any]:
+    """Read the JSON object of a reply; TransientFault where there is none."""
     # A reasoning model may think aloud first, and a chatty one wrap its reply in a code block. The
     # whole comes first: a reason may quote a tag.
     for text in (content, content.rpartition("</think>")[2]):

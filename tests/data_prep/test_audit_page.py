@@ -2,9 +2,7 @@
 
 import html
 import json
-import os
 import re
-import shutil
 import subprocess
 
 import numpy as np
@@ -36,18 +34,6 @@ addEventListener("load", () => {
 });
 </script>
 """
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        reason = "no Chromium here: apt-get install --no-install-recommends chromium"
-        if os.environ.get("THINKVG_SKIP_NOTHING"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
 
 
 def browse(chromium, profile, *options):
@@ -109,22 +95,6 @@ def rows_shown(out):
     return found
 
 
-def is_colour(pixels, colour):
-    return np.abs(pixels - np.array(colour, dtype=np.int16)).max(axis=-1) < 60
-
-
-def on_edges(mask, box, slack):
-    """For each edge of a box the share of its middle part with a marked pixel within `slack`."""
-    x1, y1, x2, y2 = (round(side) for side in box)
-    inset_x, inset_y = (x2 - x1) // 5, (y2 - y1) // 5
-    xs, ys = slice(x1 + inset_x, x2 - inset_x), slice(y1 + inset_y, y2 - inset_y)
-    band = [slice(max(0, at - slack), at + slack + 1) for at in (y1, y2, x1, x2)]
-    return [
-        *(mask[rows, xs].any(axis=0).mean() for rows in band[:2]),
-        *(mask[ys, columns].any(axis=1).mean() for columns in band[2:]),
-    ]
-
-
 def place_of(shown, unit):
     """A box in fractions of a picture, in pixels of the screenshot."""
     return (
@@ -157,7 +127,7 @@ def test_pictures_are_drawn(page, dataset):
         assert np.corrcoef(seen.mean(axis=-1)[grey], wanted[grey])[0, 1] > 0.93
 
 
-def test_boxes_lie_on_the_regions_that_they_name(page, known):
+def test_boxes_lie_on_the_regions_that_they_name(page, known, is_colour, on_edges):
     """Against what the drawing program knows, which no step of the preparation has seen."""
     probe, pixels, out, _ = page
     rows, checked = rows_shown(out), 0
@@ -180,7 +150,7 @@ def test_boxes_lie_on_the_regions_that_they_name(page, known):
     assert checked > 20
 
 
-def test_a_shifted_box_would_be_seen(page, known):
+def test_a_shifted_box_would_be_seen(page, known, is_colour, on_edges):
     """The check above can fail: the same boxes moved by a tenth of the picture are not found."""
     probe, pixels, out, _ = page
     rows, found = rows_shown(out), []

@@ -10,11 +10,11 @@ from PIL import Image
 from data_prep.coordinates import smart_resize
 from data_prep.phantom.__main__ import main
 from data_prep.phantom.anatomy import region_boxes, sample_anatomy
-from data_prep.phantom.dataset import PARQUET, PICTURES, plan_studies, with_findings
+from data_prep.phantom.dataset import FINDINGS, PARQUET, PICTURES, plan_studies, with_findings
 from data_prep.phantom.drawing import draw_chest
 from data_prep.phantom.findings import Finding, possible_findings, sample_findings
 from data_prep.phantom.questions import LETTERS, ask, ask_closed, ask_multi, ask_single
-from reward.response import parse_response
+from reward.response import cited_regions, parse_response
 
 REGIONS = {
     "cardiac silhouette",
@@ -65,7 +65,7 @@ def test_the_bytes_depend_on_the_seed_alone(tmp_path):
         return {file.relative_to(out): file.read_bytes() for file in out.rglob("*.*")}
 
     first = make("first", 3, 1)
-    assert len(first) == 40 + 4
+    assert len(first) == 40 + 5
     assert make("again", 3, 2) == first
     assert make("other", 4, 1) != first
 
@@ -195,6 +195,21 @@ def test_the_pictures_table_agrees_with_the_rows(phantom, rows):
             if region.ref in boxes:
                 wanted = [round(336 * value) for value in boxes[region.ref]]
                 assert list(region.box) == wanted
+
+
+def test_the_table_of_findings_says_what_the_pictures_show(phantom, rows):
+    table = pq.read_table(phantom / FINDINGS)
+    assert b"Synthetic" in table.schema.metadata[b"notice"]
+    found = {row["image_path"]: row["findings"] for row in table.to_pylist()}
+    pictures = pq.read_table(phantom / PICTURES).to_pylist()
+    assert [*found] == [picture["image_path"] for picture in pictures]
+    for picture in pictures:
+        told = found[picture["image_path"]]
+        seen = [each for each in picture["regions"] if each["seen"]]
+        assert [region.ref for region in cited_regions(told)] == [each["name"] for each in seen]
+        for each, region in zip(seen, cited_regions(told), strict=True):
+            assert list(region.box) == [round(336 * value) for value in each["box"]]
+            assert f"] {each['seen']}." in told
 
 
 def test_choices_and_answers_belong_together():

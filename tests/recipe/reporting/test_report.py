@@ -6,11 +6,14 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from recipe.report import main
 from recipe.reporting.headline import headline_rows, sentences, verdict
 
+SCRIPT = "<script>alert('x')</script>"
 VOID = {"meta", "input", "link", "br", "image", "rect", "path", "use", "img"}
 
 
@@ -20,14 +23,17 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.ids, self.tags, self.text, self.hrefs = [], [], [], "", []
+        self.json, self.data = {}, None
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
         self.tags.append(tag)
-        if "id" in attributes and tag in ("section", "input"):
+        if "id" in attributes and tag in ("section", "div"):
             self.ids.append(attributes["id"])
+        if attributes.get("type") == "application/json":
+            self.data = attributes["id"]
         self.hrefs += [value for name, value in attrs if name in ("href", "xlink:href", "src")]
         if tag not in VOID:
             self.open.append(tag)
@@ -42,7 +48,14 @@ class Page(HTMLParser):
             assert self.open.pop() == tag
 
     def handle_data(self, data):
+        if self.data:
+            self.json[self.data] = json.loads(data)
+            self.data = None
         self.text += data
+
+    @property
+    def cases(self):
+        return self.json["case-data"]["cases"]
 
 
 def report(run, *options):
@@ -52,32 +65,64 @@ def report(run, *options):
 
 def test_a_whole_run_gives_every_part(make_run):
     page = Page(report(make_run()))
-    sections = ["result", "types", "stage-1", "stage-2", "cases", "run"]
-    assert [name for name in page.ids if "-" not in name or name.startswith("stage")] == sections
-    assert page.tags.count("article") == 16
-    assert page.tags.count("image") == 16
+    assert page.ids == [
+        *("results", "result", "types", "training", "stage-1", "stage-2", "cases", "run")
+    ]
+    assert len(page.cases) == len(page.json["image-data"]) == 16
     assert "Not in this run" not in page.text
+
+
+def test_images_that_questions_share_are_in_the_page_once(make_run):
+    run = make_run()
+    table = pq.read_table(run / "data" / "test.parquet")
+    rows = table.to_pylist()
+    for row in rows[8:]:
+        row["images"] = rows[0]["images"]
+    pq.write_table(pa.Table.from_pylist(rows), run / "data" / "test.parquet")
+    page = Page(report(run))
+    assert len(page.json["image-data"]) == 8
+    assert [case["image"] for case in page.cases] == [*range(8), *[0] * 8]
 
 
 def test_the_page_needs_nothing_from_outside(make_run):
     text = report(make_run())
     page = Page(text)
-    assert all(href.startswith(("#", "data:image/jpeg;base64,")) for href in page.hrefs)
-    assert not {"script", "link", "iframe"} & set(page.tags)
-    assert "http" not in text
+    assert all(href.startswith("#") or href == "data:," for href in page.hrefs)
+    assert "iframe" not in page.tags
+    assert "://" not in text
     assert not re.search(r"url\((?!#)", text)
+    # What a text of the run might smuggle in, the browser refuses to load.
+    assert "default-src 'none'; img-src data:;" in text
 
 
 def test_images_are_embedded_whole(make_run):
-    (first, *_) = re.findall(r'href="data:image/jpeg;base64,([^"]+)"', report(make_run()))
-    assert base64.b64decode(first, validate=True)[:2] == b"\xff\xd8"
+    for uri in Page(report(make_run())).json["image-data"]:
+        data = base64.b64decode(uri.removeprefix("data:image/webp;base64,"), validate=True)
+        assert data[:4] == b"RIFF"
+        assert data[8:12] == b"WEBP"
+
+
+def test_images_of_patients_are_left_out_unless_asked_for(make_run, tmp_path):
+    page = Page(report(make_run(first_patient=10_000_000)))
+    assert page.json["image-data"] == []
+    assert {case["image"] for case in page.cases} == {-1}
+    assert "--images all" in page.cases[0]["no_image"]
+    page = Page(report(tmp_path / "run", "--images", "all"))
+    assert len(page.json["image-data"]) == 16
+    assert "This page holds images and texts" in " ".join(page.text.split())
+
+
+def test_images_of_phantoms_can_be_left_out(make_run):
+    assert Page(report(make_run(), "--images", "none")).json["image-data"] == []
 
 
 def test_all_text_of_models_and_data_is_escaped(make_run):
     text = report(make_run())
-    assert "<script" not in text
-    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in text
-    assert "Question number 3, x &lt; y &amp; z?" in text
+    assert "<script>" not in text
+    assert text.count("</script>") == text.count("<script ") == 4
+    case = next(case for case in Page(text).cases if case["id"] == "q3")
+    assert case["question"] == "Question number 3, x < y & z?"
+    assert case["answers"]["sft"]["answer"] == f"Yes {SCRIPT}"
 
 
 def test_phantoms_are_called_synthetic_and_patients_are_not(make_run, tmp_path):
@@ -139,14 +184,49 @@ def test_one_model_alone_is_shown(make_run):
     shutil.rmtree(run / "eval" / "grpo")
     (run / "summary.json").unlink()
     page = Page(report(run))
-    assert page.tags.count("article") == 16
-    assert "show-sft" in page.ids
-    assert "show-grpo" not in page.ids
+    assert len(page.cases) == 16
+    assert page.json["case-data"]["models"] == {"sft": "SFT"}
+    assert "GRPO, reasoning" not in page.text
+
+
+def test_evaluations_and_data_can_lie_elsewhere(make_run, tmp_path):
+    run = make_run()
+    away = tmp_path / "away"
+    shutil.move(run / "eval", away / "eval")
+    shutil.move(run / "data", away / "data")
+    (run / "summary.json").unlink()
+    named = [f"--evaluation={title}={away / 'eval' / folder}" for title, folder in NAMED]
+    page = Page(report(run, *named, "--data", str(away / "data")))
+    titles = page.json["case-data"]["models"]
+    assert list(titles.values()) == [title for title, _ in NAMED]
+    assert len(page.json["image-data"]) == 16
+    for case in page.cases:
+        scores = [case["answers"][key]["parts"]["mean_iou"] for key in titles]
+        assert scores[0] == scores[2] > scores[1]
+    assert "eval/sft" not in page.text
+
+
+NAMED = [("GRPO, step 80", "grpo"), ("SFT", "sft"), ("<b>again</b>", "grpo")]
+MISNAMED = [
+    (["--evaluation", "x"], "--evaluation x: give TITLE=DIR"),
+    (["--evaluation", "A=nowhere"], "nowhere: no greedy.jsonl"),
+    ([f"--evaluation={n}=eval/sft" for n in "ABCDE"], "5 evaluations are given: the page takes 4"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), MISNAMED)
+def test_a_misnamed_evaluation_is_one_line(make_run, capsys, options, message):
+    assert main([str(make_run()), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 def test_the_number_of_cases_can_be_chosen(make_run):
     run = make_run()
-    assert Page(report(run, "--cases", "4")).tags.count("article") == 4
+    page = Page(report(run, "--cases", "4"))
+    assert len(page.cases) == 4
+    assert "12 more\nwere left out" in page.text
     assert "cases" not in Page(report(run, "--cases", "0")).ids
 
 

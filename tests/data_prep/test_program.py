@@ -1,0 +1,31 @@
+import pytest
+
+from data_prep.errors import InputError
+from data_prep.program import STOPPED, run
+
+ENDS = [
+    (None, 0, ""),
+    (InputError("--out x is a file: name a folder"), 2, "--out x is a file: name a folder\n"),
+    (OSError(28, "No space left on device", "a/b"), 2, "a/b: No space left on device\n"),
+    (OSError(28, "No space left on device"), 2, "out: No space left on device\n"),
+    (OSError("odd"), 2, "out: odd\n"),
+    (KeyboardInterrupt(), 130, f"{STOPPED}\n"),
+]
+
+
+@pytest.mark.parametrize(("fault", "code", "said"), ENDS)
+def test_a_command_ends_with_a_code_and_at_most_one_line(tmp_path, capsys, fault, code, said):
+    def work():
+        if fault is not None:
+            raise fault
+
+    assert run(work, "out") == code
+    assert capsys.readouterr().err == said
+
+
+def test_a_fault_of_the_program_is_not_hidden():
+    def work():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(work, "out")
