@@ -1,0 +1,47 @@
+"""Whether the services that a run talks to are there: the judge, W&B."""
+
+import netrc
+import os
+from collections.abc import Iterator
+from typing import Any, cast
+from urllib.parse import urlparse
+
+from omegaconf import DictConfig, OmegaConf
+
+from reward.judge.health import check_health
+from reward.judge.settings import JudgeSettings
+
+
+def judge_faults(config: DictConfig) -> Iterator[str]:
+    """A judge that does not answer; one that verl will serve is not there yet."""
+    function = config.reward.custom_reward_function
+    resolved = OmegaConf.to_container(function.get("reward_kwargs") or {}, resolve=True)
+    judge = cast("dict[str, Any]", resolved).get("judge")
+    if not judge or judge.get("base_url") is None:
+        return
+    try:
+        check_health(JudgeSettings.from_kwargs(judge))
+    except ValueError as error:
+        yield f"reward.custom_reward_function.reward_kwargs.{error}"
+
+
+def wandb_faults(config: DictConfig) -> Iterator[str]:
+    """An online run without a login; runs are offline by default and need none."""
+    mode = os.environ.get("WANDB_MODE", "offline")
+    if "wandb" not in config.trainer.logger or mode in ("offline", "disabled", "dryrun"):
+        return
+    if os.environ.get("WANDB_API_KEY") or _in_netrc():
+        return
+    yield (
+        f"WANDB_MODE={mode}, and there is no login to W&B: run `wandb login` (or set "
+        "WANDB_API_KEY), or WANDB_MODE=offline and sync later"
+    )
+
+
+def _in_netrc() -> bool:
+    address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    try:
+        found = netrc.netrc(os.environ.get("NETRC")).authenticators(urlparse(address).netloc)
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return bool(found and found[2])
