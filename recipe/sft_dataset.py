@@ -9,14 +9,23 @@ from typing import Any
 
 from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 
+from recipe.messages import without_reasoning
+
 CHECKED_ROWS = 8
 
 
 class GroundedSFTDataset(MultiTurnSFTDataset):
-    """Checks the template at the first `CHECKED_ROWS` rows of each process."""
+    """Checks the template at the first `CHECKED_ROWS` rows of each process.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    With ``data.reasoning=false`` conversations lose their reasoning.
+    """
+
+    def __init__(
+        self, parquet_files: Any, tokenizer: Any, config: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(parquet_files, tokenizer, config, *args, **kwargs)
+        if not config.get("reasoning", True):
+            self.messages = [without_reasoning(messages) for messages in self.messages]
         self._unchecked = CHECKED_ROWS
 
     def sanity_check(self, *args: Any, **kwargs: Any) -> None:

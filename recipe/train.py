@@ -10,6 +10,9 @@ from recipe import checks, program, resources
 from recipe.errors import InputError
 from reward.judge.failures import JudgeFailing
 
+FINISHED = "finished.json"
+"""In the folder of a run that came to its end."""
+
 
 def check(config: DictConfig) -> None:
     """Check everything that can be checked before an engine starts.
@@ -57,6 +60,8 @@ def train(config: DictConfig) -> None:
     check(config)
     program.set_environment(config)
     prepare(config)
+    finished = Path(config.run_dir) / FINISHED
+    finished.unlink(missing_ok=True)
     if resources.joins_a_cluster():
         resources.wait_for_cluster(config)
     import ray
@@ -82,6 +87,7 @@ def train(config: DictConfig) -> None:
         # Ray's last messages first, so that the fault is what the user sees last.
         ray.shutdown()
         raise InputError(str(error.cause)) from None
+    finished.write_text("{}\n", encoding="utf-8")
 
 
 def main() -> Any:

@@ -9,7 +9,7 @@ optimizer      2 P s / N (AdamW's two moments); 0 during forward and backward wh
 gradients      P s / N
 gathered       (root + 2 blocks) c whole parameters, the block computed and the one prefetched, and
                (root + 1 block) c of gradients before they are scattered; what lies outside of all
-               blocks stays gathered. Nothing where there is one rank that computes as it stores
+               blocks stays gathered. On one rank too, where FSDP2 gathers into a copy
 activations    with checkpointing: L t h c + one block's inner ones, else those of all L blocks; a
                block's inner ones are t (8 h + 3 kv + 4 i) c: inputs, norms, queries, keys, values,
                attention's output, the three products of the gated MLP and its activation. The
@@ -142,9 +142,7 @@ def estimate(shape: ModelShape, work: Workload) -> Estimate:
 def _training(shape: ModelShape, work: Workload) -> Training:
     stored = shape.parameters * work.stored_bytes / work.shards
     optimizer = 0.0 if work.offload_optimizer else 2 * stored
-    alone = work.shards == 1 and work.stored_bytes == work.compute_bytes
-    whole = 2 * shape.root + 3 * shape.block
-    gathered = 0.0 if alone else float(whole * work.compute_bytes)
+    gathered = float((2 * shape.root + 3 * shape.block) * work.compute_bytes)
     activations = _activations(shape, work)
     logits = 3.0 * work.tokens * shape.vocabulary * work.compute_bytes
     used = 3 * stored + optimizer + gathered + activations + logits
