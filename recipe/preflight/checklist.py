@@ -51,6 +51,9 @@ def examine(config: DictConfig, program: str, elsewhere: bool = False) -> Plan:
         shape = problems.collect(lambda: read_shape(config.model.path))
     files = _check_files(config, program, model or {}, shape, problems)
     _check_program(config, program, problems)
+    if program == "train":
+        for fault in services.picture_faults(config, [f.metadata.get("notice") for f in files]):
+            problems.add(fault)
     pixels = max((int(file.metadata.get("max_pixels", 0)) for file in files), default=0)
     work = problems.collect(lambda: _workload(config, program, pixels))
     if work is None:

@@ -2,7 +2,7 @@
 
 import netrc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 from urllib.parse import urlparse
 
@@ -10,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from reward.judge.health import check_health
 from reward.judge.settings import JudgeSettings
+
+OFFLINE = ("offline", "disabled", "dryrun")
 
 
 def judge_faults(config: DictConfig) -> Iterator[str]:
@@ -25,10 +27,24 @@ def judge_faults(config: DictConfig) -> Iterator[str]:
         yield f"reward.custom_reward_function.reward_kwargs.{error}"
 
 
+def picture_faults(config: DictConfig, notices: Sequence[str | None]) -> Iterator[str]:
+    """Pictures of an online run's rollouts that may be patients'.
+
+    `notices` are what the data files say of themselves; a synthetic set says so.
+    """
+    table = config.trainer.v1.thinkvg.rollout_table
+    online = os.environ.get("WANDB_MODE", "offline") not in OFFLINE
+    if table.every and online and "wandb" in config.trainer.logger and not all(notices):
+        yield (
+            "trainer.v1.thinkvg.rollout_table.every: the pictures of rollouts would be sent to W&B, "
+            "and the data does not say that it is synthetic: set it to 0, or WANDB_MODE=offline"
+        )
+
+
 def wandb_faults(config: DictConfig) -> Iterator[str]:
     """An online run without a login; runs are offline by default and need none."""
     mode = os.environ.get("WANDB_MODE", "offline")
-    if "wandb" not in config.trainer.logger or mode in ("offline", "disabled", "dryrun"):
+    if "wandb" not in config.trainer.logger or mode in OFFLINE:
         return
     if os.environ.get("WANDB_API_KEY") or _in_netrc():
         return

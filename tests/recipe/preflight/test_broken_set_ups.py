@@ -213,3 +213,22 @@ def test_an_online_run_without_a_login_is_told(
     assert any("wandb login" in message for message in small(prepared))
     (tmp_path / "none").write_text("machine api.wandb.ai login user password secret\n")
     assert small(prepared) == ()
+
+
+def test_pictures_of_real_data_that_would_leave_are_told(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.parquet as pq
+
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    table = "trainer.v1.thinkvg.rollout_table.every=10"
+    assert small(prepared, table) == ()
+    for name in ("train", "val"):
+        source = prepared / "data" / f"{name}.parquet"
+        values = read_metadata(source)
+        values.pop("notice")
+        rows = pq.read_table(source).replace_schema_metadata(encode_metadata(values))
+        pq.write_table(rows, tmp_path / source.name)
+    found = small(prepared, f"data.dir={tmp_path}", table)
+    assert any("does not say that it is synthetic" in message for message in found), found
