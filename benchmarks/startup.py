@@ -1,6 +1,6 @@
 """``python -m benchmarks.startup OVERRIDES``: from the command to the first step, by stage.
 
-Starts ``python -m recipe.train`` with the overrides, notes when the line that ends each stage comes,
+Starts ``python -m recipe.train`` with the overrides, notes when each stage's last line comes,
 and ends the run after its first step. Names of stages are those of docs/scaling.md.
 """
 

@@ -7,7 +7,10 @@ the second pass is half of the time that a small model's data takes.
 
 from typing import Any
 
-from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
+from verl.utils.dataset.multiturn_sft_dataset import (
+    MultiTurnSFTDataset,
+    convert_nested_value_to_list_recursive,
+)
 
 from recipe.messages import without_reasoning
 
@@ -24,9 +27,14 @@ class GroundedSFTDataset(MultiTurnSFTDataset):
         self, parquet_files: Any, tokenizer: Any, config: Any, *args: Any, **kwargs: Any
     ) -> None:
         super().__init__(parquet_files, tokenizer, config, *args, **kwargs)
-        if not config.get("reasoning", True):
-            self.messages = [without_reasoning(messages) for messages in self.messages]
+        self._reasoning = bool(config.get("reasoning", True))
         self._unchecked = CHECKED_ROWS
+
+    def _build_messages(self, example: dict[str, Any]) -> Any:
+        if not self._reasoning:
+            messages = convert_nested_value_to_list_recursive(example[self.messages_key])
+            example = {**example, self.messages_key: without_reasoning(messages)}
+        return super()._build_messages(example)
 
     def sanity_check(self, *args: Any, **kwargs: Any) -> None:
         if self._unchecked > 0:

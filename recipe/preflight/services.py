@@ -36,7 +36,7 @@ def picture_faults(config: DictConfig, notices: Sequence[str | None]) -> Iterato
     online = os.environ.get("WANDB_MODE", "offline") not in OFFLINE
     if table.every and online and "wandb" in config.trainer.logger and not all(notices):
         yield (
-            "trainer.v1.thinkvg.rollout_table.every: the pictures of rollouts would be sent to W&B, "
+            "trainer.v1.thinkvg.rollout_table.every: pictures of rollouts would be sent to W&B, "
             "and the data does not say that it is synthetic: set it to 0, or WANDB_MODE=offline"
         )
 
