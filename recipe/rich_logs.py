@@ -32,12 +32,14 @@ class Sample:
     score: float
 
 
-def sample(fields: Mapping[str, Any], response: str, truth: GroundTruth, score: float) -> Sample:
-    """A row of the table from the extra fields of a rollout, which hold its prompt.
+def sample(
+    messages: Sequence[Mapping[str, Any]], response: str, truth: GroundTruth, score: float
+) -> Sample:
+    """A row of the table from the messages of a rollout's prompt.
 
     Raises ValueError where the prompt has no picture.
     """
-    parts = [part for message in fields["raw_prompt"] for part in _parts(message["content"])]
+    parts = [part for message in messages for part in _parts(message["content"])]
     image = next((part for part in parts if part["type"] == "image"), None)
     if image is None:
         raise ValueError("a rollout's prompt has no picture")

@@ -166,31 +166,34 @@ class ThinkVGTrainer(PPOTrainerSync):
         groups = [str(uid) for uid in list(data["uid"])]
         metrics = component_metrics(rows) | group_metrics([row["score"] for row in rows], groups)
         metrics |= self._judge.count(rows)
-        metrics |= self._text_metrics(data, rows)
+        metrics |= self._text_metrics(batch.partition_id, keys, data, rows)
         if gap:
             difference = log_prob_gap(data["rollout_log_probs"], data["old_log_probs"])
             metrics["training/rollout_actor_log_prob_diff/mean"] = difference
         return metrics
 
-    def _text_metrics(self, data: Any, rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    def _text_metrics(
+        self, partition: str, keys: list[str], data: Any, rows: Sequence[Mapping[str, float]]
+    ) -> dict[str, float]:
         """Metrics by type and of reasonings; logs histograms and, where it is due, the table."""
         truths = [GroundTruth.parse(model["ground_truth"]) for model in list(data["reward_model"])]
         types = [str(truth.question_type) for truth in truths]
         texts = self.tokenizer.batch_decode(
             list(data["responses"].unbind()), skip_special_tokens=True
         )
-        thoughts = self.tokenizer(step_metrics.reasonings(texts), add_special_tokens=False)
         rich_logs.log_histograms(
             self.logger, step_metrics.histograms(rows, types), self.global_steps
         )
         table = self.config.trainer.v1[TRAINER_NAME].rollout_table
         if table.every and self.global_steps % table.every == 0:
-            shown = [
-                rich_logs.sample(fields, text, truth, float(row["score"]))
-                for fields, text, truth, row in zip(
-                    list(data["extra_fields"])[: table.rows], texts, truths, rows, strict=False
-                )
-            ]
-            rich_logs.log_table(self.logger, shown, self.global_steps)
+            shown = keys[: table.rows]
+            prompts = tq.kv_batch_get(
+                keys=shown, partition_id=partition, select_fields=["raw_prompt"]
+            )
+            scores = [float(row["score"]) for row in rows]
+            columns = (list(prompts["raw_prompt"]), texts, truths, scores)
+            samples = [rich_logs.sample(*row) for row in zip(*columns, strict=False)]
+            rich_logs.log_table(self.logger, samples, self.global_steps)
+        thoughts = self.tokenizer(step_metrics.reasonings(texts), add_special_tokens=False)
         lengths = [len(ids) for ids in thoughts["input_ids"]]
         return step_metrics.type_metrics(rows, types) | step_metrics.length_metrics(lengths)

@@ -125,7 +125,7 @@ def _policy_sections(table: pd.DataFrame, logged: set[str]) -> tuple[list[Sectio
 
 
 def _type_chart(table: pd.DataFrame, logged: set[str], name: str) -> Chart | None:
-    metrics = {kind: f"by_type/{kind}/{name}/mean" for kind in QUESTION_TYPES}
+    metrics = {str(kind): f"by_type/{kind}/{name}/mean" for kind in QUESTION_TYPES}
     return _plain_chart(table, logged, _Curve(name.replace("_", " "), metrics))
 
 
