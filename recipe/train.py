@@ -8,6 +8,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import checks, program, resources
 from recipe.errors import InputError
+from recipe.preflight.batch import batch_faults
+from recipe.preflight.workload import read_workload
 from reward.judge.failures import JudgeFailing
 
 FINISHED = "finished.json"
@@ -23,6 +25,8 @@ def check(config: DictConfig) -> None:
     checks.check_training_input(config, checks.ROLLOUT_COLUMNS)
     checks.check_reward(config)
     checks.check_gdpo(config)
+    for fault in batch_faults(config, read_workload(config, "train")):
+        raise InputError(fault)
     if not resources.joins_a_cluster():
         resources.check_declared(config)
 
