@@ -19,6 +19,7 @@ from reward.settings import COMPONENTS
 
 ROLLOUT_COLUMNS = ("data_source", "prompt", "images", "ability", "reward_model", "extra_info")
 SFT_COLUMNS = ("messages", "images", "extra_info")
+DATA_KEYS = ("train_files", "val_files")
 
 
 def check_model_folder(path: str, key: str) -> dict[str, Any]:
@@ -114,16 +115,41 @@ def check_training_input(config: DictConfig, columns: tuple[str, ...]) -> None:
     Raises:
         InputError: the first fault found.
     """
+    check_settings(config)
+    check_accelerator(config)
+    model = check_model_folder(config.model.path, "model.path")
+    for key in DATA_KEYS:
+        check_data_file(config, key, columns, model)
+
+
+def check_settings(config: DictConfig) -> None:
+    """Check that model and data are named, and that all settings of the data have a value.
+
+    Raises:
+        InputError: the first fault found.
+    """
     require(config, "model.path", "data.dir")
     try:
         OmegaConf.to_container(config.data, resolve=True)
     except OmegaConfBaseException as error:
         raise InputError(f"data: {error}") from error
-    check_accelerator(config)
-    model = check_model_folder(config.model.path, "model.path")
-    for key in ("train_files", "val_files"):
-        metadata = check_parquet(config.data[key], f"data.{key}", columns)
-        check_family(metadata, model, f"data.{key}={config.data[key]}")
+
+
+def check_data_file(
+    config: DictConfig, key: str, columns: tuple[str, ...], model: dict[str, Any]
+) -> dict[str, Any]:
+    """Check one of `DATA_KEYS` and return the file's own metadata.
+
+    Args:
+        columns: that the file must have.
+        model: ``config.json`` of the model, empty where it is not here.
+
+    Raises:
+        InputError: the first fault found.
+    """
+    metadata = check_parquet(config.data[key], f"data.{key}", columns)
+    check_family(metadata, model, f"data.{key}={config.data[key]}")
+    return metadata
 
 
 def check_reward(config: DictConfig) -> None:

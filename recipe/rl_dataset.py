@@ -13,7 +13,7 @@ import datasets
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from recipe.evaluation.files import write_text_atomically
-from recipe.messages import prompt_text
+from recipe.messages import prompt_text, without_reasoning
 
 
 def prompt_length(row: dict[str, Any], processor: Any) -> int:
@@ -38,9 +38,15 @@ class GroundedRLHFDataset(RLHFDataset):
     def maybe_filter_out_long_prompts(self, dataframe: datasets.Dataset) -> datasets.Dataset:
         """Rows whose prompts fit; the others go to ``overlong_dir/FILE.jsonl``.
 
+        With ``data.reasoning=false`` prompts no longer ask for a reasoning.
+
         Raises:
             ValueError: no row fits.
         """
+        if not self.config.get("reasoning", True):
+            dataframe = dataframe.map(
+                lambda row: {"prompt": without_reasoning(row["prompt"])}, load_from_cache_file=False
+            )
         if not self.filter_overlong_prompts:
             return dataframe
         lengths = [prompt_length(row, self.processor) for row in dataframe]

@@ -7,17 +7,34 @@ the second pass is half of the time that a small model's data takes.
 
 from typing import Any
 
-from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
+from verl.utils.dataset.multiturn_sft_dataset import (
+    MultiTurnSFTDataset,
+    convert_nested_value_to_list_recursive,
+)
+
+from recipe.messages import without_reasoning
 
 CHECKED_ROWS = 8
 
 
 class GroundedSFTDataset(MultiTurnSFTDataset):
-    """Checks the template at the first `CHECKED_ROWS` rows of each process."""
+    """Checks the template at the first `CHECKED_ROWS` rows of each process.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    With ``data.reasoning=false`` conversations lose their reasoning.
+    """
+
+    def __init__(
+        self, parquet_files: Any, tokenizer: Any, config: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(parquet_files, tokenizer, config, *args, **kwargs)
+        self._reasoning = bool(config.get("reasoning", True))
         self._unchecked = CHECKED_ROWS
+
+    def _build_messages(self, example: dict[str, Any]) -> Any:
+        if not self._reasoning:
+            messages = convert_nested_value_to_list_recursive(example[self.messages_key])
+            example = {**example, self.messages_key: without_reasoning(messages)}
+        return super()._build_messages(example)
 
     def sanity_check(self, *args: Any, **kwargs: Any) -> None:
         if self._unchecked > 0:

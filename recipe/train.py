@@ -8,7 +8,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import checks, program, resources
 from recipe.errors import InputError
+from recipe.preflight.batch import batch_faults
+from recipe.preflight.workload import read_workload
 from reward.judge.failures import JudgeFailing
+
+FINISHED = "finished.json"
+"""In the folder of a run that came to its end."""
 
 
 def check(config: DictConfig) -> None:
@@ -20,6 +25,8 @@ def check(config: DictConfig) -> None:
     checks.check_training_input(config, checks.ROLLOUT_COLUMNS)
     checks.check_reward(config)
     checks.check_gdpo(config)
+    for fault in batch_faults(config, read_workload(config, "train")):
+        raise InputError(fault)
     if not resources.joins_a_cluster():
         resources.check_declared(config)
 
@@ -57,6 +64,8 @@ def train(config: DictConfig) -> None:
     check(config)
     program.set_environment(config)
     prepare(config)
+    finished = Path(config.run_dir) / FINISHED
+    finished.unlink(missing_ok=True)
     if resources.joins_a_cluster():
         resources.wait_for_cluster(config)
     import ray
@@ -82,6 +91,7 @@ def train(config: DictConfig) -> None:
         # Ray's last messages first, so that the fault is what the user sees last.
         ray.shutdown()
         raise InputError(str(error.cause)) from None
+    finished.write_text("{}\n", encoding="utf-8")
 
 
 def main() -> Any:

@@ -3,7 +3,8 @@
 verl 0.9.1 logs the total reward while training and the components only in validation. Rollout
 workers leave the components of each row in TransferQueue (field ``extra_fields``, key
 ``reward_extra_info``); this trainer reads them there and logs ``reward/NAME/mean`` and
-``reward/NAME/std`` at every step. A judge that fails too often ends the run (`recipe.judge_watch`).
+``reward/NAME/std`` at every step, the same by question type, and histograms (`recipe.rich_logs`).
+A judge that fails too often ends the run (`recipe.judge_watch`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,10 +18,12 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
+from recipe import rich_logs, step_metrics, tensorboard_file
 from recipe.gdpo import components_of_step
 from recipe.judge_watch import JudgeWatch
 from recipe.metrics_file import continue_from
 from recipe.settings import GDPO
+from reward.ground_truth import GroundTruth
 from reward.judge.failures import JudgeFailing
 
 TRAINER_NAME = "thinkvg"
@@ -104,6 +107,7 @@ class ThinkVGTrainer(PPOTrainerSync):
     def fit(self, agent_loop_manager: Any) -> None:
         """Train from the step that was loaded; see verl's trainer."""
         continue_from(self.global_steps)
+        tensorboard_file.continue_from(self.config.run_dir, self.global_steps)
         super().fit(agent_loop_manager)
 
     def _build_replay_buffer(self) -> ReplayBuffer:
@@ -155,13 +159,41 @@ class ThinkVGTrainer(PPOTrainerSync):
             if not tag.get("is_padding", False)
         ]
         gap = self.config.actor_rollout_ref.rollout.calculate_log_probs
-        fields = ["extra_fields", "uid", *(["rollout_log_probs", "old_log_probs"] if gap else [])]
+        fields = ["extra_fields", "uid", "reward_model", "responses"]
+        fields += ["rollout_log_probs", "old_log_probs"] if gap else []
         data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
         rows = [row["reward_extra_info"] for row in list(data["extra_fields"])]
         groups = [str(uid) for uid in list(data["uid"])]
         metrics = component_metrics(rows) | group_metrics([row["score"] for row in rows], groups)
         metrics |= self._judge.count(rows)
+        metrics |= self._text_metrics(batch.partition_id, keys, data, rows)
         if gap:
             difference = log_prob_gap(data["rollout_log_probs"], data["old_log_probs"])
             metrics["training/rollout_actor_log_prob_diff/mean"] = difference
         return metrics
+
+    def _text_metrics(
+        self, partition: str, keys: list[str], data: Any, rows: Sequence[Mapping[str, float]]
+    ) -> dict[str, float]:
+        """Metrics by type and of reasonings; logs histograms and, where it is due, the table."""
+        truths = [GroundTruth.parse(model["ground_truth"]) for model in list(data["reward_model"])]
+        types = [str(truth.question_type) for truth in truths]
+        texts = self.tokenizer.batch_decode(
+            list(data["responses"].unbind()), skip_special_tokens=True
+        )
+        rich_logs.log_histograms(
+            self.logger, step_metrics.histograms(rows, types), self.global_steps
+        )
+        table = self.config.trainer.v1[TRAINER_NAME].rollout_table
+        if table.every and self.global_steps % table.every == 0:
+            shown = keys[: table.rows]
+            prompts = tq.kv_batch_get(
+                keys=shown, partition_id=partition, select_fields=["raw_prompt"]
+            )
+            scores = [float(row["score"]) for row in rows]
+            columns = (list(prompts["raw_prompt"]), texts, truths, scores)
+            samples = [rich_logs.sample(*row) for row in zip(*columns, strict=False)]
+            rich_logs.log_table(self.logger, samples, self.global_steps)
+        thoughts = self.tokenizer(step_metrics.reasonings(texts), add_special_tokens=False)
+        lengths = [len(ids) for ids in thoughts["input_ids"]]
+        return step_metrics.type_metrics(rows, types) | step_metrics.length_metrics(lengths)

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from recipe.reporting.charts import curve_chart, smooth
 from recipe.reporting.metrics_log import MetricsLog
+from reward.ground_truth import QUESTION_TYPES
 from reward.settings import COMPONENTS
 
 SHARES = (*COMPONENTS, "score", "mean_iou", "iou_50", "iou_75", "box_count_match")
@@ -51,6 +52,8 @@ SFT_CURVES = (
 )
 COURSE_CURVES = (
     _Curve("Response length", {"mean": "response_length/mean"}, "tokens"),
+    _Curve("Reasoning length", {"mean": "reasoning_length/mean"}, "tokens"),
+    _Curve("Responses cut off at the limit", {"share": "response_length/clip_ratio"}),
     _Curve("KL of the update", {"old to new policy": "actor/ppo_kl"}, "nats"),
     _Curve("KL to the reference", {"KL loss": "actor/kl_loss"}, "nats"),
     _Curve(
@@ -59,6 +62,7 @@ COURSE_CURVES = (
     ),
     _Curve("Spread of the reward within a group", {"standard deviation": "reward/group_std/mean"}),
     _Curve("Groups without a signal", {"share": "reward/group_std/zero"}),
+    _Curve("Tokens a second and GPU", {"throughput": "perf/throughput"}),
     _Curve("Time per step", {"step": "timing_s/step"}, "seconds"),
 )
 
@@ -110,13 +114,20 @@ def _policy_sections(table: pd.DataFrame, logged: set[str]) -> tuple[list[Sectio
         if match and match.group(1) not in (*COMPONENTS, "score", "group_std")
     )
     diagnostics = [_component_chart(table, logged, name, name.replace("_", " ")) for name in others]
+    types = [_type_chart(table, logged, name) for name in ("score", *COMPONENTS)]
     groups = [
         Section("Reward", _present(rewards)),
+        Section("Reward by question type", _present(types), folded=True),
         Section("Course of training", _present(course)),
         Section("Validation during training", _present(validation), folded=True),
         Section("Diagnostics of the reward", _present(diagnostics), folded=True),
     ]
     return [section for section in groups if section.charts], missing
+
+
+def _type_chart(table: pd.DataFrame, logged: set[str], name: str) -> Chart | None:
+    metrics = {str(kind): f"by_type/{kind}/{name}/mean" for kind in QUESTION_TYPES}
+    return _plain_chart(table, logged, _Curve(name.replace("_", " "), metrics))
 
 
 def _present(charts: list[Chart | None]) -> tuple[Chart, ...]:

@@ -126,16 +126,20 @@ class Slot:
 
     async def only_model(self) -> str:
         """Return the name of the one model that the server offers."""
-        reply = await self._request("GET", self._paths.models)
-        try:
-            names = [str(model["id"]) for model in reply["data"]]
-        except (KeyError, TypeError):
-            raise TransientFault("a list of models that is none") from None
+        names = await self.models()
         if len(names) != 1:
             raise PermanentFault(
                 f"the server offers {len(names)} models: set {self._option('model')}"
             )
         return names[0]
+
+    async def models(self) -> list[str]:
+        """Return the names of the models that the server offers."""
+        reply = await self._request("GET", self._paths.models)
+        try:
+            return [str(model["id"]) for model in reply["data"]]
+        except (KeyError, TypeError):
+            raise TransientFault("a list of models that is none") from None
 
     async def _request(self, method: str, url: httpx.URL, content: bytes | None = None) -> Any:
         """Return a reply's JSON. The time limit holds for all of it, however slowly it comes."""

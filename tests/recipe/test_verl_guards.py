@@ -81,3 +81,12 @@ def test_a_plugin_that_does_not_load_ends_the_process() -> None:
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ended.returncode == 1
     assert "thinkvg-rl: its verl plugin did not load: verl" in ended.stderr.splitlines()[-1]
+
+
+def test_an_engine_does_not_ask_for_trl() -> None:
+    """verl patches a class that TRL 1.16 no longer has; a fresh process, as the plugin loads in."""
+    code = (
+        "import verl.models.transformers.monkey_patch as patch, verl.utils.import_utils as utils;"
+        "assert not patch.is_trl_available() and not utils.is_trl_available()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,15 +15,20 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from recipe.wandb_files import history
+from recipe.workspace import layout
 from reward.components import SCORE_KEYS
+from reward.ground_truth import QUESTION_TYPES
 from reward.settings import COMPONENTS
 
 STEPS = 6
 SAVE_EVERY = 2
+TABLE_EVERY = 3
 OVERRIDES = (
     f"trainer.total_training_steps={STEPS}",
     f"trainer.save_freq={SAVE_EVERY}",
-    "trainer.logger=[console,file,wandb]",
+    "trainer.logger=[console,file,wandb,tensorboard]",
+    f"trainer.v1.thinkvg.rollout_table.every={TABLE_EVERY}",
     "actor_rollout_ref.actor.optim.lr=1e-3",
     # An untrained model earns no reward and so has no advantage; the entropy moves its weights.
     "actor_rollout_ref.actor.entropy_coeff=0.1",
@@ -88,9 +94,63 @@ def test_checkpoint_is_a_hugging_face_folder(uninterrupted: Any, workspace: Path
     assert len(AutoProcessor.from_pretrained(folder).tokenizer) == len(trained["lm_head.weight"])
 
 
-def test_weights_and_biases_runs_offline(uninterrupted: Any) -> None:
+def wandb_points(run_dir: Path) -> list[dict[str, Any]]:
+    """The W&B history of all runs in a folder, in the order in which it was logged."""
+    folders = sorted((run_dir / "wandb").glob("offline-run-*-*"))
+    names = dict.fromkeys(folder.name.rpartition("-")[2] for folder in folders)
+    return [point for name in names for point in history(run_dir, name)]
+
+
+def tensorboard_steps(run_dir: Path, metric: str) -> dict[int, float]:
+    """Values of a scalar by step, as TensorBoard shows them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_dir / "tensorboard")).Reload()
+    found = [(event.step, event.value) for event in events.Scalars(metric)]
+    assert len(dict(found)) == len(found), f"{metric} has a step twice"
+    return dict(found)
+
+
+def test_wandb_has_one_point_a_step_with_every_curve(uninterrupted: Any, metrics: Any) -> None:
     run_dir, _ = uninterrupted
-    assert list((run_dir / "wandb").glob("offline-run-*"))
+    points, logged = wandb_points(run_dir), metrics(run_dir)
+    assert [point["_step"] for point in points] == list(range(1, STEPS + 1))
+    for point in points:
+        for name in ("score", *COMPONENTS):
+            for kind in ("mean", "std"):
+                key = f"reward/{name}/{kind}"
+                assert point[key] == pytest.approx(logged[point["_step"]][key])
+            counts = point[f"histogram/{name}.values"]
+            assert sum(counts) == 16  # 4 prompts x 4 rollouts
+        shares = [value for key, value in point.items() if re.fullmatch("by_type/.*/share", key)]
+        assert sum(shares) == pytest.approx(1.0)
+    tables = [point["_step"] for point in points if "rollouts._type" in point]
+    assert tables == list(range(TABLE_EVERY, STEPS + 1, TABLE_EVERY))
+    (folder,) = (run_dir / "wandb").glob("offline-run-*")
+    assert list(folder.glob("files/media/**/*.png")), "the table has no pictures"
+
+
+def test_the_workspace_names_only_what_runs_log(uninterrupted: Any) -> None:
+    run_dir, _ = uninterrupted
+    logged = {name for point in wandb_points(run_dir) for name in point}
+    panels = [panel for group in layout() for panel in group.panels]
+    named = {name for panel in panels for name in panel.metrics}
+    # In so few rollouts a question type may not occur; its share is logged and always 0 then.
+    absent = {
+        kind
+        for kind in QUESTION_TYPES
+        if not any(point[f"by_type/{kind}/share"] for point in wandb_points(run_dir))
+    }
+    assert len(absent) < len(QUESTION_TYPES)
+    assert {name for name in named - logged if name.split("/")[1] not in absent} == set()
+
+
+def test_tensorboard_has_the_same_curves(uninterrupted: Any, metrics: Any) -> None:
+    run_dir, _ = uninterrupted
+    for name in ("score", *COMPONENTS):
+        metric = f"reward/{name}/mean"
+        wanted = {step: values[metric] for step, values in metrics(run_dir).items()}
+        assert tensorboard_steps(run_dir, metric) == pytest.approx(wanted, abs=1e-6)
 
 
 def kill_in_the_middle_of_a_step(
@@ -135,5 +195,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(
     resumed = run(*command)
     assert resumed.returncode == 0, resumed.stdout[-8000:]
     assert sorted(metrics(tmp_path)) == list(range(1, STEPS + 1))
+    assert sorted(tensorboard_steps(tmp_path, "reward/score/mean")) == list(range(1, STEPS + 1))
+    assert {point["_step"] for point in wandb_points(tmp_path)} == set(range(1, STEPS + 1))
     reference, _ = uninterrupted
     assert prompts_of(tmp_path) == prompts_of(reference)

@@ -114,3 +114,22 @@ def test_verls_sft_dataset_reads_every_row(prepared: Path, processor: Any) -> No
         assert told < length <= told + 4
         text = processor.tokenizer.decode(item["input_ids"], skip_special_tokens=True)
         assert info["question"].split()[-1] in text
+
+
+def test_without_reasoning_nothing_asks_for_one_or_has_one(workspace: Path, processor: Any) -> None:
+    from recipe.program import compose_config
+    from recipe.rl_dataset import GroundedRLHFDataset
+    from recipe.sft_dataset import GroundedSFTDataset
+
+    given = [f"data.dir={workspace / 'data'}", "model.path=MODEL", "cluster=cpu"]
+    given += [f"run_dir={workspace / 'no_reasoning'}"]
+    train = compose_config("train", [*given, "ablation=no_reasoning"]).data
+    rollout = GroundedRLHFDataset(train.train_files, processor.tokenizer, train, processor)
+    asked = rollout[0]["raw_prompt"][0]["content"]
+    assert not any("think" in part.get("text", "") for part in asked)
+    assert any(part["type"] == "image" for part in asked)
+    sft = compose_config("sft", [*given, "data.reasoning=false"]).data
+    data = GroundedSFTDataset(sft.train_files, processor.tokenizer, sft, processor)
+    text = processor.tokenizer.decode(data[0]["input_ids"])
+    assert "<think>" not in text, text
+    assert "<answer>" in text

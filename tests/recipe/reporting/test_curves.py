@@ -39,11 +39,14 @@ def test_reinforcement_learning_shows_reward_components_course_and_diagnostics()
             reward__n_boxes__mean=[1.0, 2.0],
             reward__group_std__mean=[0.1, 0.1],
             response_length__mean=[60, 61],
+            by_type__open__score__mean=[0.3, 0.4],
+            by_type__closed__score__mean=[0.5, 0.6],
             timing_s__step=[5, 5],
         )
     )
     assert titles(found) == {
         "Reward": ["Total reward", "answer"],
+        "Reward by question type": ["score"],
         "Course of training": [
             "Response length",
             "Spread of the reward within a group",
@@ -56,10 +59,13 @@ def test_reinforcement_learning_shows_reward_components_course_and_diagnostics()
         "reward/grounding/mean",
         "reward/think_grounding/mean",
         "reward/alignment/mean",
+        "reasoning_length/mean",
+        "response_length/clip_ratio",
         "actor/ppo_kl",
         "actor/kl_loss",
         "training/rollout_probs_diff_mean",
         "reward/group_std/zero",
+        "perf/throughput",
     ]
 
 

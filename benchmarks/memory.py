@@ -1,0 +1,161 @@
+"""``python -m benchmarks.memory``: preflight's memory estimate against a real SFT process on a CPU.
+
+Trains a randomly initialised Qwen2.5-VL of about 200 M parameters for two steps with
+``python -m recipe.sft cluster=cpu`` on a phantom set, and samples the resident memory of the
+process that trains. The same run with the tiny model tells the libraries' own share, which is
+subtracted, from the estimate as from the measurement. Exit code 1 where the two differ by more
+than 25 %.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+from recipe.preflight.memory import estimate
+from recipe.preflight.shape import read_shape
+from recipe.preflight.workload import GIB, read_workload
+from recipe.program import compose_config
+
+TOLERANCE = 0.25
+WIDTH, INNER, LAYERS = 1024, 2816, 17
+PIXELS = 15680
+
+
+def make_data(folder: Path) -> None:
+    """A phantom set, and the tiny model with its tokenizer."""
+    phantom = str(folder / "phantom")
+    for command in (
+        ("data_prep.phantom", "--out", phantom, "--images", "60", "--seed", "3"),
+        (
+            *("data_prep.thinkvg", "--source", phantom, "--images", f"{phantom}/files"),
+            *("--out", str(folder / "data"), "--min-pixels", "12544"),
+            *("--max-pixels", str(PIXELS), "--val", "0.1", "--test", "0.1"),
+        ),
+        ("recipe.tiny", "--data", str(folder / "data"), "--out", str(folder / "tiny")),
+    ):
+        subprocess.run([sys.executable, "-m", *command], check=True, stdout=subprocess.DEVNULL)
+
+
+def make_model(tiny: Path, out: Path) -> None:
+    """A wider and deeper model with the tiny one's tokenizer and vision tower."""
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    config = AutoConfig.from_pretrained(tiny)
+    text = config.text_config
+    text.hidden_size, text.intermediate_size, text.num_hidden_layers = WIDTH, INNER, LAYERS
+    text.num_attention_heads, text.num_key_value_heads, text.head_dim = 16, 4, 64
+    text.layer_types = ["full_attention"] * LAYERS
+    text.rope_parameters = {**text.rope_parameters, "mrope_section": [8, 12, 12]}
+    config.vision_config.out_hidden_size = WIDTH
+    torch.manual_seed(0)
+    AutoModelForImageTextToText.from_config(config).float().save_pretrained(out)
+    AutoProcessor.from_pretrained(tiny).save_pretrained(out)
+
+
+def overrides(folder: Path, model: str, rows: int, checkpointing: bool) -> list[str]:
+    """Command line of the run, without the program."""
+    return [
+        "cluster=cpu",
+        "model=tiny",
+        f"model.path={folder / model}",
+        f"data.dir={folder / 'data'}",
+        f"run_dir={folder / 'runs' / model}",
+        f"cluster.gradient_checkpointing={str(checkpointing).lower()}",
+        f"data.train_batch_size={rows}",
+        f"data.micro_batch_size_per_gpu={rows}",
+        "data.max_length=256",
+        "trainer.total_training_steps=3",
+        "trainer.save_freq=-1",
+        "trainer.test_freq=-1",
+        "trainer.logger=[console,file]",
+    ]
+
+
+def peak(command: list[str], log: Path, timeout: float) -> float:
+    """Largest resident memory, in bytes, of any one process of a run until it logged two steps."""
+    log.unlink(missing_ok=True)
+    largest, deadline = 0, time.monotonic() + timeout
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:
+        try:
+            while not log.is_file() or len(log.read_text().splitlines()) < 2:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit(f"error: {' '.join(command)}: no two steps")
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    try:
+                        largest = max(largest, child.memory_info().rss)
+                    except psutil.NoSuchProcess:
+                        continue
+                time.sleep(0.02)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait(timeout=60)
+    return float(largest)
+
+
+def longest_tokens(folder: Path) -> float:
+    """Tokens of the longest SFT sequence: verl pads a batch to its longest."""
+    import pyarrow.parquet as pq
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(folder / "tiny")
+    rows = pq.read_table(folder / "data" / "sft_train.parquet").to_pylist()
+    texts = ["".join(str(message["content"]) for message in row["messages"]) for row in rows]
+    lengths = [len(ids) for ids in processor.tokenizer(texts)["input_ids"]]
+    return max(lengths) + PIXELS / 28**2
+
+
+def measure(folder: Path, rows: int, checkpointing: bool, timeout: float) -> bool:
+    """Run both models, print the comparison, and tell whether it is within the tolerance."""
+    measured, estimated = {}, {}
+    length = longest_tokens(folder)
+    for model in ("tiny", "wide"):
+        arguments = overrides(folder, model, rows, checkpointing)
+        shape = read_shape(str(folder / model))
+        config = compose_config("sft", [*arguments, f"data.max_length={round(length)}"])
+        found = estimate(shape, read_workload(config, "sft", PIXELS))
+        estimated[model] = max(found.moments.values())
+        command = [sys.executable, "-m", "recipe.sft", *arguments]
+        measured[model] = peak(command, folder / "runs" / model / "metrics.jsonl", timeout)
+        print(f"{model}: {shape.parameters:,} parameters, {found.as_gib()['training']}")
+    growth = (measured["wide"] - measured["tiny"]) / GIB
+    expected = (estimated["wide"] - estimated["tiny"]) / GIB
+    error = expected / growth - 1
+    print(
+        f"{rows} rows of up to {length:.0f} tokens, checkpointing {checkpointing}: measured growth "
+        f"{growth:.2f} GiB (libraries and tiny model {measured['tiny'] / GIB:.2f}), estimated "
+        f"{expected:.2f} GiB, {error:+.1%}"
+    )
+    return abs(error) <= TOLERANCE
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
+    parser.add_argument("--rows", type=int, default=8, help="rows of a batch")
+    parser.add_argument("--checkpointing", action="store_true", help="with checkpointing")
+    parser.add_argument("--timeout", type=float, default=300, help="seconds for each run")
+    parser.add_argument("--folder", type=Path, help="where data and models are kept")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "wide").is_dir():
+            make_data(folder)
+            make_model(folder / "tiny", folder / "wide")
+        if not measure(folder, options.rows, options.checkpointing, options.timeout):
+            raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

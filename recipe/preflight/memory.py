@@ -1,0 +1,211 @@
+"""Memory of each GPU, calculated before anything is started.
+
+With P parameters in s bytes each (``model_dtype``), sharded over N ranks by FSDP2, computed in c
+bytes, over t tokens in a micro-batch:
+
+=============  ====================================================================================
+parameters     P s / N; 0 between steps where they are offloaded
+optimizer      2 P s / N (AdamW's two moments); 0 during forward and backward where offloaded
+gradients      P s / N
+gathered       (root + 2 blocks) c whole parameters, the block computed and the one prefetched, and
+               (root + 1 block) c of gradients before they are scattered; what lies outside of all
+               blocks stays gathered. On one rank too, where FSDP2 gathers into a copy
+activations    with checkpointing: L t h c + one block's inner ones, else those of all L blocks; a
+               block's inner ones are t (8 h + 3 kv + 4 i) c: inputs, norms, queries, keys, values,
+               attention's output, the three products of the gated MLP and its activation. The
+               vision tower the same way over its patches. Without flash attention also
+               2 t s heads c for the attention matrices of one block at sequence length s
+logits         3 t V c: the logits, their softmax, their gradient
+update         P s / N for AdamW's temporaries on a GPU; on a CPU, one parameter at a time
+reserve        a CUDA context, NCCL's buffers and fragments: 3 GiB and 5 %; none on a CPU
+=============  ====================================================================================
+
+Three moments are compared with the GPU's memory M: backward (parameters + optimizer + gradients +
+gathered + activations + logits), update (parameters + optimizer + gradients + update), and rollout
+(share M of vLLM, with the parameters and the optimizer that stay). vLLM's share holds its weights
+2 P / TP, its own activations, CUDA graphs (1 GiB), and the rest is KV cache: 2 L kv_heads head_dim
+c / TP a token. vLLM that does not sleep keeps its share in all moments; asleep it keeps 1.5 GiB.
+The reference policy is offloaded to the host by verl (`forward_only`) and is gathered like the
+actor, in turn with it: it adds no moment. On the host it takes 2 P / N for each GPU, and loading
+takes 4 P once on each node (for each GPU where input and output embeddings are tied).
+
+Sources: verl 0.9.1's FSDP engine, torch's FSDP2, and Korthikanti et al., Reducing Activation
+Recomputation in Large Transformer Models (2022), for which activations are kept. Measured on a CPU
+by ``python -m benchmarks.memory``; on GPUs the figures are calculated only.
+"""
+
+from dataclasses import asdict, dataclass
+
+from recipe.preflight.shape import ModelShape
+from recipe.preflight.workload import GIB, Rollout, Workload
+
+CONTEXT = 3 * GIB
+FRAGMENTS = 0.05
+ASLEEP = 1.5 * GIB
+GRAPHS = 1.0 * GIB
+VLLM_CPU_PROCESS = 1.5 * GIB
+
+
+@dataclass(frozen=True)
+class Training:
+    """Bytes of the actor on one GPU, by part."""
+
+    parameters: float
+    optimizer: float
+    gradients: float
+    gathered: float
+    activations: float
+    logits: float
+    update: float
+    reserve: float
+
+    @property
+    def backward(self) -> float:
+        """At the end of the forward pass, where activations and logits are largest."""
+        state = self.parameters + self.optimizer + self.gradients
+        return state + self.gathered + self.activations + self.logits + self.reserve
+
+    @property
+    def step(self) -> float:
+        """While the optimizer works."""
+        state = self.parameters + self.optimizer + self.gradients
+        return state + self.update + self.reserve
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Bytes of vLLM on one GPU; `cache_tokens` fit into the cache of one replica."""
+
+    budget: float
+    weights: float
+    activations: float
+    cache: float
+    cache_tokens: int
+    asleep: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Memory of one GPU and of one node's host, in bytes."""
+
+    training: Training
+    serving: Serving | None
+    resident: float
+    host: float
+    available: float
+
+    @property
+    def moments(self) -> dict[str, float]:
+        """Bytes in use at the moments that are compared with the GPU's memory."""
+        beside = self.serving.asleep if self.serving else 0.0
+        found = {
+            "backward": self.training.backward + beside,
+            "update": self.training.step + beside,
+        }
+        if self.serving:
+            found["rollout"] = self.serving.budget + self.resident
+        return found
+
+    def as_gib(self) -> dict[str, object]:
+        """The same in GiB, for a plan and for machines."""
+        training = {name: round(value / GIB, 2) for name, value in asdict(self.training).items()}
+        moments = {name: round(value / GIB, 2) for name, value in self.moments.items()}
+        found: dict[str, object] = {
+            "available": round(self.available / GIB, 1),
+            "moments": moments,
+            "training": training,
+            "host_per_node": round(self.host / GIB, 1),
+        }
+        if self.serving:
+            serving = asdict(self.serving)
+            tokens = serving.pop("cache_tokens")
+            rounded = {name: round(value / GIB, 2) for name, value in serving.items()}
+            found["vllm"] = {**rounded, "cache_tokens": tokens}
+        return found
+
+
+def estimate(shape: ModelShape, work: Workload) -> Estimate:
+    """Memory of a run; the formulas are in the module's docstring."""
+    training = _training(shape, work)
+    serving = _serving(shape, work, work.rollout) if work.rollout else None
+    parameters = 0.0 if work.offload_parameters else training.parameters
+    resident = parameters + (0.0 if work.offload_optimizer else training.optimizer)
+    return Estimate(
+        training=training,
+        serving=serving,
+        resident=resident + training.reserve,
+        host=_host(shape, work),
+        available=work.gpu_memory,
+    )
+
+
+def _training(shape: ModelShape, work: Workload) -> Training:
+    stored = shape.parameters * work.stored_bytes / work.shards
+    optimizer = 0.0 if work.offload_optimizer else 2 * stored
+    gathered = float((2 * shape.root + 3 * shape.block) * work.compute_bytes)
+    activations = _activations(shape, work)
+    logits = 3.0 * work.tokens * shape.vocabulary * work.compute_bytes
+    used = 3 * stored + optimizer + gathered + activations + logits
+    return Training(
+        parameters=stored,
+        optimizer=optimizer,
+        gradients=stored,
+        gathered=gathered,
+        activations=activations,
+        logits=logits,
+        # An optimizer that is offloaded between steps comes back for the step itself.
+        update=2 * stored
+        - optimizer
+        + (2 * shape.largest * work.stored_bytes / work.shards if work.on_cpu else stored),
+        reserve=0.0 if work.on_cpu else CONTEXT + FRAGMENTS * used,
+    )
+
+
+def _activations(shape: ModelShape, work: Workload) -> float:
+    """Bytes that one micro-batch leaves for its backward pass."""
+    key_values = shape.kv_heads * shape.head_width
+    inner = work.tokens * (8 * shape.width + 3 * key_values + 4 * shape.inner)
+    matrices = 2 * work.tokens * work.sequence * shape.heads if work.on_cpu else 0
+    images = max(1, work.tokens // work.sequence)
+    patches = images * work.max_pixels / ((shape.factor or 1) / shape.merge) ** 2
+    vision = patches * (11 * shape.vision_width + 4 * shape.vision_inner)
+    if work.checkpointing:
+        text = work.tokens * shape.width * shape.layers + inner + matrices
+        seen = patches * shape.vision_width * shape.vision_layers + vision
+    else:
+        text = (inner + matrices) * shape.layers
+        seen = vision * shape.vision_layers
+    return float((text + seen) * work.compute_bytes)
+
+
+def _serving(shape: ModelShape, work: Workload, rollout: Rollout) -> Serving:
+    width = rollout.bytes_per_value
+    weights = shape.parameters * width / rollout.tensor_parallel
+    inner = 2 * (shape.width + 2 * shape.inner / rollout.tensor_parallel)
+    activations = rollout.batched_tokens * inner * width
+    activations += 2 * 4 * rollout.sequences * shape.vocabulary
+    heads = max(1, shape.kv_heads // rollout.tensor_parallel)
+    token = 2 * shape.layers * heads * shape.head_width * width
+    if work.on_cpu:
+        cache = rollout.cpu_cache
+        budget = weights + activations + cache + VLLM_CPU_PROCESS
+    else:
+        budget = rollout.share * work.gpu_memory
+        cache = budget - weights - activations - (GRAPHS if rollout.cuda_graphs else 0.0)
+    return Serving(
+        budget=budget,
+        weights=weights,
+        activations=activations,
+        cache=cache,
+        cache_tokens=max(0, int(cache // token)),
+        asleep=ASLEEP if rollout.sleeps else budget,
+    )
+
+
+def _host(shape: ModelShape, work: Workload) -> float:
+    """Memory of one node's host for loading, the reference and what is offloaded."""
+    per_gpu = 2.0 * shape.parameters / work.shards if work.reference else 0.0
+    stored = shape.parameters * work.stored_bytes / work.shards
+    per_gpu += stored * (2 * work.offload_optimizer + work.offload_parameters)
+    copies = work.gpus_per_node if shape.tied else 1
+    return work.gpus_per_node * per_gpu + copies * shape.parameters * work.stored_bytes

@@ -1,0 +1,30 @@
+"""Collects what checks find, instead of stopping at the first."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from recipe.errors import InputError
+
+Found = TypeVar("Found")
+
+
+@dataclass
+class Problems:
+    """The faults of a run, one line each, each once, in the order they were found."""
+
+    messages: list[str] = field(default_factory=list)
+
+    def add(self, message: str) -> None:
+        """Add one line."""
+        line = " ".join(message.split())
+        if line not in self.messages:
+            self.messages.append(line)
+
+    def collect(self, check: Callable[[], Found]) -> Found | None:
+        """Run a check; keep the fault it raises and return None, or what it returns."""
+        try:
+            return check()
+        except InputError as error:
+            self.add(str(error))
+            return None

@@ -1,0 +1,1 @@
+"""Runs that differ in one thing each, and their comparison: ``python -m recipe.sweep``."""

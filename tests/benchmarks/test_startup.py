@@ -1,0 +1,19 @@
+"""The start-up profile, from the lines of a log."""
+
+from benchmarks.startup import ends, table
+
+LINES = [
+    (3.0, "[verl.plugin][INFO] - Platform override from VERL_PLATFORM: cpu"),
+    (8.0, "INFO worker.py -- Started a local Ray instance."),
+    (20.0, "\x1b[36m(TaskRunner pid=1)\x1b[0m INFO: Platform override from VERL_PLATFORM: cpu"),
+    (25.0, "(TaskRunner pid=1) train and validate dataloader initialized, train dataset size: 9"),
+    (90.0, "(TaskRunner pid=1) step:1 - critic/score/mean:0.1"),
+    (95.0, "(TaskRunner pid=1) step:2 - critic/score/mean:0.1"),
+]
+
+
+def test_stages_end_where_their_lines_come() -> None:
+    found = ends(LINES)
+    assert list(found.values()) == [3.0, 8.0, 20.0, 25.0, 90.0]
+    assert "| agent loop, first step | 65.0 | 90.0 |" in table(found)
+    assert "| task runner: imports | 12.0 | 20.0 |" in table(found)

@@ -1,0 +1,234 @@
+"""Each broken set-up is found, with a message that says what to change; shipped ones are silent."""
+
+import json
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.metadata import encode_metadata, read_metadata
+from recipe.preflight.checklist import examine
+from recipe.program import compose_config
+from recipe.settings import CONFIG_FOLDER
+
+CPU = ["cluster=cpu", "model=tiny"]
+LARGE = "model.path=Qwen/Qwen2.5-VL-32B-Instruct"
+
+
+def problems(
+    prepared: Path, *overrides: str, program: str = "train", elsewhere: bool = False
+) -> tuple[str, ...]:
+    """Problems of a configuration; model and data are the prepared ones unless overridden."""
+    given = [f"data.dir={prepared / 'data'}", "run_dir=/tmp/preflight-never-made", *overrides]
+    if not any(override.startswith("model.path=") for override in given):
+        given.append(f"model.path={prepared / 'model'}")
+    return examine(compose_config(program, given), program, elsewhere).problems
+
+
+def small(prepared: Path, *overrides: str) -> tuple[str, ...]:
+    """Problems of a run that fits this machine but for `overrides`."""
+    return problems(prepared, *CPU, "experiment=demo_grpo", *overrides)
+
+
+def test_a_sound_run_has_none(prepared: Path) -> None:
+    assert small(prepared) == ()
+    assert problems(prepared, *CPU, "experiment=demo_sft", program="sft") == ()
+
+
+@pytest.mark.parametrize("program", ["train", "sft"])
+@pytest.mark.parametrize("model", ["qwen2_5_vl_3b", "qwen2_5_vl_7b"])
+def test_shipped_configurations_have_none(prepared: Path, program: str, model: str) -> None:
+    name = {"qwen2_5_vl_3b": "3B", "qwen2_5_vl_7b": "7B"}[model]
+    path = f"model.path=Qwen/Qwen2.5-VL-{name}-Instruct"
+    overrides = [f"model={model}", path, "cluster=h100x8"]
+    assert problems(prepared, *overrides, program=program, elsewhere=True) == ()
+
+
+# paper_judge needs the address of a judge; it is tested below
+UNJUDGED = sorted({path.stem for path in (CONFIG_FOLDER / "reward").glob("*")} - {"paper_judge"})
+
+
+@pytest.mark.parametrize("reward", UNJUDGED)
+def test_shipped_rewards_have_none(prepared: Path, reward: str) -> None:
+    assert small(prepared, f"reward={reward}") == ()
+
+
+# Overrides that break a sound run on this machine, and what the message has to hold.
+BROKEN = [
+    # 4 prompts x 3 rollouts over 5 workers
+    (
+        ["cluster.gpus_per_node=5", "data.train_batch_size=4", "actor_rollout_ref.rollout.n=3"],
+        "data.train_batch_size=5",
+    ),
+    # a mini-batch that is no part of a batch
+    (["actor_rollout_ref.actor.ppo_mini_batch_size=6"], "ppo_mini_batch_size=6 does not divide"),
+    # a micro-batch that does not divide what a worker has
+    (
+        ["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=48"],
+        "ppo_micro_batch_size_per_gpu=48 does not divide the 128",
+    ),
+    # no group
+    (["actor_rollout_ref.rollout.n=1"], "set actor_rollout_ref.rollout.n=8"),
+    # a batch larger than the data
+    (["data.train_batch_size=4096"], "do not fill one batch"),
+    # a tensor-parallel rollout over more GPUs than a node has
+    (["cluster.tensor_parallel=2"], "cluster.tensor_parallel=2 does not divide"),
+    # sequences longer than the model's positions
+    (["data.max_response_length=9000"], "longer than the 4096"),
+    # prompts that would all be left out
+    (["data.max_prompt_length=16"], "set data.max_prompt_length="),
+    # too few logical GPUs for the workers: the run would wait for ever
+    (["cluster.ray.num_gpus=0"], "cluster.ray.num_gpus=1"),
+    # checkpoints that do not fit on the disk
+    (["trainer.max_actor_ckpt_to_keep=10000000"], "lower trainer.max_actor_ckpt_to_keep"),
+    # flash attention where it is not built
+    (["cluster.attention=flash_attention_2"], "the package flash_attn does not import here"),
+    # a component that the reward does not have
+    (["ablation=gdpo", "algorithm.gdpo_reward_keys=[beauty]"], "name components of the reward"),
+    # a judged reward without a judge's address
+    (["reward=paper_judge"], "judge.base_url is not set"),
+    # a cluster with GPUs on a machine without
+    (["cluster=h100x8"], "cluster=cpu runs without"),
+    # a model folder that is not there
+    (["model.path=./nowhere"], "model.path=./nowhere: no such folder"),
+    # a hub model whose shape nobody knows
+    (["model.path=somebody/unknown"], "add an entry to configs/shape"),
+    # data that is not there
+    (["data.dir=./nowhere"], "make it with python -m data_prep.thinkvg"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "told"), BROKEN, ids=lambda value: str(value)[:60])
+def test_a_broken_setting_is_told(prepared: Path, overrides: list[str], told: str) -> None:
+    found = small(prepared, *overrides)
+    assert any(told in message for message in found), found
+    assert all("\n" not in message for message in found)
+
+
+def test_every_problem_is_told_at_once(prepared: Path) -> None:
+    found = small(
+        prepared,
+        "data.max_prompt_length=16",
+        "cluster.ray.num_gpus=0",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=6",
+        "cluster.attention=flash_attention_2",
+    )
+    assert len(found) >= 4
+
+
+# Where 80 GB are not enough, by model and layout.
+TIGHT = [
+    (["cluster.nodes=1", LARGE], "memory: update"),
+    (["cluster.nodes=2", LARGE, "cluster.gpu_memory_utilization=0.9"], "memory: rollout"),
+    (
+        ["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=65536"],
+        "lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
+    ),
+    (
+        [LARGE, "cluster.nodes=8", "cluster.tensor_parallel=1"],
+        "raise cluster.gpu_memory_utilization or cluster.tensor_parallel",
+    ),
+    (["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=1024"], "less than one sequence"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "told"), TIGHT, ids=lambda value: str(value)[:60])
+def test_too_little_memory_is_told(prepared: Path, overrides: list[str], told: str) -> None:
+    model = [] if LARGE in overrides else ["model.path=Qwen/Qwen2.5-VL-7B-Instruct"]
+    found = problems(prepared, *model, *overrides, elsewhere=True)
+    assert any(told in message for message in found), found
+
+
+def test_a_large_model_fits_on_enough_nodes(prepared: Path) -> None:
+    """What docs/scaling.md proposes for 32B."""
+    overrides = [LARGE, "cluster.nodes=4", "cluster.tensor_parallel=4"]
+    assert problems(prepared, *overrides, elsewhere=True) == ()
+
+
+def test_data_of_another_family_is_told(prepared: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    for name in ("train", "val"):
+        source = prepared / "data" / f"{name}.parquet"
+        values = {**read_metadata(source), "model_family": "qwen3_vl"}
+        table = pq.read_table(source).replace_schema_metadata(encode_metadata(values))
+        pq.write_table(table, tmp_path / source.name)
+    found = small(prepared, f"data.dir={tmp_path}")
+    assert any("--model-family qwen2_5_vl" in message for message in found), found
+
+
+def test_another_patch_size_is_told(prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(prepared / "model", tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    config = json.loads(file.read_text())
+    config["vision_config"]["patch_size"] = 16
+    file.write_text(json.dumps(config))
+    found = small(prepared, f"model.path={tmp_path / 'model'}")
+    assert any("multiples of 28 pixels" in m and "covers 32" in m for m in found), found
+
+
+def test_missing_pictures_are_told(prepared: Path, rewritten: Any) -> None:
+    def move(row: Any) -> None:
+        row["images"][0]["image"] = row["images"][0]["image"].replace("phantom", "moved")
+
+    found = small(prepared, f"data.dir={rewritten(move)}")
+    assert any("pictures are missing" in m and "mount them there" in m for m in found), found
+
+
+def test_pictures_resized_otherwise_are_told(prepared: Path, rewritten: Any) -> None:
+    def enlarge(row: Any) -> None:
+        row["images"][0].update(min_pixels=50176, max_pixels=50176)
+
+    found = small(prepared, f"data.dir={rewritten(enlarge)}")
+    assert any("changed since the boxes were written" in message for message in found), found
+
+
+def judged(url: str, *more: str) -> list[str]:
+    key = "reward.custom_reward_function.reward_kwargs.judge"
+    return ["reward=paper_judge", f"{key}.base_url={url}", *(f"{key}.{part}" for part in more)]
+
+
+def test_a_judge_that_does_not_answer_is_told(prepared: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+    found = small(prepared, *judged(url))
+    assert any("start the judge's server there" in message for message in found), found
+
+
+def test_a_model_that_the_judge_does_not_offer_is_told(prepared: Path, judge_server: Any) -> None:
+    found = small(prepared, *judged(judge_server.url, "model=other"))
+    assert any("set judge.model to one of these" in message for message in found), found
+    assert small(prepared, *judged(judge_server.url)) == ()
+
+
+def test_an_online_run_without_a_login_is_told(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert any("wandb login" in message for message in small(prepared))
+    (tmp_path / "none").write_text("machine api.wandb.ai login user password secret\n")
+    assert small(prepared) == ()
+
+
+def test_pictures_of_real_data_that_would_leave_are_told(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.parquet as pq
+
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    table = "trainer.v1.thinkvg.rollout_table.every=10"
+    assert small(prepared, table) == ()
+    for name in ("train", "val"):
+        source = prepared / "data" / f"{name}.parquet"
+        values = read_metadata(source)
+        values.pop("notice")
+        rows = pq.read_table(source).replace_schema_metadata(encode_metadata(values))
+        pq.write_table(rows, tmp_path / source.name)
+    found = small(prepared, f"data.dir={tmp_path}", table)
+    assert any("does not say that it is synthetic" in message for message in found), found

@@ -1,0 +1,48 @@
+"""Parameter counts and the memory formula."""
+
+import pytest
+
+from recipe.preflight.memory import estimate
+from recipe.preflight.shape import read_shape
+from recipe.preflight.workload import GIB, read_workload
+from recipe.program import compose_config
+
+# Of the published weights.
+PARAMETERS = {"3B": 3_754_622_976, "7B": 8_292_166_656, "32B": 33_452_718_336}
+
+
+@pytest.mark.parametrize("size", PARAMETERS)
+def test_parameters_are_those_of_the_published_weights(size: str) -> None:
+    assert read_shape(f"Qwen/Qwen2.5-VL-{size}-Instruct").parameters == PARAMETERS[size]
+
+
+def of(*overrides: str, program: str = "train"):
+    config = compose_config(program, ["data.dir=DIR", *overrides])
+    return estimate(read_shape(config.model.path), read_workload(config, program, 1003520))
+
+
+def test_state_is_shared_by_all_gpus() -> None:
+    one, two = of(), of("cluster.nodes=2")
+    assert one.training.parameters == pytest.approx(8_292_166_656 * 4 / 8)
+    assert two.training.optimizer == pytest.approx(one.training.optimizer / 2)
+    assert two.training.activations == one.training.activations
+
+
+def test_offloading_frees_the_backward_pass_but_not_the_update() -> None:
+    plain, offloaded = of(), of("cluster.optimizer_offload=true")
+    assert offloaded.moments["backward"] < plain.moments["backward"] - 7 * GIB
+    assert offloaded.training.step == pytest.approx(plain.training.step, rel=0.05)
+    assert offloaded.host > plain.host + 50 * GIB
+
+
+def test_the_cache_takes_what_the_weights_leave() -> None:
+    serving = of().serving
+    assert serving is not None
+    assert serving.weights == pytest.approx(8_292_166_656 * 2 / 2)
+    # 28 layers, 4 key-value heads over 2 GPUs, 128 channels, keys and values, 2 bytes
+    assert serving.cache_tokens == int(serving.cache // (2 * 28 * 2 * 128 * 2))
+
+
+def test_a_rollout_that_stays_awake_takes_its_share_from_training() -> None:
+    asleep, awake = of(), of("cluster.free_cache_engine=false")
+    assert awake.moments["backward"] > asleep.moments["backward"] + 40 * GIB

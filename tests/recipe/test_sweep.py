@@ -1,0 +1,139 @@
+"""Runs of a sweep: names, what is refused, what is skipped, and their comparison."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from recipe.errors import InputError
+from recipe.program import compose_config
+from recipe.sweep import slurm
+from recipe.sweep.compare import compare
+from recipe.sweep.runs import Run, ablations, plan_runs, run_name
+from recipe.train import FINISHED
+from reward.presets import load_preset
+from reward.settings import Settings
+
+SHARED = ["data.dir=DIR", "cluster=cpu"]
+NEEDS = {"rl_only": ["base_model=MODEL"]}
+
+
+@pytest.mark.parametrize("name", ablations())
+def test_every_ablation_composes_and_changes_something(name: str) -> None:
+    base = OmegaConf.to_container(compose_config("train", ["data.dir=DIR"]), resolve=True)
+    overrides = ["data.dir=DIR", f"ablation={name}", *NEEDS.get(name, [])]
+    config = compose_config("train", overrides)
+    assert OmegaConf.to_container(config, resolve=True) != base
+
+
+@pytest.mark.parametrize("name", ablations())
+def test_verl_accepts_every_ablation(name: str) -> None:
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    overrides = ["data.dir=DIR", f"ablation={name}", *NEEDS.get(name, [])]
+    config = compose_config("train", overrides)
+    OmegaConf.resolve(config)
+    validate_config(config, need_reference_policy(config), need_critic(config))
+
+
+@pytest.mark.parametrize("name", [name for name in ablations() if name.startswith("reward_")])
+def test_ablations_of_the_reward_are_its_presets(name: str) -> None:
+    config = compose_config("train", ["data.dir=DIR", f"ablation={name}"])
+    kwargs = OmegaConf.to_container(config.reward.custom_reward_function.reward_kwargs)
+    preset = Settings.from_kwargs(load_preset(name.removeprefix("reward_")))
+    own = Settings.from_kwargs(kwargs)  # type: ignore[arg-type]
+    assert own.weights == preset.weights
+    assert (own.grounding_rule, own.answer_rule) == (preset.grounding_rule, preset.answer_rule)
+
+
+def test_names_say_what_differs() -> None:
+    assert run_name(()) == "base"
+    assert run_name(["ablation=dapo"]) == "dapo"
+    assert run_name(["actor_rollout_ref.rollout.n=4", "seed=1"]) == "n4-seed1"
+
+
+@pytest.mark.parametrize(
+    ("variants", "told"),
+    [
+        (["base", "beauty"], "beauty: no such ablation"),
+        (["ablation=beauty"], "ablation=beauty: no such entry"),
+        (["base", "no.such.key=1"], "no.such.key"),
+        (["dapo", "ablation=dapo"], "two runs are called dapo"),
+    ],
+)
+def test_what_is_unknown_is_refused(tmp_path: Path, variants: list[str], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        plan_runs(tmp_path, variants, SHARED)
+
+
+def finish(run: Run, level: float) -> None:
+    """Leave what a finished run leaves."""
+    run.note_overrides()
+    lines = [
+        {"step": step, "data": {"reward/mean_iou/mean": level, "timing_s/step": 2.0}}
+        for step in range(1, 6)
+    ]
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run.folder / FINISHED).write_text("{}\n")
+
+
+def test_a_finished_run_is_known_by_its_overrides(tmp_path: Path) -> None:
+    base, dapo = plan_runs(tmp_path, ["base", "dapo"], SHARED)
+    finish(base, 0.5)
+    assert base.is_finished
+    assert not dapo.is_finished
+    with pytest.raises(InputError, match="other overrides"):
+        plan_runs(tmp_path, ["base"], [*SHARED, "seed=7"])
+
+
+def test_the_table_and_the_plot_have_every_run(tmp_path: Path) -> None:
+    runs = plan_runs(tmp_path, ["base", "dapo", "gspo"], SHARED)
+    finish(runs[0], 0.25)
+    finish(runs[1], 0.5)
+    table = compare(runs, tmp_path, "synthetic")
+    assert list(table.index) == ["base", "dapo"]  # gspo has not begun
+    assert table.loc["dapo", "mean IoU"] == 0.5
+    assert table.loc["base", "steps"] == 5
+    text = (tmp_path / "table.md").read_text()
+    assert "| dapo | finished | 5 |" in text
+    assert "synthetic" in text
+    assert "<svg" in (tmp_path / "plot.svg").read_text()
+
+
+@pytest.fixture
+def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A launcher that prints its arguments, in place of the one that starts engines."""
+    script = tmp_path / "train.sbatch"
+    script.write_text('#!/bin/bash\n#SBATCH --signal=B:USR1@600\nprintf "%s\\n" "$@"\n')
+    monkeypatch.setattr(slurm, "TRAIN", script)
+    return script
+
+
+def test_each_task_of_an_array_gets_the_overrides_of_its_run(
+    tmp_path: Path, launcher: Path
+) -> None:
+    out = tmp_path / "sweep"
+    runs = plan_runs(out, ["base", "dapo", "seed=1"], SHARED)
+    finish(runs[0], 0.5)
+    said = slurm.submit(runs, out, ["--nodes=2"], dry=True)
+    assert said == f"sbatch --array=0-1 --nodes=2 {out}/array.sbatch"
+    assert "#SBATCH --signal=B:USR1@600" in (out / "array.sbatch").read_text()
+    for task, run in enumerate(runs[1:]):
+        done = subprocess.run(
+            ["bash", str(out / "array.sbatch")],
+            env={"SLURM_ARRAY_TASK_ID": str(task), "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=20,
+        )
+        assert done.stdout.splitlines() == list(run.overrides)
+
+
+def test_nothing_is_submitted_when_all_is_done(tmp_path: Path, launcher: Path) -> None:
+    runs = plan_runs(tmp_path / "sweep", ["base"], SHARED)
+    finish(runs[0], 0.5)
+    assert slurm.submit(runs, tmp_path / "sweep", [], dry=True) == ""
