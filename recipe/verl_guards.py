@@ -9,6 +9,11 @@ Equal lengths
 
 Repeated preprocessing
     See `recipe.image_cache`.
+
+TRL's value head
+    Wherever TRL is installed, verl imports a class from it to patch it, from two places of which
+    TRL 1.16 has neither: every engine then fails to start. This recipe trains no value head, so
+    verl is told that there is no TRL.
 """
 
 import importlib.metadata
@@ -67,9 +72,10 @@ def install() -> None:
             f"verl {version} is installed, the guards of this recipe are for {GUARDED_VERL}: "
             f"install verl=={GUARDED_VERL} or review recipe/verl_guards.py"
         )
-    from verl.utils import tensordict_utils
+    from verl.utils import import_utils, tensordict_utils
     from verl.utils.tokenizer import tokenizer
 
+    _replace(import_utils, "is_trl_available", lambda: False)
     _replace(tensordict_utils, "maybe_fix_3d_position_ids", fix_position_ids)
     build = tokenizer.build_multimodal_processor_inputs
     _replace(tokenizer, "build_multimodal_processor_inputs", remember_images(build))
