@@ -31,7 +31,7 @@ def merge(source: Source, base: Path | None, out: Path, dtype: torch.dtype | Non
     """
     from accelerate import init_empty_weights  # type: ignore[import-untyped]
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
-    from verl.utils.model import drop_tied_target_keys
+    from verl.utils.transformers_compat import drop_tied_target_keys
 
     assert source.shards is not None
     state = read_shards(source.shards)
