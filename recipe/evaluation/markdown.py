@@ -82,7 +82,7 @@ def _table(
 ) -> str:
     shown = [metric for metric in metrics if any(metric in values for values in rows.values())]
     return lines(
-        [corner, *(_title(metric) for metric in shown)],
+        [corner, *(title_of(metric) for metric in shown)],
         (
             [name, *(estimate(values.get(metric), metric, signed) for metric in shown)]
             for name, values in rows.items()
@@ -96,7 +96,7 @@ def _by_type(intervals: Mapping[str, Mapping[str, Any]]) -> str:
     return lines(
         ["", *intervals],
         (
-            [_title(metric), *(estimate(values[metric], metric) for values in intervals.values())]
+            [title_of(metric), *(estimate(values[metric], metric) for values in intervals.values())]
             for metric in metrics
         ),
     )
@@ -110,7 +110,7 @@ def _differences(results: Mapping[str, Any]) -> str:
 def _by_region(regions: Mapping[str, Mapping[str, Any]]) -> str:
     metrics = ("v_score", "iou_50", "iou_75", "a_score")
     return lines(
-        ["region", "boxes", *(_title(metric) for metric in metrics)],
+        ["region", "boxes", *(title_of(metric) for metric in metrics)],
         (
             [name, str(values["boxes"]), *(estimate(values[metric]) for metric in metrics)]
             for name, values in regions.items()
@@ -118,7 +118,8 @@ def _by_region(regions: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _title(metric: str) -> str:
+def title_of(metric: str) -> str:
+    """A metric as a table calls it."""
     if metric.startswith("pass_at_"):
         return f"pass@{metric.removeprefix('pass_at_')}"
     return METRIC_TITLES.get(metric, metric.replace("_", " "))

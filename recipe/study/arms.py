@@ -42,6 +42,7 @@ def _title(fraction: str) -> str:
 
 _FRACTIONS = tuple(fraction for fraction in FRACTIONS if fraction != "1of16")
 ARMS = (
+    Arm("base", "before SFT", sft=False),
     *(Arm(f"sft-{f}", f"SFT, {_title(f)}", fraction=f) for f in _FRACTIONS),
     Arm("sft-no_reasoning", "SFT without reasoning", variant=NO_REASONING),
     Arm("sft-shuffled", "SFT on pictures shuffled between patients", variant="shuffled"),
