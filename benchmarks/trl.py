@@ -12,14 +12,13 @@ Ray and trains with one FSDP2 process.
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
 
 RATE = 1e-4
 PROMPT_LENGTH, RESPONSE_LENGTH = 256, 176
@@ -79,33 +78,45 @@ def train_with_trl(options: argparse.Namespace) -> list[dict[str, float]]:
     return steps
 
 
-def rows(data: Path) -> Any:
-    """The training rows as TRL takes them: a conversation and its picture."""
+def rows(options: argparse.Namespace, patch_size: int) -> Any:
+    """As many training rows as the steps need, drawn by the seed, as TRL takes them.
+
+    Pictures come in the size that the boxes were written for, which the processor leaves alone.
+    """
     import datasets
 
-    made = []
-    for row in pq.read_table(data / "train.parquet").to_pylist():
-        prompt = [{**m, "content": m["content"].replace("<image>\n", "")} for m in row["prompt"]]
-        made.append(
+    from recipe.generation import load_image, read_prompts
+
+    prompts = read_prompts(options.data / "train.parquet")
+    chosen = random.Random(options.seed).sample(prompts, options.steps * options.prompts)
+    return datasets.Dataset.from_list(
+        [
             {
-                "prompt": prompt,
-                "image": row["images"][0]["image"],
-                "ground_truth": row["reward_model"]["ground_truth"],
+                "prompt": [
+                    {"role": m["role"], "content": m["content"].replace("<image>", "")}
+                    for m in prompt.messages
+                ],
+                "image": load_image(prompt, patch_size),
+                "ground_truth": prompt.ground_truth,
             }
-        )
-    dataset = datasets.Dataset.from_list(made)
-    return dataset.cast_column("image", datasets.Image())
+            for prompt in chosen
+        ]
+    )
 
 
 def run_trl(options: argparse.Namespace) -> None:
     """Train with TRL and write its metrics of each step."""
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
 
+    from recipe import program
+    from recipe.program import compose_config
     from reward.presets import load_preset
     from reward.thinkvg import compute_score
 
+    program.set_environment(compose_config("evaluate", ["cluster=cpu", "data.dir=D"]))
     kwargs = load_preset("dense")
 
     def score(completions: Any, ground_truth: Any, **_: Any) -> list[float]:
@@ -117,7 +128,7 @@ def run_trl(options: argparse.Namespace) -> None:
 
     times: list[float] = []
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             times.append(time.perf_counter())
 
@@ -146,12 +157,13 @@ def run_trl(options: argparse.Namespace) -> None:
         dataloader_pin_memory=False,
     )
     torch.set_num_threads(os.cpu_count() or 1)
+    processor = AutoProcessor.from_pretrained(options.model, padding_side="left")
     trainer = GRPOTrainer(
         model=AutoModelForImageTextToText.from_pretrained(options.model, dtype="float32"),
-        processing_class=AutoProcessor.from_pretrained(options.model, padding_side="left"),
+        processing_class=processor,
         reward_funcs=score,
         args=config,
-        train_dataset=rows(options.data),
+        train_dataset=rows(options, processor.image_processor.patch_size),
         callbacks=[Clock()],
     )
     trainer.train()
