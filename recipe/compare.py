@@ -61,8 +61,8 @@ def markdown(found: dict[str, Any], names: tuple[str, str]) -> str:
         rows = [
             [
                 METRIC_TITLES[metric],
-                estimate(before[metric], metric),
-                estimate(after[metric], metric),
+                estimate(before.get(metric), metric),
+                estimate(after.get(metric), metric),
                 estimate(gain[metric], signed=True),
             ]
             for metric in gain

@@ -32,7 +32,7 @@ def estimates(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> dict[str, Estimate]:
-    """Mean of each column, with a percentile interval over resampled patients.
+    """Mean of each column that has a number, with a percentile interval over resampled patients.
 
     Args:
         values: a row for each question, a column of numbers for each metric; NaN is left out.
@@ -51,7 +51,9 @@ def estimates(
     tail = 100 * (1 - CONFIDENCE) / 2
     for column, name in enumerate(values.columns):
         total = counts[:, column].sum()
-        mean = float(sums[:, column].sum() / total) if total else float("nan")
+        if not total:
+            continue
+        mean = float(sums[:, column].sum() / total)
         interval = None
         if np.count_nonzero(counts[:, column]) > 1:
             ends = np.nanpercentile(drawn[:, column], [tail, 100 - tail])

@@ -54,7 +54,7 @@ def beside_table(results: Mapping[str, Any]) -> str:
 
 def estimate(value: Mapping[str, Any] | None, metric: str = "", signed: bool = False) -> str:
     """`0.512 [0.480, 0.544]`; a dash where there is none."""
-    if value is None or value["mean"] is None or value["mean"] != value["mean"]:
+    if value is None:
         return NONE
     if metric == "length":
         return f"{value['mean']:.0f}"
@@ -96,7 +96,10 @@ def _by_type(intervals: Mapping[str, Mapping[str, Any]]) -> str:
     return lines(
         ["", *intervals],
         (
-            [title_of(metric), *(estimate(values[metric], metric) for values in intervals.values())]
+            [
+                title_of(metric),
+                *(estimate(values.get(metric), metric) for values in intervals.values()),
+            ]
             for metric in metrics
         ),
     )

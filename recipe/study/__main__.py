@@ -33,6 +33,7 @@ def run(plan: StudyPlan, results: Path, arm: Arm, seed: int) -> None:
             done = ledger.is_done(stage)
             announce(stage, number, len(stages), " (done)" if done else "")
             if not done:
+                ledger.forget(stages[number:])  # what was made of an earlier output is out of date
                 run_stage(stage, ledger, plan.root / "logs")
         seconds = {stage.name: ledger.seconds(stage) for stage in stages}
         result = make_result(plan, arm, seed, seconds)
@@ -77,7 +78,7 @@ def main() -> None:
     os.environ.setdefault("WANDB_MODE", "offline")
     leave_on_sigterm()
     size = Size(**{name: getattr(options, name) for name in Size().as_dict()})
-    plan = StudyPlan(options.work, size)
+    plan = StudyPlan(options.work / size.name, size)
     names = options.arms or (QUICK_ARMS if options.quick else tuple(BY_NAME))
     seeds = options.seeds or list(QUICK_SEEDS if options.quick else SEEDS)
     try:

@@ -21,6 +21,11 @@ class Size:
     prompts: int = GRPO_PROMPTS
     group: int = GRPO_GROUP
 
+    @property
+    def name(self) -> str:
+        """A folder's name, so that stages of different sizes never meet."""
+        return "-".join(str(value) for value in self.as_dict().values())
+
     def as_dict(self) -> dict[str, int]:
         """For result files."""
         return asdict(self)

@@ -155,3 +155,8 @@ def test_estimates_survive_json(cases):
     values = question_values([p for p, _, _ in cases][:5])
     assert json.dumps(estimates(values[["a_score"]], ["one"] * 5))
     assert estimates(values[["a_score"]], ["one"] * 5)["a_score"]["ci95"] is None
+    # A metric that no row has is left out; one that some lack is the mean of the others.
+    some = pd.DataFrame({"none": [float("nan")] * 4, "ar": [1.0, 0.0, float("nan"), float("nan")]})
+    found = estimates(some, ["a", "b", "c", "c"])
+    assert list(found) == ["ar"]
+    assert found["ar"] == {"mean": 0.5, "ci95": [0.0, 1.0]}
