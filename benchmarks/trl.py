@@ -22,6 +22,7 @@ from typing import Any
 
 RATE = 1e-4
 PROMPT_LENGTH, RESPONSE_LENGTH = 256, 176
+MICRO_BATCH = 32  # rollouts of a forward pass
 PARTS = {
     "generation": "timing_s/gen",
     "old log-probabilities": "timing_s/old_log_prob",
@@ -104,40 +105,16 @@ def rows(options: argparse.Namespace, patch_size: int) -> Any:
     )
 
 
-def run_trl(options: argparse.Namespace) -> None:
-    """Train with TRL and write its metrics of each step."""
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
+def settings_of_trl(options: argparse.Namespace) -> Any:
+    """What both sides share, in TRL's words."""
     from trl.trainer.grpo_config import GRPOConfig
-    from trl.trainer.grpo_trainer import GRPOTrainer
-
-    from recipe import program
-    from recipe.program import compose_config
-    from reward.presets import load_preset
-    from reward.thinkvg import compute_score
-
-    program.set_environment(compose_config("evaluate", ["cluster=cpu", "data.dir=D"]))
-    kwargs = load_preset("dense")
-
-    def score(completions: Any, ground_truth: Any, **_: Any) -> list[float]:
-        texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-        return [
-            compute_score("thinkvg", text, truth, **kwargs)["score"]
-            for text, truth in zip(texts, ground_truth, strict=True)
-        ]
-
-    times: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            times.append(time.perf_counter())
 
     rollouts = options.prompts * options.group
-    config = GRPOConfig(
+    return GRPOConfig(
         output_dir=str(options.out / "trl"),
         max_steps=options.steps,
-        per_device_train_batch_size=min(32, rollouts),
-        gradient_accumulation_steps=max(1, rollouts // 32),
+        per_device_train_batch_size=min(MICRO_BATCH, rollouts),
+        gradient_accumulation_steps=max(1, rollouts // MICRO_BATCH),
         num_generations=options.group,
         max_completion_length=RESPONSE_LENGTH,
         learning_rate=RATE,
@@ -156,26 +133,53 @@ def run_trl(options: argparse.Namespace) -> None:
         report_to=[],
         dataloader_pin_memory=False,
     )
+
+
+def score(completions: Any, ground_truth: Any, **_: Any) -> list[float]:
+    """The preset `dense`, as TRL calls it."""
+    from reward.presets import load_preset
+    from reward.thinkvg import compute_score
+
+    kwargs = load_preset("dense")
+    texts = [text if isinstance(text, str) else text[0]["content"] for text in completions]
+    return [
+        compute_score("thinkvg", text, truth, **kwargs)["score"]
+        for text, truth in zip(texts, ground_truth, strict=True)
+    ]
+
+
+def run_trl(options: argparse.Namespace) -> None:
+    """Train with TRL and write its metrics of each step."""
+    from recipe import program
+    from recipe.program import compose_config
+
+    program.set_environment(compose_config("evaluate", ["cluster=cpu", "data.dir=D"]))
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    times: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            times.append(time.perf_counter())
+
     torch.set_num_threads(os.cpu_count() or 1)
     processor = AutoProcessor.from_pretrained(options.model, padding_side="left")
     trainer = GRPOTrainer(
         model=AutoModelForImageTextToText.from_pretrained(options.model, dtype="float32"),
         processing_class=processor,
         reward_funcs=score,
-        args=config,
+        args=settings_of_trl(options),
         train_dataset=rows(options, processor.image_processor.patch_size),
         callbacks=[Clock()],
     )
     trainer.train()
     times.append(time.perf_counter())
-    logged = [entry for entry in trainer.state.log_history if "reward" in entry]
+    rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
     steps = [
-        {
-            "reward": entry["reward"],
-            "seconds": end - start,
-            "length": entry["completions/mean_length"],
-        }
-        for entry, start, end in zip(logged, times[:-1], times[1:], strict=True)
+        {"reward": reward, "seconds": end - start}
+        for reward, start, end in zip(rewards, times[:-1], times[1:], strict=True)
     ]
     Path(options.trl_only).write_text(json.dumps(steps))
 

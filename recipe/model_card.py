@@ -15,6 +15,13 @@ from recipe.reporting.origin import origin_of_patients
 
 ROOT = Path(__file__).resolve().parent.parent
 UNKNOWN = "not recorded"
+HEADER = {
+    "library_name": "transformers",
+    "pipeline_tag": "image-text-to-text",
+    "license": "other",
+    "license_name": "see-below",
+    "tags": ["medical-vqa", "visual-grounding", "chest-x-ray"],
+}
 
 _DATA_NOTES = {
     "phantom": "The training data is the synthetic phantom set of this project: drawn chests, no "
@@ -43,16 +50,9 @@ def card(name: str, source: Source, evaluation: Path | None) -> str:
     config = read_run_config(run) if run else {}
     origin = _origin(config)
     base = _get(config, "model.path")
-    header = {
-        "library_name": "transformers",
-        "pipeline_tag": "image-text-to-text",
-        "license": "other",
-        "license_name": "see-below",
-        "tags": ["medical-vqa", "visual-grounding", "chest-x-ray"],
-    }
     metrics = _metrics(evaluation)
     parts = [
-        f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n",
+        f"---\n{yaml.safe_dump(HEADER, sort_keys=False)}---\n",
         f"# {name}\n",
         "Answers a question about a chest X-ray with a reasoning that cites boxes, an answer and "
         "the boxes of its evidence. For research; not a medical device.\n",
