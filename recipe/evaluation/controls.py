@@ -71,16 +71,29 @@ def control_report(
 
     Returns:
         `controls` (title -> metric -> estimate), `over_controls` (title -> metric -> estimate of
-        model minus control, paired, patients resampled) and `no_better_than` (metric of `COMPARED`
+        model minus control, paired, patients resampled), `no_better_than` (metric of `COMPARED`
         -> titles of the controls whose interval does not lie above zero; empty where the model
-        beats them all).
+        beats them all), and `no_better_than_by_type` (the same for each question type).
     """
     plain = {
         title: estimates(_numbers(table), table["patient"], seed=seed)
         for title, table in controls.items()
     }
     over = {title: paired(table, values, seed=seed) for title, table in controls.items()}
-    return {"controls": plain, "over_controls": over, "no_better_than": flags(over)}
+    return {
+        "controls": plain,
+        "over_controls": over,
+        "no_better_than": flags(over),
+        "no_better_than_by_type": {
+            str(kind): flags(
+                {
+                    title: paired(table.loc[rows.index], rows, seed=seed)
+                    for title, table in controls.items()
+                }
+            )
+            for kind, rows in values.groupby("question_type", sort=False)
+        },
+    }
 
 
 def flags(over: Mapping[str, Mapping[str, Estimate]]) -> dict[str, list[str]]:

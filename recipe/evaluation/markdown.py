@@ -32,7 +32,7 @@ def page(results: Mapping[str, Any]) -> str:
 
 
 def verdict(results: Mapping[str, Any]) -> str:
-    """One sentence for each metric of `COMPARED`: whether the model beats all of its controls."""
+    """For each metric of `COMPARED`, whether the model beats all controls, overall and by type."""
     lines = []
     for metric in COMPARED:
         worse = results["no_better_than"][metric]
@@ -41,6 +41,9 @@ def verdict(results: Mapping[str, Any]) -> str:
             lines.append(f"- **{title}: no better than the controls** ({'; '.join(worse)}).")
         else:
             lines.append(f"- {title}: above all baselines and controls.")
+        for kind, flags in results["no_better_than_by_type"].items():
+            if flags[metric] and not worse:
+                lines.append(f"  - {kind} questions: no better than {'; '.join(flags[metric])}.")
     return "\n".join(lines) + "\n"
 
 

@@ -67,11 +67,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _evaluation(title: str, metrics: Mapping[str, Any]) -> Evaluation:
-    verdicts = []
-    for metric in COMPARED:
-        worse = "; ".join(metrics["no_better_than"][metric])
-        said = f"no better than {worse}" if worse else "above all baselines and controls"
-        verdicts.append(f"{METRIC_TITLES[metric]}: {said}.")
+    verdicts = [_verdict(metric, metrics) for metric in COMPARED]
     beside = {title: metrics["intervals"][OVERALL], **metrics["controls"], **metrics["beside"]}
     less = {**metrics["over_controls"], **metrics["over_beside"]}
     tables = [
@@ -85,6 +81,20 @@ def _evaluation(title: str, metrics: Mapping[str, Any]) -> Evaluation:
     if metrics["by_region"]:
         tables.append(_down("By region", metrics["by_region"], ("v_score", "iou_75", "a_score")))
     return Evaluation(title, verdicts, tables)
+
+
+def _verdict(metric: str, metrics: Mapping[str, Any]) -> str:
+    worse = "; ".join(metrics["no_better_than"][metric])
+    if worse:
+        return f"{METRIC_TITLES[metric]}: no better than {worse}."
+    weak = [
+        f"{kind} questions no better than {'; '.join(flags[metric])}"
+        for kind, flags in metrics["no_better_than_by_type"].items()
+        if flags[metric]
+    ]
+    return (
+        ", but ".join([f"{METRIC_TITLES[metric]}: above all baselines and controls", *weak]) + "."
+    )
 
 
 def _down(

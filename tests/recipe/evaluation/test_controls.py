@@ -70,6 +70,7 @@ def test_a_model_that_sees_beats_its_controls(model, train):
         question_values(seen), control_values(seen, {"blank": blank}, train), seed=0
     )
     assert report["no_better_than"] == {"a_score": [], "v_score": []}
+    assert report["no_better_than_by_type"] == {"closed": {"a_score": [], "v_score": []}}
     assert report["controls"][BLANK]["a_score"]["mean"] == 0.5
     assert report["over_controls"][BLANK]["v_score"]["mean"] == pytest.approx(0.5)
 
@@ -80,6 +81,17 @@ def test_a_model_that_guesses_is_flagged(model, train):
     flagged = control_report(question_values(guessing), controls)["no_better_than"]
     assert set(flagged["a_score"]) == {MAJORITY, BLANK, "shuffled images"}
     assert set(flagged["v_score"]) == {PRIOR_TOLD, PRIOR_NAMED, BLANK, "shuffled images"}
+
+
+def test_a_type_is_flagged_by_itself(model, train):
+    seen = model()
+    blank = model(height=40, answers=("Yes", "Yes"))
+    values = question_values(seen)
+    values.loc[values.index[:6], ["question_type", "a_score"]] = ["open", 0.0]
+    report = control_report(values, control_values(seen, {"blank": blank}, train))
+    assert report["no_better_than"]["v_score"] == []
+    assert report["no_better_than_by_type"]["open"]["a_score"] == [MAJORITY, BLANK]
+    assert report["no_better_than_by_type"]["closed"]["a_score"] == []
 
 
 def test_shuffled_images_come_from_other_patients_once_each():
