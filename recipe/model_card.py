@@ -49,7 +49,7 @@ def card(name: str, source: Source, evaluation: Path | None) -> str:
     run = run_folder(source)
     config = read_run_config(run) if run else {}
     origin = _origin(config)
-    base = _get(config, "model.path")
+    base = _shown(_get(config, "model.path"))
     metrics = _metrics(evaluation)
     parts = [
         f"---\n{yaml.safe_dump(HEADER, sort_keys=False)}---\n",
@@ -116,7 +116,7 @@ def _training(source: Source, config: Mapping[str, Any], base: str) -> dict[str,
         "starts from": f"`{base}`",
         "stage": "GRPO" if is_rl else "supervised fine-tuning" if config else UNKNOWN,
         "checkpoint": step,
-        "data": f"`{_get(config, 'data.train_files')}`",
+        "data": f"`{_shown(_get(config, 'data.train_files'))}`",
         "share of the data": _get(config, "data.fraction"),
         "seed": _get(config, "seed"),
         "adapters": "LoRA, merged" if source.lora else "none",
@@ -183,6 +183,11 @@ def _get(config: Mapping[str, Any], key: str) -> str:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return UNKNOWN if value is None else str(value)
+
+
+def _shown(path: str) -> str:
+    """A hub name as it is; of a local path the end, since the rest tells of this machine only."""
+    return "/".join(Path(path).parts[-2:]) if path.startswith(("/", ".", "~")) else path
 
 
 def _table(rows: Mapping[str, str]) -> str:
