@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from data_prep.metadata import read_metadata
 from recipe import program
+from recipe.errors import InputError
 from recipe.evaluation.files import write_text_atomically
 from recipe.evaluation.input import check, judge_settings, reward_judge, split_files
 from recipe.evaluation.judged import add_ar_scores
@@ -102,6 +103,22 @@ def _score(config: DictConfig, runs: Runs) -> Runs:
     return scored
 
 
+def check_beside(config: DictConfig, answered: set[str]) -> None:
+    """Check ahead that the other models answered the same questions.
+
+    Raises:
+        InputError: names the folder that did not.
+    """
+    for title, folder in config.beside.items():
+        others = {p.id for p in read_predictions(Path(folder) / "greedy.jsonl")}
+        if others != answered:
+            raise InputError(
+                f"beside.{title}={folder}: {len(answered - others)} of the {len(answered)} "
+                f"questions are missing there and {len(others - answered)} are others; evaluate "
+                "both on the same split, with the same data.max_questions and seed"
+            )
+
+
 def _scored_beside(config: DictConfig, predictions: list[Prediction]) -> list[Prediction]:
     """Scored like the model's own; a judge's AR-score is kept."""
     scored = score_predictions(predictions, config.preset, reward_judge(config))
@@ -145,13 +162,16 @@ def evaluate(config: DictConfig) -> None:
     program.set_environment(config)
     Path(config.out).mkdir(parents=True, exist_ok=True)
     if config.predictions:
-        _write(config, _score(config, _read(Path(config.predictions))))
+        runs = _read(Path(config.predictions))
+        check_beside(config, {prediction.id for prediction in runs["greedy"]})
+        _write(config, _score(config, runs))
         return
     prompts = read_prompts(split_files(config)[0])
     total = len(prompts)
     if 0 <= config.data.max_questions < total:
         chosen = random.Random(config.seed).sample(range(total), config.data.max_questions)
         prompts = [prompts[i] for i in sorted(chosen)]
+    check_beside(config, {str(prompt.index) for prompt in prompts})
     print(f"{len(prompts)} of {total} questions of the {config.data.split} split")
     _write(config, _score(config, _generate(config, prompts)))
 

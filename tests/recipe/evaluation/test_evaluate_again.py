@@ -6,8 +6,11 @@ import json
 import pytest
 
 from recipe.compare import main as compare
+from recipe.errors import InputError
+from recipe.evaluate import check_beside
 from recipe.evaluation.judged import add_ar_scores
 from recipe.evaluation.predictions import score_predictions, write_predictions
+from recipe.program import compose_config
 
 
 @pytest.fixture
@@ -60,3 +63,14 @@ def test_ar_scores_are_the_judges_grades(make_prediction, judge_server):
     assert "seen" in json.loads(judge_server.seen()["bodies"][0]["messages"][-1]["content"])[
         "answer_1"
     ].get("reasoning", "seen")
+
+
+def test_another_models_questions_are_checked_before_any_is_answered(two_models, tmp_path):
+    sft, _ = two_models
+    folder = tmp_path / "sft"
+    folder.mkdir()
+    sft.rename(folder / "greedy.jsonl")
+    config = compose_config("evaluate", ["data.dir=D", f"+beside.SFT={folder}"])
+    check_beside(config, {f"q{i}" for i in range(10)})
+    with pytest.raises(InputError, match=r"beside\.SFT=.*: 1 of the 10 questions .* 1 are others"):
+        check_beside(config, {f"q{i}" for i in range(1, 11)})
