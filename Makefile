@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 SCRIPTS := $(wildcard tools/*.sh launch/*.sh) .ci/run
 
-.PHONY: help setup browser demo test test-unit fuzz bench lint format lock clean
+.PHONY: help setup browser demo test test-unit fuzz bench study lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ fuzz: setup ## a million random and mutated responses at the reward; FUZZ="--cou
 bench: setup ## the measurements of docs/reward.md and of the judge's client
 	$(PYTHON) -m benchmarks.reward
 	$(PYTHON) -m benchmarks.judge
+
+study: setup ## the arms of docs/results.md that have no result yet, hours; STUDY=quick for one seed, four arms
+	$(PYTHON) -m recipe.study $(if $(filter quick,$(STUDY)),--quick,)
 
 lint: setup ## ruff, mypy and shellcheck
 	.venv/bin/ruff check .

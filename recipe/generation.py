@@ -6,27 +6,34 @@ model sees them in the size that the boxes were written for.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
+from recipe.evaluation.controls import other_patients
 from recipe.messages import prompt_text
 
+BLANK: dict[str, Any] = {}
 CHUNK = 256  # questions whose images are held in memory at a time
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A row of a rollout parquet, as far as answering it goes."""
+    """A row of a rollout parquet, as far as answering it goes.
+
+    `instead` replaces the picture for a control: another row's `images` entry, or `BLANK`.
+    """
 
     index: int
     messages: list[dict[str, Any]]
     images: list[dict[str, Any]]
     ground_truth: str
     extra_info: dict[str, Any]
+    instead: dict[str, Any] | None = None
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
@@ -42,6 +49,33 @@ def read_prompts(path: str | Path) -> list[Prompt]:
         )
         for row in pq.read_table(path, columns=columns).to_pylist()
     ]
+
+
+def with_other_pictures(prompts: Sequence[Prompt], control: str, seed: int) -> list[Prompt]:
+    """The prompts with blank pictures (`blank`), or each with another patient's (`shuffled`)."""
+    if control == "blank":
+        return [replace(prompt, instead=BLANK) for prompt in prompts]
+    patients = [str(p.extra_info.get("patient") or p.index) for p in prompts]
+    return [
+        replace(prompt, instead=prompts[other].images[0])
+        for prompt, other in zip(prompts, other_patients(patients, seed), strict=True)
+    ]
+
+
+def load_image(prompt: Prompt, patch_size: int) -> Image.Image:
+    """The prompt's picture in the size that its boxes were written for.
+
+    One that stands in for it gets that size too, and a blank one is mid-grey.
+    """
+    from verl.utils.dataset.vision_utils import process_image
+
+    own: Image.Image = process_image(dict(prompt.images[0]), image_patch_size=patch_size)
+    if prompt.instead is None:
+        return own
+    if not prompt.instead:
+        return Image.new("RGB", own.size, (128, 128, 128))
+    other: Image.Image = process_image(dict(prompt.instead), image_patch_size=patch_size)
+    return other.resize(own.size, Image.Resampling.BICUBIC)
 
 
 def start_engine(config: DictConfig) -> Any:
@@ -70,13 +104,31 @@ def start_engine(config: DictConfig) -> Any:
     )
 
 
-def _request(prompt: Prompt, processor: Any) -> dict[str, Any]:
-    from verl.utils.dataset.vision_utils import process_image
+class LocalModel:
+    """A model in a vLLM engine of this process."""
 
+    def __init__(self, config: DictConfig) -> None:
+        from transformers import AutoProcessor
+
+        self._engine = start_engine(config)
+        self._processor = AutoProcessor.from_pretrained(config.model.path)
+        self._limit = config.data.max_response_length
+
+    def answer(
+        self, prompts: Sequence[Prompt], *, temperature: float, samples: int, progress: Any
+    ) -> list[list[str]]:
+        """`samples` responses to each prompt, in order; `progress` is moved by one for each."""
+        from vllm import SamplingParams
+
+        # Seeded by the engine: a generator for each request fails on vLLM 0.28's CPU sampler.
+        params = SamplingParams(temperature=temperature, n=samples, max_tokens=self._limit)
+        return answer(self._engine, self._processor, prompts, params, progress)
+
+
+def _request(prompt: Prompt, processor: Any) -> dict[str, Any]:
     text = prompt_text(prompt.messages, processor)
-    patch = processor.image_processor.patch_size
-    images = [process_image(dict(image), image_patch_size=patch) for image in prompt.images]
-    return {"prompt": text, "multi_modal_data": {"image": images}}
+    image = load_image(prompt, processor.image_processor.patch_size)
+    return {"prompt": text, "multi_modal_data": {"image": [image]}}
 
 
 def answer(

@@ -124,6 +124,7 @@ class Plan:
             "experiment=demo_evaluate",
             f"model.path={self.checkpoint(model)}",
             f"out={self.predictions(model)}",
+            *([f"+beside.SFT={self.predictions('sft')}"] if model == "grpo" else []),
         )
         title = {"sft": "the supervised model", "grpo": "the model after GRPO"}[model]
         title = f"answer the test split with {title}"

@@ -18,6 +18,8 @@ from reward.boxes import matched_ious
 from reward.ground_truth import GroundTruth
 from reward.numbers import Box
 
+OVERLAPS = ("v_score", "iou_50", "iou_75")
+
 
 def majority_baseline(train: Sequence[Question], test: Sequence[Question]) -> pd.DataFrame:
     """A-score of always giving the question type's most frequent training answer.
@@ -28,6 +30,11 @@ def majority_baseline(train: Sequence[Question], test: Sequence[Question]) -> pd
     Returns:
         Rows: question types and `overall`; columns `a_score` (0..1) and `n`.
     """
+    return table_by_type(majority_values(train, test), ("a_score",))
+
+
+def majority_values(train: Sequence[Question], test: Sequence[Question]) -> pd.DataFrame:
+    """A row for each test question, in order: `question_type` and `a_score` of the above."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for question in train:
         counts[question.ground_truth.question_type][answer_text(question.ground_truth)] += 1
@@ -42,7 +49,7 @@ def majority_baseline(train: Sequence[Question], test: Sequence[Question]) -> pd
         }
         for question in test
     ]
-    return table_by_type(pd.DataFrame(rows), ("a_score",))
+    return pd.DataFrame(rows)
 
 
 def region_prior_baseline(train: Sequence[Question], test: Sequence[Question]) -> pd.DataFrame:
@@ -55,13 +62,27 @@ def region_prior_baseline(train: Sequence[Question], test: Sequence[Question]) -
     Returns:
         Rows: question types and `overall`; columns `v_score`, `iou_50`, `iou_75` (0..1) and `n`.
     """
+    return table_by_type(region_prior_values(train, test), OVERLAPS)
+
+
+def region_prior_values(
+    train: Sequence[Question],
+    test: Sequence[Question],
+    named: Sequence[Sequence[str]] | None = None,
+) -> pd.DataFrame:
+    """A row for each test question, in order: `question_type` and `OVERLAPS` of the above.
+
+    `named` gives the names of the regions for each test question in place of the true ones, for
+    example those that a model named: what is left of its boxes if it only knows the names.
+    """
     priors, fallback = mean_boxes(train)
     rows = []
-    for question in test:
+    for number, question in enumerate(test):
         truth = question.ground_truth
-        boxes = [priors.get(region_key(region.ref), fallback) for region in truth.regions]
+        names = [region.ref for region in truth.regions] if named is None else named[number]
+        boxes = [priors.get(region_key(name), fallback) for name in names]
         rows.append({"question_type": truth.question_type, **_overlap(boxes, truth)})
-    return table_by_type(pd.DataFrame(rows), ("v_score", "iou_50", "iou_75"))
+    return pd.DataFrame(rows)
 
 
 def baseline_summary(

@@ -12,12 +12,14 @@ import pandas as pd
 from recipe.errors import InputError
 from recipe.evaluation.predictions import Prediction
 from reward.answers import answer_is_correct
-from reward.ground_truth import GroundTruth
 from reward.response import parse_response
 
 QUESTION_TYPES = ("closed", "single", "multi", "open")
 OVERALL = "overall"
 METRICS = ("reward", "a_score", "v_score", "iou_50", "iou_75", "format")
+# Grounding of the reasoning and agreement of reasoning and answer, in 0..1, and characters.
+DETAILS = ("think_grounding", "alignment", "length")
+AR_SCORE = "ar_score"  # of predictions that a judge has scored: `recipe.evaluation.judged`
 # Metric -> key of compute_score; a_score is decided on the answer itself, whatever the preset.
 _SCORE_KEYS = {
     "reward": "score",
@@ -25,6 +27,9 @@ _SCORE_KEYS = {
     "iou_50": "iou_50",
     "iou_75": "iou_75",
     "format": "format",
+    "think_grounding": "think_grounding",
+    "alignment": "alignment",
+    "length": "response_chars",
 }
 
 
@@ -44,9 +49,33 @@ def metrics_table(predictions: Sequence[Prediction]) -> pd.DataFrame:
 
     Returns:
         Rows: the question types that occur, in the order of `QUESTION_TYPES`, then `overall`.
-        Columns: `METRICS` and `n`.
+        Columns: `METRICS`, `DETAILS`, `ar_score` where a judge gave some, and `n`.
     """
-    return table_by_type(prediction_values(predictions), METRICS)
+    values = prediction_values(predictions)
+    return table_by_type(values, metrics_in(values))
+
+
+def metrics_in(values: pd.DataFrame) -> list[str]:
+    """The metrics among the columns of `values`, in the order in which they are reported."""
+    known = (*METRICS[:2], AR_SCORE, *METRICS[2:], *DETAILS)
+    return [metric for metric in known if metric in values.columns]
+
+
+def question_values(predictions: Sequence[Prediction]) -> pd.DataFrame:
+    """One row per question, indexed by its id: means over its samples.
+
+    Returns:
+        Columns: `patient` (what is resampled in intervals; the id where the data names none),
+        `question_type`, and the metrics of `metrics_in`. A judged score is NaN where all of a
+        question's samples lack it.
+    """
+    values = prediction_values(predictions)
+    groups = values.groupby("id", sort=False)
+    table = groups[metrics_in(values)].mean()
+    table.insert(0, "question_type", groups["question_type"].first())
+    patients = {p.id: p.patient for p in predictions}
+    table.insert(0, "patient", pd.Series(patients))
+    return table
 
 
 def table_by_type(values: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -120,7 +149,7 @@ def check_same_questions(a: Collection[str] | Mapping[str, object], b: Collectio
 
 
 def metric_value(prediction: Prediction, metric: str) -> float:
-    """One of `METRICS` for one prediction, in 0..1.
+    """One of `METRICS` (0..1) or `DETAILS` for one prediction.
 
     Raises:
         InputError: the prediction has not been scored.
@@ -138,14 +167,17 @@ def metric_value(prediction: Prediction, metric: str) -> float:
 
 def answer_correct(prediction: Prediction) -> bool:
     """Whether the answer is right: exact for closed, single and multi, by text score for open."""
-    truth = GroundTruth.parse(prediction.ground_truth)
+    truth = prediction.truth
     return answer_is_correct(parse_response(prediction.response).answer, truth)
 
 
 def _values(prediction: Prediction) -> dict[str, str | int | float]:
-    return {
+    values: dict[str, str | int | float] = {
         "id": prediction.id,
         "sample": prediction.sample,
         "question_type": prediction.question_type,
-        **{metric: metric_value(prediction, metric) for metric in METRICS},
+        **{metric: metric_value(prediction, metric) for metric in (*METRICS, *DETAILS)},
     }
+    if AR_SCORE in prediction.scores:
+        values[AR_SCORE] = prediction.scores[AR_SCORE]
+    return values

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,16 @@ class Prediction:
     def question_type(self) -> str:
         """`closed`, `single`, `multi` or `open`."""
         return str(self.ground_truth["question_type"])
+
+    @cached_property
+    def truth(self) -> GroundTruth:
+        """`ground_truth`, read."""
+        return GroundTruth.parse(self.ground_truth)
+
+    @property
+    def patient(self) -> str:
+        """Whom the question is about; the question itself where the data does not say."""
+        return str(self.extra_info.get("patient") or self.id)
 
 
 def read_predictions(path: str | Path) -> list[Prediction]:

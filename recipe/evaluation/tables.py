@@ -10,12 +10,17 @@ METRIC_TITLES = {
     "reward": "Reward",
     "reward_sampled": "Reward (sampled)",
     "a_score": "A-score",
+    "ar_score": "AR-score",
     "v_score": "V-score",
     "iou_50": "IoU > 0.5",
     "iou_75": "IoU > 0.75",
     "format": "Format",
+    "think_grounding": "Grounding of the reasoning",
+    "alignment": "Alignment",
+    "length": "Characters",
     "n": "Questions",
 }
+COUNTS = (METRIC_TITLES["length"], METRIC_TITLES["n"])
 MAJORITY_TITLE = "majority answer"
 PRIOR_TITLE = "region prior"
 
@@ -43,7 +48,8 @@ def comparison(
         if metric == "reward_sampled":
             columns |= {(title, name): t["reward"] for name, t in (sampled or {}).items()}
         elif metric != "n":
-            columns |= {(title, name): table[metric] for name, table in models.items()}
+            with_metric = {name: table for name, table in models.items() if metric in table}
+            columns |= {(title, name): table[metric] for name, table in with_metric.items()}
         for name, baseline in ((MAJORITY_TITLE, majority), (PRIOR_TITLE, region_prior)):
             if metric != "n" and baseline is not None and metric in baseline:
                 columns[title, name] = baseline[metric]
@@ -81,4 +87,5 @@ def cell(value: float, title: str) -> str:
     """A number under a column title, as text."""
     if math.isnan(value):
         return "—"
-    return f"{value:.0f}" if title == METRIC_TITLES["n"] else f"{value:.3f}"
+    is_count = title.split(": ")[0] in COUNTS
+    return f"{value:.0f}" if is_count else f"{value:.3f}"

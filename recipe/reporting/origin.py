@@ -1,7 +1,7 @@
 """Where a run's data comes from: phantoms, patients, or not told by the run folder."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Literal
 
 from recipe.evaluation.questions import read_columns
@@ -20,6 +20,11 @@ def data_origin(run: RunFolder) -> Origin:
     for parquet in (run.train, run.test):
         if parquet is not None:
             patients |= _patients(read_columns(parquet, ("extra_info",))["extra_info"])
+    return origin_of_patients(patients)
+
+
+def origin_of_patients(patients: Collection[str]) -> Origin:
+    """The origin of data about these patients."""
     if not patients:
         return "unknown"
     return "phantom" if all(map(_is_phantom, patients)) else "patients"

@@ -14,6 +14,7 @@ from recipe.evaluation.tables import cell, comparison
 from recipe.reporting.cases import Viewer, build_viewer
 from recipe.reporting.charts import gain_chart
 from recipe.reporting.curves import Section, sections
+from recipe.reporting.evaluation import evaluation_section
 from recipe.reporting.headline import GAIN_TITLES, headline_rows, sentences
 from recipe.reporting.origin import data_origin
 from recipe.reporting.run_folder import RunFolder
@@ -83,6 +84,7 @@ def render_page(run: RunFolder, cases: int = 2000, images: str = "synthetic") ->
         headline=headline_rows(summary) if summary else [],
         gain_chart=chart,
         type_table=_type_table(run),
+        evaluation=evaluation_section(run.path),
         stages=[_stage(title, run) for title in run.stages],
         models=[run.titles[name] for name in run.greedy],
         viewer=viewer,

@@ -15,6 +15,7 @@ def test_the_presets_and_ablations_are_there() -> None:
     assert set(preset_names()) == {
         *("dense", "paper", "paper_judge"),
         *("format_only", "answer_only", "grounding_only", "no_think_grounding", "no_alignment"),
+        "no_reasoning",
     }
 
 
@@ -41,6 +42,7 @@ def test_a_preset_is_read_as_hydra_composes_it(name: str) -> None:
         ("grounding_only", (0, 0, 1, 0, 0)),
         ("no_think_grounding", (0.5, 1, 1, 0, 0.5)),
         ("no_alignment", (0.5, 1, 1, 0.5, 0)),
+        ("no_reasoning", (0, 1, 1, 0, 0)),
     ],
 )
 def test_an_ablation_differs_from_dense_by_its_weights_only(

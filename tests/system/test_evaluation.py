@@ -2,15 +2,54 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from recipe.program import compose_config
+
 DRIVER = Path(__file__).with_name("image_size_driver.py")
+
+
+@contextmanager
+def model_server(model: Path, log: Path) -> Iterator[str]:
+    """Base URL of a real vLLM server."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", str(model), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "512"]
+    command += ["--limit-mm-per-prompt", json.dumps({"image": 1, "video": 0})]
+    env = dict(compose_config("evaluate", ["cluster=cpu", "data.dir=DIR"]).cluster.env)
+    with (
+        log.open("w") as out,
+        subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **env}
+        ) as server,
+    ):
+        try:
+            deadline = time.monotonic() + 300
+            while True:
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                    break
+                except OSError:
+                    assert server.poll() is None, log.read_text()[-5000:]
+                    assert time.monotonic() < deadline, log.read_text()[-5000:]
+                    time.sleep(0.5)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            server.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +77,61 @@ def test_every_question_is_answered_once_and_sampled(evaluated: Path, workspace:
         lines = (evaluated / f"{name}.jsonl").read_text().splitlines()
         indices = [json.loads(line)["index"] for line in lines]
         assert sorted(indices) == sorted([row["index"] for row in rows] * times)
+
+
+def test_controls_are_the_same_questions(evaluated: Path) -> None:
+    indices = {
+        name: [json.loads(line)["index"] for line in (evaluated / f"{name}.jsonl").open()]
+        for name in ("greedy", "blank", "shuffled")
+    }
+    assert indices["blank"] == indices["shuffled"] == indices["greedy"]
+    metrics = json.loads((evaluated / "metrics.json").read_text())
+    # An untrained model says nothing: it cannot beat what does not look at the picture.
+    assert set(metrics["no_better_than"]["v_score"]) == {
+        "region prior, region told",
+        "region prior, region named by the model",
+        "blank image",
+        "shuffled images",
+    }
+
+
+def test_kept_predictions_give_the_same_metrics(
+    evaluated: Path, workspace: Path, tmp_path: Path, run: Any
+) -> None:
+    finished = run(
+        "recipe.evaluate",
+        "cluster=cpu",
+        f"data.dir={workspace / 'data'}",
+        f"predictions={evaluated}",
+        f"out={tmp_path}",
+    )
+    assert finished.returncode == 0, finished.stdout[-8000:]
+    first, again = (
+        json.loads((folder / "metrics.json").read_text()) for folder in (evaluated, tmp_path)
+    )
+    assert {**again, "model": ""} == {**first, "model": ""}
+
+
+def test_a_server_gives_the_answers_of_the_engine(
+    evaluated: Path, workspace: Path, tmp_path: Path, run: Any
+) -> None:
+    with model_server(workspace / "model", tmp_path / "log") as address:
+        finished = run(
+            "recipe.evaluate",
+            "cluster=cpu",
+            f"server.base_url={address}",
+            f"data.dir={workspace / 'data'}",
+            f"out={tmp_path / 'out'}",
+            "data.max_response_length=16",
+            "sampling.samples=0",
+            "controls=[]",
+        )
+    assert finished.returncode == 0, finished.stdout[-8000:]
+    served, local = (
+        [json.loads(line)["response"] for line in (folder / "greedy.jsonl").open()]
+        for folder in (tmp_path / "out", evaluated)
+    )
+    assert served == local
 
 
 def test_metrics_stand_beside_the_baselines(evaluated: Path) -> None:

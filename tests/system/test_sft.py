@@ -1,5 +1,6 @@
 """The supervised cold start on two processes: it learns, and it goes on after an end."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +56,22 @@ def test_the_checkpoint_loads_in_transformers(folder: Path) -> None:
     assert model.config.text_config.vocab_size == len(
         AutoProcessor.from_pretrained(saved).tokenizer
     )
+
+
+def test_the_shards_of_two_ranks_merge_to_what_verl_gathered(
+    folder: Path, tmp_path: Path, run: Any
+) -> None:
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    step = folder / "checkpoints" / f"global_step_{STEPS}"
+    without = tmp_path / "checkpoint"
+    shutil.copytree(step, without, ignore=shutil.ignore_patterns("*.safetensors"))
+    assert len(list(without.glob("model_world_size_2_rank_*.pt"))) == 2
+    exported = run("recipe.export", str(without), str(tmp_path / "out"))
+    assert exported.returncode == 0, exported.stdout
+    gathered, merged = (
+        Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype="auto").state_dict()
+        for path in (step / "huggingface", tmp_path / "out")
+    )
+    assert gathered.keys() == merged.keys()
+    assert all(gathered[name].equal(merged[name]) for name in gathered)

@@ -21,6 +21,7 @@ from reward.components import SCORE_KEYS
 from reward.ground_truth import QUESTION_TYPES
 from reward.settings import COMPONENTS
 
+GREEDY = Path(__file__).with_name("greedy_driver.py")
 STEPS = 6
 SAVE_EVERY = 2
 TABLE_EVERY = 3
@@ -42,7 +43,15 @@ def uninterrupted(
     """Folder and output of a run from the first step to the last."""
     run_dir = tmp_path_factory.mktemp("uninterrupted")
     finished = run(
-        *training(run_dir, *OVERRIDES, f"trainer.rollout_data_dir={run_dir / 'rollouts'}")
+        *training(
+            run_dir,
+            *OVERRIDES,
+            f"trainer.rollout_data_dir={run_dir / 'rollouts'}",
+            # The rollout engine's greedy answers after the last step, for the test of the export.
+            f"trainer.validation_data_dir={run_dir / 'validation'}",
+            f"trainer.test_freq={STEPS}",
+            "data.val_max_samples=16",
+        )
     )
     assert finished.returncode == 0, finished.stdout[-8000:]
     return run_dir, finished.stdout
@@ -92,6 +101,33 @@ def test_checkpoint_is_a_hugging_face_folder(uninterrupted: Any, workspace: Path
     assert trained.keys() == start.keys()
     assert any(not trained[name].equal(start[name]) for name in trained)
     assert len(AutoProcessor.from_pretrained(folder).tokenizer) == len(trained["lm_head.weight"])
+
+
+@pytest.mark.parametrize("library", ["vllm", "transformers"])
+def test_an_exported_model_answers_like_the_rollout_engine(
+    uninterrupted: Any, workspace: Path, tmp_path: Path, run: Any, library: str
+) -> None:
+    run_dir, _ = uninterrupted
+    out = tmp_path / "exported"
+    exported = run("recipe.export", str(run_dir), str(out))
+    assert exported.returncode == 0, exported.stdout
+    assert f"global_step_{STEPS}" in (out / "README.md").read_text()
+    assert "synthetic phantom set" in (out / "README.md").read_text()
+    answers = tmp_path / "answers.json"
+    finished = subprocess.run(
+        [sys.executable, str(GREEDY), library, str(out), str(workspace / "data"), str(answers)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ,
+    )
+    assert finished.returncode == 0, (finished.stdout + finished.stderr)[-8000:]
+    found = json.loads(answers.read_text())
+    dumped = (run_dir / "validation" / f"{STEPS}.jsonl").read_text().splitlines()
+    rolled_out = [json.loads(line) for line in dumped]
+    assert len(rolled_out) == 16
+    for row in rolled_out:
+        assert row["output"] in found[row["gts"]]
 
 
 def wandb_points(run_dir: Path) -> list[dict[str, Any]]:

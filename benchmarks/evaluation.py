@@ -1,0 +1,124 @@
+"""How long the tiny model takes to answer phantom questions: this recipe and plain transformers.
+
+`python -m benchmarks.evaluation MODEL DATA [--questions N] [--batch B] [--limit TOKENS]` answers
+the same questions greedily, first with `recipe.evaluate`'s engine (vLLM), then with
+`transformers.generate` batch by batch, each in a process of its own on this machine. Loading the
+model is reported, and is in neither time. Needs a trained model: an untrained one never ends an
+answer. The set is the training split of DATA: enough questions, and speed does not depend on it.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+ENGINES = ("vllm", "transformers")
+PROMPT_LENGTH = 256
+
+
+def answer_with_vllm(options: argparse.Namespace, prompts: list[Any]) -> tuple[float, list[str]]:
+    """Seconds and responses with the engine of `recipe.evaluate`."""
+    from recipe.generation import LocalModel
+    from recipe.program import compose_config
+
+    config = compose_config(
+        "evaluate",
+        [
+            *("cluster=cpu", "model=tiny", f"model.path={options.model}"),
+            *(f"data.dir={options.data}", f"data.max_prompt_length={PROMPT_LENGTH}"),
+            f"data.max_response_length={options.limit}",
+        ],
+    )
+    model = LocalModel(config)
+    with tqdm(total=len(prompts), desc="vllm", unit="question") as bar:
+        start = time.perf_counter()
+        answers = model.answer(prompts, temperature=0.0, samples=1, progress=bar)
+        seconds = time.perf_counter() - start
+    return seconds, [texts[0] for texts in answers]
+
+
+def answer_with_transformers(
+    options: argparse.Namespace, prompts: list[Any]
+) -> tuple[float, list[str]]:
+    """Seconds and responses with `generate`, in batches padded on the left."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from recipe.generation import load_image
+    from recipe.messages import prompt_text
+
+    processor = AutoProcessor.from_pretrained(options.model, padding_side="left")
+    model = AutoModelForImageTextToText.from_pretrained(options.model, dtype="float32").eval()
+    patch = processor.image_processor.patch_size
+    answers: list[str] = []
+    with tqdm(total=len(prompts), desc="transformers", unit="question") as bar:
+        start = time.perf_counter()
+        for first in range(0, len(prompts), options.batch):
+            batch = prompts[first : first + options.batch]
+            inputs = processor(
+                text=[prompt_text(prompt.messages, processor) for prompt in batch],
+                images=[[load_image(prompt, patch)] for prompt in batch],
+                padding=True,
+                return_tensors="pt",
+                images_kwargs={"do_resize": False},
+            )
+            tokens = model.generate(**inputs, do_sample=False, max_new_tokens=options.limit)
+            new = tokens[:, inputs["input_ids"].shape[1] :]
+            answers += processor.tokenizer.batch_decode(new, skip_special_tokens=True)
+            bar.update(len(batch))
+        seconds = time.perf_counter() - start
+    return seconds, answers
+
+
+def run_one(options: argparse.Namespace) -> None:
+    """Answer with one engine and print the result as the last line."""
+    from recipe import program
+    from recipe.generation import read_prompts
+    from recipe.program import compose_config
+
+    begin = time.perf_counter()
+    program.set_environment(compose_config("evaluate", ["cluster=cpu", "data.dir=D"]))
+    prompts = read_prompts(options.data / "train.parquet")[: options.questions]
+    answer = answer_with_vllm if options.engine == "vllm" else answer_with_transformers
+    seconds, answers = answer(options, prompts)
+    whole = time.perf_counter() - begin
+    print(json.dumps({"seconds": seconds, "loading": whole - seconds, "answers": answers}))
+
+
+def main() -> None:
+    """Run both engines and print their times."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description=__doc__)
+    parser.add_argument("model", type=Path, help="Hugging Face folder of a trained tiny model")
+    parser.add_argument("data", type=Path, help="folder of data_prep.thinkvg")
+    parser.add_argument("--questions", type=int, default=2000, help="(2000)")
+    parser.add_argument("--batch", type=int, default=32, help="of transformers (32)")
+    parser.add_argument("--limit", type=int, default=176, help="tokens of a response (176)")
+    parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.engine:
+        run_one(options)
+        return
+    found = {}
+    for engine in ENGINES:
+        command = [sys.executable, "-m", "benchmarks.evaluation", *sys.argv[1:]]
+        done = subprocess.run(
+            [*command, "--engine", engine], stdout=subprocess.PIPE, text=True, check=True
+        )
+        found[engine] = json.loads(done.stdout.splitlines()[-1])
+        print(
+            f"{engine}: {options.questions} questions in {found[engine]['seconds']:.1f} s "
+            f"({options.questions / found[engine]['seconds']:.1f}/s), and "
+            f"{found[engine]['loading']:.1f} s to load"
+        )
+    both = zip(*(found[engine]["answers"] for engine in ENGINES), strict=True)
+    same = sum(a == b for a, b in both) / options.questions
+    ratio = found["transformers"]["seconds"] / found["vllm"]["seconds"]
+    print(f"{ratio:.2f} times as fast; {same:.1%} of the answers are the same text")
+
+
+if __name__ == "__main__":
+    main()

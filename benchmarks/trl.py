@@ -1,0 +1,230 @@
+"""This recipe's GRPO beside TRL's: same tiny model, data, steps, reward and machine, in one run.
+
+`python -m benchmarks.trl MODEL DATA [--steps N] [--prompts P] [--group G] [--out DIR]` trains the
+SFT model for a few steps with each, one after the other, and prints reward reached, wall time per
+step and where the time goes. Both: float32 on the CPU, the preset `dense`, the same learning rate
+for all weights, no KL, temperature 1, advantages over the group's standard deviation, one update a
+step with token-mean loss. They differ in what each is: TRL generates with transformers in the
+training process and uses all cores; this recipe generates with vLLM in a process of its own under
+Ray and trains with one FSDP2 process.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+RATE = 1e-4
+PROMPT_LENGTH, RESPONSE_LENGTH = 256, 176
+MICRO_BATCH = 32  # rollouts of a forward pass
+PARTS = {
+    "generation": "timing_s/gen",
+    "old log-probabilities": "timing_s/old_log_prob",
+    "reward": "timing_s/reward",
+    "update": "timing_s/update_actor",
+    "weights to the engine": "timing_s/update_weights",
+}
+
+
+def train_with_ours(options: argparse.Namespace) -> list[dict[str, float]]:
+    """Metrics of each step of `recipe.train`."""
+    run_dir = options.out / "ours"
+    command = [sys.executable, "-m", "recipe.train", "cluster=cpu", "model=tiny"]
+    command += [
+        *("experiment=demo_grpo", f"model.path={options.model}", f"data.dir={options.data}"),
+        *(f"run_dir={run_dir}", f"seed={options.seed}", "trainer.logger=[console,file]"),
+        *(f"trainer.total_training_steps={options.steps}", "trainer.save_freq=-1"),
+        *(
+            f"data.train_batch_size={options.prompts}",
+            f"actor_rollout_ref.rollout.n={options.group}",
+        ),
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={options.prompts}",
+        f"actor_rollout_ref.actor.optim.lr={RATE}",
+        "actor_rollout_ref.actor.optim.lr_scheduler_type=constant",
+        "actor_rollout_ref.actor.optim.lr_warmup_steps=0",
+        # one rate for all weights, as TRL has it
+        "actor_rollout_ref.actor.optim.override_optimizer_config=null",
+    ]
+    log = options.out / "ours.log"
+    with log.open("w") as output:
+        code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode
+    if code:
+        sys.exit(f"recipe.train ended with code {code}; its log is {log}")
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["data"] for line in lines]
+
+
+def train_with_trl(options: argparse.Namespace) -> list[dict[str, float]]:
+    """Metrics of each step of TRL's trainer, run in a process of its own."""
+    log = options.out / "trl.log"
+    arguments = [*sys.argv[1:], "--trl-only", str(options.out / "trl.json")]
+    # A process of one thread would be unfair: TRL generates and trains in turns.
+    env = {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count())}
+    with log.open("w") as output:
+        code = subprocess.run(
+            [sys.executable, "-m", "benchmarks.trl", *arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=env,
+        ).returncode
+    if code:
+        sys.exit(f"TRL ended with code {code}; its log is {log}")
+    steps: list[dict[str, float]] = json.loads((options.out / "trl.json").read_text())
+    return steps
+
+
+def rows(options: argparse.Namespace, patch_size: int) -> Any:
+    """As many training rows as the steps need, drawn by the seed, as TRL takes them.
+
+    Pictures come in the size that the boxes were written for, which the processor leaves alone.
+    """
+    import datasets
+
+    from recipe.generation import load_image, read_prompts
+
+    prompts = read_prompts(options.data / "train.parquet")
+    chosen = random.Random(options.seed).sample(prompts, options.steps * options.prompts)
+    return datasets.Dataset.from_list(
+        [
+            {
+                "prompt": [
+                    {"role": m["role"], "content": m["content"].replace("<image>", "")}
+                    for m in prompt.messages
+                ],
+                "image": load_image(prompt, patch_size),
+                "ground_truth": prompt.ground_truth,
+            }
+            for prompt in chosen
+        ]
+    )
+
+
+def settings_of_trl(options: argparse.Namespace) -> Any:
+    """What both sides share, in TRL's words."""
+    from trl.trainer.grpo_config import GRPOConfig
+
+    rollouts = options.prompts * options.group
+    return GRPOConfig(
+        output_dir=str(options.out / "trl"),
+        max_steps=options.steps,
+        per_device_train_batch_size=min(MICRO_BATCH, rollouts),
+        gradient_accumulation_steps=max(1, rollouts // MICRO_BATCH),
+        num_generations=options.group,
+        max_completion_length=RESPONSE_LENGTH,
+        learning_rate=RATE,
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        beta=0.0,
+        temperature=1.0,
+        loss_type="bnpo",
+        seed=options.seed,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        dataloader_pin_memory=False,
+    )
+
+
+def score(completions: Any, ground_truth: Any, **_: Any) -> list[float]:
+    """The preset `dense`, as TRL calls it."""
+    from reward.presets import load_preset
+    from reward.thinkvg import compute_score
+
+    kwargs = load_preset("dense")
+    texts = [text if isinstance(text, str) else text[0]["content"] for text in completions]
+    return [
+        compute_score("thinkvg", text, truth, **kwargs)["score"]
+        for text, truth in zip(texts, ground_truth, strict=True)
+    ]
+
+
+def run_trl(options: argparse.Namespace) -> None:
+    """Train with TRL and write its metrics of each step."""
+    from recipe import program
+    from recipe.program import compose_config
+
+    program.set_environment(compose_config("evaluate", ["cluster=cpu", "data.dir=D"]))
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    times: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            times.append(time.perf_counter())
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    processor = AutoProcessor.from_pretrained(options.model, padding_side="left")
+    trainer = GRPOTrainer(
+        model=AutoModelForImageTextToText.from_pretrained(options.model, dtype="float32"),
+        processing_class=processor,
+        reward_funcs=score,
+        args=settings_of_trl(options),
+        train_dataset=rows(options, processor.image_processor.patch_size),
+        callbacks=[Clock()],
+    )
+    trainer.train()
+    times.append(time.perf_counter())
+    rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+    steps = [
+        {"reward": reward, "seconds": end - start}
+        for reward, start, end in zip(rewards, times[:-1], times[1:], strict=True)
+    ]
+    Path(options.trl_only).write_text(json.dumps(steps))
+
+
+def ends(values: list[float], count: int = 5) -> str:
+    """The mean over the first and over the last steps."""
+    first, last = (statistics.fmean(part) for part in (values[:count], values[-count:]))
+    return f"{first:.3f} in the first {count} steps, {last:.3f} in the last"
+
+
+def main() -> None:
+    """Train with both and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.trl", description=__doc__)
+    parser.add_argument("model", type=Path, help="Hugging Face folder of the SFT model")
+    parser.add_argument("data", type=Path, help="folder of data_prep.thinkvg")
+    parser.add_argument("--steps", type=int, default=20, help="(20)")
+    parser.add_argument("--prompts", type=int, default=16, help="a step (16)")
+    parser.add_argument("--group", type=int, default=8, help="rollouts of a prompt (8)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmark-trl"))
+    parser.add_argument("--trl-only", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.trl_only:
+        run_trl(options)
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    theirs, ours = train_with_trl(options), train_with_ours(options)
+    print(f"{options.steps} steps of {options.prompts} prompts x {options.group} rollouts")
+    # The first step of either pays for what is built once.
+    seconds = {
+        "TRL": [step["seconds"] for step in theirs][1:],
+        "this recipe": [step["timing_s/step"] for step in ours][1:],
+    }
+    rewards = {
+        "TRL": [step["reward"] for step in theirs],
+        "this recipe": [step["critic/score/mean"] for step in ours],
+    }
+    for name, values in seconds.items():
+        print(f"{name}: {statistics.median(values):.2f} s a step (median), reward", end=" ")
+        print(ends(rewards[name]))
+    print("where a step of this recipe goes, seconds (median):")
+    for title, key in PARTS.items():
+        if found := [step[key] for step in ours[1:] if key in step]:
+            print(f"  {title}: {statistics.median(found):.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""The model card of an exported model, filled in from its run and its evaluation."""
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recipe.checkpoints import Source, load_json, run_folder
+from recipe.errors import InputError
+from recipe.evaluation.markdown import beside_table, verdict
+from recipe.evaluation.questions import read_columns
+from recipe.reporting.origin import origin_of_patients
+
+ROOT = Path(__file__).resolve().parent.parent
+UNKNOWN = "not recorded"
+HEADER = {
+    "library_name": "transformers",
+    "pipeline_tag": "image-text-to-text",
+    "license": "other",
+    "license_name": "see-below",
+    "tags": ["medical-vqa", "visual-grounding", "chest-x-ray"],
+}
+
+_DATA_NOTES = {
+    "phantom": "The training data is the synthetic phantom set of this project: drawn chests, no "
+    "patient. The numbers say that the training works, not how well the model reads X-rays.",
+    "patients": "Images are MIMIC-CXR-JPG's: its data use agreement forbids sharing the data or "
+    "derivatives with third parties, and PhysioNet decides whether weights trained on it are such. "
+    "Make sure that this folder may be shared before you share it. The annotations of "
+    "GEMeX-ThinkVG are CC BY-NC (third-party note): no commercial use.",
+    "unknown": "The training data was not found at export, so nothing is known of its terms: make "
+    "sure of them before you share this folder.",
+}
+
+
+def card(name: str, source: Source, evaluation: Path | None) -> str:
+    """The text of README.md.
+
+    Args:
+        name: of the model.
+        source: the checkpoint.
+        evaluation: a folder of `recipe.evaluate`, or None.
+
+    Raises:
+        InputError: `evaluation` has no metrics.json.
+    """
+    run = run_folder(source)
+    config = read_run_config(run) if run else {}
+    origin = _origin(config)
+    base = _shown(_get(config, "model.path"))
+    metrics = _metrics(evaluation)
+    parts = [
+        f"---\n{yaml.safe_dump(HEADER, sort_keys=False)}---\n",
+        f"# {name}\n",
+        "Answers a question about a chest X-ray with a reasoning that cites boxes, an answer and "
+        "the boxes of its evidence. For research; not a medical device.\n",
+        "## Training\n",
+        _table(_training(source, config, base)),
+        "## Evaluation\n",
+        *_evaluation(metrics),
+        "## Use\n",
+        "Loads with `AutoModelForImageTextToText` and `AutoProcessor` of transformers, and in "
+        "vLLM. The prompt is built by the processor's chat template; pictures go in under the "
+        "pixel limits below, since boxes are written in the coordinates of the resized picture.\n",
+        _table(_limits(config)),
+        "## Licence and data\n",
+        f"{_DATA_NOTES[origin]}\n",
+        f"The weights come from `{base}` and stay under its licence. The code that trained them is "
+        "Apache-2.0.\n",
+    ]
+    return "\n".join(parts)
+
+
+def read_run_config(run: Path) -> dict[str, Any]:
+    """The configuration that Hydra left in a run folder; empty where there is none."""
+    file = run / ".hydra" / "config.yaml"
+    if not file.is_file():
+        return {}
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from recipe.settings import register_resolvers
+
+    register_resolvers()
+    loaded = OmegaConf.load(file)
+    try:
+        return dict(OmegaConf.to_container(loaded, resolve=True))  # type: ignore[arg-type]
+    except OmegaConfBaseException:
+        return dict(OmegaConf.to_container(loaded, resolve=False))  # type: ignore[arg-type]
+
+
+def commit() -> str:
+    """The commit of this code, with a mark where files differ from it."""
+    try:
+        answers = [
+            subprocess.run(
+                ["git", "-C", str(ROOT), *command],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=30,
+            ).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return UNKNOWN
+    return f"{answers[0]}{' with local changes' if answers[1] else ''}"
+
+
+def _training(source: Source, config: Mapping[str, Any], base: str) -> dict[str, str]:
+    is_rl = "actor_rollout_ref" in config
+    step = next((part for part in source.folder.parts if part.startswith("global_step_")), UNKNOWN)
+    rows = {
+        "starts from": f"`{base}`",
+        "stage": "GRPO" if is_rl else "supervised fine-tuning" if config else UNKNOWN,
+        "checkpoint": step,
+        "data": f"`{_shown(_get(config, 'data.train_files'))}`",
+        "share of the data": _get(config, "data.fraction"),
+        "seed": _get(config, "seed"),
+        "adapters": "LoRA, merged" if source.lora else "none",
+        "code at export": commit(),
+    }
+    if is_rl:
+        function = "reward.custom_reward_function"
+        rows["reward"] = f"`{_get(config, f'{function}.path')}`, {_get(config, f'{function}.name')}"
+        rows["reward settings"] = f"`{_get(config, f'{function}.reward_kwargs')}`"
+        rows["learning rate"] = _get(config, "actor_rollout_ref.actor.optim.lr")
+        group = _get(config, "actor_rollout_ref.rollout.n")
+        rows["prompts a step × rollouts"] = f"{_get(config, 'data.train_batch_size')} × {group}"
+    elif config:
+        rows["learning rate"] = _get(config, "optim.lr")
+    return rows
+
+
+def _limits(config: Mapping[str, Any]) -> dict[str, str]:
+    from data_prep.metadata import read_metadata
+
+    file = Path(_get(config, "data.train_files"))
+    try:
+        metadata = read_metadata(file)
+    except (OSError, ValueError):
+        return {"pixel limits": UNKNOWN}
+    return {
+        "pixels, least and most": f"{metadata.get('min_pixels')} and {metadata.get('max_pixels')}",
+        "boxes": str(metadata.get("coordinates", UNKNOWN)),
+    }
+
+
+def _metrics(evaluation: Path | None) -> dict[str, Any]:
+    if evaluation is None:
+        return {}
+    metrics = load_json(evaluation / "metrics.json")
+    if "over_controls" not in metrics:
+        raise InputError(
+            f"--evaluation {evaluation}: no metrics.json of recipe.evaluate in it; evaluate first"
+        )
+    return metrics
+
+
+def _evaluation(metrics: Mapping[str, Any]) -> list[str]:
+    if not metrics:
+        return ["Not evaluated at export.\n"]
+    return [
+        f"{metrics['overall']['n']} questions about {metrics['patients']} patients that training "
+        f"did not see, reward preset `{metrics['preset']}`; 95 % intervals over patients.\n",
+        verdict(metrics),
+        beside_table(metrics),
+    ]
+
+
+def _origin(config: Mapping[str, Any]) -> str:
+    file = Path(_get(config, "data.train_files"))
+    if not file.is_file():
+        return "unknown"
+    extras = read_columns(file, ("extra_info",))["extra_info"]
+    return origin_of_patients({str(e["patient"]) for e in extras if e and e.get("patient")})
+
+
+def _get(config: Mapping[str, Any], key: str) -> str:
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return UNKNOWN if value is None else str(value)
+
+
+def _shown(path: str) -> str:
+    """A hub name as it is; of a local path the end, since the rest tells of this machine only."""
+    return "/".join(Path(path).parts[-2:]) if path.startswith(("/", ".", "~")) else path
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    return "| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in rows.items())

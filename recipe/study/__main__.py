@@ -1,0 +1,98 @@
+"""``python -m recipe.study``: run the arms that have no result yet, then write docs/results.md.
+
+Interrupted, it goes on where it was: a run with a result file is not run again, and stages that are
+done are kept in the work folder. All arms of a seed share its base model and its SFT models.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from recipe.child import leave_on_sigterm
+from recipe.demo.stage import Ledger, StageFailed, announce, run_stage
+from recipe.errors import InputError
+from recipe.program import fail
+from recipe.study.arms import BY_NAME, QUICK_ARMS, QUICK_SEEDS, SEEDS, Arm
+from recipe.study.plan import Size, StudyPlan, settings_of
+from recipe.study.report import write_report
+from recipe.study.runs import make_result, note, read_result, result_file, write_result
+
+
+def run(plan: StudyPlan, results: Path, arm: Arm, seed: int) -> None:
+    """Run what is missing of one run and keep its result.
+
+    Raises:
+        StageFailed: a stage ended with an error; the manifest says so.
+    """
+    ledger = Ledger(plan.root / "stages")
+    stages = plan.stages(arm, seed)
+    note(results, "started", arm, seed, plan)
+    try:
+        for number, stage in enumerate(stages, 1):
+            done = ledger.is_done(stage)
+            announce(stage, number, len(stages), " (done)" if done else "")
+            if not done:
+                ledger.forget(stages[number:])  # what was made of an earlier output is out of date
+                run_stage(stage, ledger, plan.root / "logs")
+        seconds = {stage.name: ledger.seconds(stage) for stage in stages}
+        result = make_result(plan, arm, seed, seconds)
+        write_result(result_file(results, arm, seed), result)
+    except BaseException as error:
+        note(results, "failed", arm, seed, plan, why=f"{type(error).__name__}")
+        raise
+    note(results, "done", arm, seed, plan)
+
+
+def run_all(plan: StudyPlan, results: Path, arms: list[Arm], seeds: list[int]) -> None:
+    """All runs without a result, seed by seed."""
+    wanted = [(arm, seed) for seed in seeds for arm in arms]
+    for arm, seed in wanted:  # a result of other settings is found before anything runs
+        read_result(result_file(results, arm, seed), settings_of(plan, arm, seed))
+    for number, (arm, seed) in enumerate(wanted, 1):
+        done = result_file(results, arm, seed).is_file()
+        state = "done" if done else "runs"
+        print(f"run {number}/{len(wanted)}: {arm.name}, seed {seed}: {state}", file=sys.stderr)
+        if not done:
+            run(plan, results, arm, seed)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m recipe.study", description=__doc__)
+    add = parser.add_argument
+    add("--work", type=Path, default=Path("outputs/study"), help="checkpoints and logs")
+    add("--results", type=Path, default=Path("results/study"), help="a small file for each run")
+    add("--report", type=Path, default=Path("docs/results.md"), help="page to write")
+    add("--quick", action="store_true", help="one seed, four arms, under an hour on 2 cores")
+    add("--arms", nargs="+", choices=list(BY_NAME), metavar="ARM", help=", ".join(BY_NAME))
+    add("--seeds", nargs="+", type=int, metavar="SEED", help=f"default {SEEDS}")
+    add("--only-report", action="store_true", help="write the page from the results there are")
+    for name, value in Size().as_dict().items():
+        add(f"--{name.replace('_', '-')}", type=int, default=value, help=f"({value})")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run and report."""
+    options = _options()
+    os.environ.setdefault("WANDB_MODE", "offline")
+    leave_on_sigterm()
+    size = Size(**{name: getattr(options, name) for name in Size().as_dict()})
+    plan = StudyPlan(options.work / size.name, size)
+    names = options.arms or (QUICK_ARMS if options.quick else tuple(BY_NAME))
+    seeds = options.seeds or list(QUICK_SEEDS if options.quick else SEEDS)
+    try:
+        if not options.only_report:
+            run_all(plan, options.results, [BY_NAME[name] for name in names], seeds)
+        write_report(options.results, options.report)
+    except InputError as error:
+        fail(str(error))
+    except StageFailed as error:
+        sys.exit(f"{error}\nrun the same command again to go on from here")
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; run the same command again to go on from here")
+    print(options.report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""The study's plan, its numbers and its page; the runs themselves are engines' work."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recipe.errors import InputError
+from recipe.program import compose_config
+from recipe.study.__main__ import run_all
+from recipe.study.arms import ARMS, BY_NAME, QUICK_ARMS
+from recipe.study.numbers import over_seeds, verdict
+from recipe.study.plan import Size, StudyPlan
+from recipe.study.report import write_report
+from recipe.study.runs import note, result_file, write_result
+from recipe.study.variants import convert
+
+SIZE = Size(images=10, sft_steps=2, grpo_steps=5)
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> StudyPlan:
+    return StudyPlan(tmp_path / "work", SIZE)
+
+
+def test_every_stage_has_a_command_that_composes(plan: StudyPlan) -> None:
+    for arm in ARMS:
+        for stage in plan.stages(arm, seed=1):
+            program, *overrides = stage.arguments
+            if program in ("recipe.sft", "recipe.train", "recipe.evaluate"):
+                config = compose_config(program.removeprefix("recipe."), list(overrides))
+                assert config.seed == 1
+                wanted = f"data-{arm.variant}" if arm.variant else "data"
+                assert Path(config.data.dir).name == wanted
+                if program != "recipe.evaluate":
+                    assert config.data.fraction == arm.fraction
+
+
+def test_models_are_shared_and_outputs_are_not(plan: StudyPlan) -> None:
+    stages = {stage.name: stage for arm in ARMS for stage in plan.stages(arm, seed=0)}
+    per_arm = [[stage.name for stage in plan.stages(arm, seed=0)] for arm in ARMS]
+    # 6 SFT models (4 fractions, without reasoning, shuffled) for 15 arms.
+    assert sum("-sft-" in name and "eval" not in name for name in stages) == 6
+    assert len({str(stage.output) for stage in stages.values()}) == len(stages)
+    dense = per_arm[[arm.name for arm in ARMS].index("dense-full")]
+    paper = per_arm[[arm.name for arm in ARMS].index("paper-full")]
+    assert [name for name in dense if name in paper] == dense[:4]
+    # Another seed shares the data and nothing else.
+    other = {stage.name for stage in plan.stages(BY_NAME["dense-full"], seed=1)}
+    assert {*dense} & other == {"phantom", "data"}
+
+
+def test_reasoning_is_taken_out_of_rows_and_requests(tmp_path: Path) -> None:
+    ask = (
+        "<image>\nIs it so?\nReason in <think></think>, citing regions as name [x1, y1, x2, y2] in "
+        "pixels. Then answer with Yes or No in <answer></answer>."
+    )
+    reply = "<think>The lung [1, 2, 3, 4] is.\nSo yes.</think>\n<answer>Yes</answer>"
+    messages = [[{"role": "user", "content": ask}, {"role": "assistant", "content": reply}]]
+    source = tmp_path / "data"
+    source.mkdir()
+    table = pa.table({"messages": messages, "extra_info": [{"index": 3}]})
+    pq.write_table(table.replace_schema_metadata({"thinkvg": "{}"}), source / "sft_train.parquet")
+    convert("no_reasoning", source, tmp_path / "out")
+    found = pq.read_table(tmp_path / "out" / "sft_train.parquet")
+    contents = [message["content"] for message in found["messages"].to_pylist()[0]]
+    assert contents == [
+        "<image>\nIs it so?\nAnswer with Yes or No in <answer></answer>.",
+        "<answer>Yes</answer>",
+    ]
+    assert found.schema.metadata == {b"thinkvg": b"{}"}
+    assert found["extra_info"].to_pylist() == [{"index": 3}]
+
+
+def test_shuffled_rows_keep_their_words_and_lose_their_picture(tmp_path: Path) -> None:
+    rows = {
+        "images": [[{"image": f"{i // 2}.jpg"}] for i in range(12)],
+        "extra_info": [{"patient": f"p{i // 2}", "index": i} for i in range(12)],
+        "prompt": [[{"role": "user", "content": str(i)}] for i in range(12)],
+    }
+    source = tmp_path / "data"
+    source.mkdir()
+    for name in ("train", "test"):
+        pq.write_table(pa.table(rows), source / f"{name}.parquet")
+    convert("shuffled", source, tmp_path / "out")
+    found = pq.read_table(tmp_path / "out" / "train.parquet").to_pydict()
+    assert found["prompt"] == rows["prompt"]
+    assert found["extra_info"] == rows["extra_info"]
+    pictures = [images[0]["image"] for images in found["images"]]
+    assert all(picture != f"{i // 2}.jpg" for i, picture in enumerate(pictures))
+    assert sorted(pictures) == sorted(images[0]["image"] for images in rows["images"])
+    assert pq.read_table(tmp_path / "out" / "test.parquet").to_pydict() == rows
+
+
+def test_over_seeds_is_a_two_way_bootstrap_written_out() -> None:
+    draw = np.random.default_rng(0)
+    ids = [f"q{i}" for i in range(60)]
+    patients = pd.Series([f"p{i // 4}" for i in range(60)], index=ids)
+    values = [pd.Series(draw.uniform(size=60) + 0.2 * k, index=ids) for k in range(3)]
+    found = over_seeds(values, patients)
+    table = np.array(values).reshape(3, 15, 4).mean(axis=2)  # seeds x patients, equal sizes
+    again = np.random.default_rng(5)
+    means = [
+        table[np.ix_(again.integers(0, 3, 3), again.integers(0, 15, 15))].mean()
+        for _ in range(8000)
+    ]
+    assert found["mean"] == pytest.approx(table.mean())
+    assert found["ci95"] == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.012)
+
+
+def test_other_questions_under_another_seed_are_refused() -> None:
+    patients = pd.Series(["p0", "p1"], index=["a", "b"])
+    with pytest.raises(InputError, match="same questions"):
+        over_seeds([pd.Series([1.0, 0.0], index=["a", "c"])], patients)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.01, 0.05, "better"),
+        (-0.01, 0.05, "comparable"),
+        (-0.05, 0.01, "not shown to be comparable"),
+        (-0.05, -0.03, "worse"),
+    ],
+)
+def test_the_claim_goes_by_the_interval(low: float, high: float, said: str) -> None:
+    assert verdict({"mean": (low + high) / 2, "ci95": [low, high]}) == said
+
+
+def made_up(arm: str, seed: int, v_score: float) -> dict[str, Any]:
+    """A result as a run leaves it, all questions alike."""
+    count = 8
+    curves = {name: [0.1, 0.2, 0.3, 0.4, 0.5] for name in ("score", "answer", "mean_iou")}
+    return {
+        "arm": arm,
+        "seed": seed,
+        "size": SIZE.as_dict(),
+        "no_better_than": {"a_score": ["majority answer"] if seed else [], "v_score": []},
+        "curves": curves if BY_NAME[arm].reward else {},
+        "questions": {
+            "id": [f"q{i}" for i in range(count)],
+            "patient": [f"p{i // 2}" for i in range(count)],
+            "a_score": [0.5] * count,
+            "v_score": [v_score] * count,
+            "reward": [0.6] * count,
+            "iou_75": [0.4] * count,
+        },
+    }
+
+
+@pytest.fixture
+def results(tmp_path: Path, plan: StudyPlan) -> Path:
+    folder = tmp_path / "results"
+    scores = {"sft-full": 0.6, "paper-full": 0.61, "dense-full": 0.7, "dense-1of8": 0.595}
+    for arm, score in scores.items():
+        for seed in (0, 1):
+            note(folder, "started", BY_NAME[arm], seed, plan)
+            write_result(
+                result_file(folder, BY_NAME[arm], seed), made_up(arm, seed, score + 0.01 * seed)
+            )
+            note(folder, "done", BY_NAME[arm], seed, plan)
+    note(folder, "started", BY_NAME["rl-full"], 0, plan)
+    note(folder, "failed", BY_NAME["rl-full"], 0, plan, why="StageFailed")
+    return folder
+
+
+def test_the_page_answers_with_the_numbers(results: Path, tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "results.md"
+    write_report(results, page)
+    text = page.read_text()
+    assert "| SFT, all data |" in text
+    assert "0.600 0.610" in text  # each seed's value
+    assert "| SFT + GRPO, dense, all data less SFT, all data |" in text
+    assert "+0.100 [+0.100, +0.100]" in text
+    # 0.005 less than SFT on all data, and no more than 0.02: comparable.
+    assert "-0.005 [-0.005, -0.005]: **comparable**" in text
+    assert "seed 1: its A-score is no better than majority answer" in text
+    assert "RL only, dense" in text.split("Not run:")[1].split("\n")[0]
+    assert "9 started, 8 done, 1 failed" in text
+    for plot in ("results-fractions.svg", "results-curves.svg"):
+        assert (page.parent / plot).read_text().startswith("<?xml")
+
+
+def test_runs_with_results_are_not_run_again(results: Path, plan: StudyPlan) -> None:
+    before = (results / "manifest.jsonl").read_text()
+    run_all(plan, results, [BY_NAME["sft-full"], BY_NAME["dense-full"]], [0, 1])
+    assert (results / "manifest.jsonl").read_text() == before
+    assert not plan.root.exists()
+
+
+def test_results_of_another_size_are_refused(results: Path, tmp_path: Path) -> None:
+    other = StudyPlan(tmp_path / "work", Size(images=11))
+    with pytest.raises(InputError, match="other settings"):
+        run_all(other, results, [BY_NAME["sft-full"]], [0])
+    file = result_file(results, BY_NAME["sft-full"], 0)
+    changed = json.loads(file.read_text()) | {"size": {"images": 11}}
+    file.write_text(json.dumps(changed))
+    with pytest.raises(InputError, match="2 different sizes"):
+        write_report(results, tmp_path / "page.md")
+
+
+def test_quick_is_four_arms() -> None:
+    assert len(QUICK_ARMS) == 4
+    assert set(QUICK_ARMS) <= set(BY_NAME)
