@@ -21,6 +21,7 @@ from recipe.gdpo import components_of_step
 from recipe.judge_watch import JudgeWatch
 from recipe.metrics_file import continue_from
 from recipe.settings import GDPO
+from recipe.stop_request import StopRequest
 from reward.judge.failures import JudgeFailing
 
 TRAINER_NAME = "thinkvg"
@@ -99,12 +100,31 @@ class ThinkVGTrainer(PPOTrainerSync):
             config.trainer.v1.trainer_mode = "sync"
         self._poll_interval = float(own.poll_interval)
         self._judge = JudgeWatch(config)
+        self._stop = StopRequest(config.stop_file)
+        self._stops = False
         super().__init__(config)
 
     def fit(self, agent_loop_manager: Any) -> None:
         """Train from the step that was loaded; see verl's trainer."""
         continue_from(self.global_steps)
         super().fit(agent_loop_manager)
+
+    def on_step_end(self) -> None:
+        """Save and make this step the last one, where someone has asked; see `StopRequest`."""
+        super().on_step_end()
+        if self.global_steps >= self.total_training_steps or not self._stop.asked():
+            return
+        frequency = self.config.trainer.save_freq
+        if frequency <= 0 or self.global_steps % frequency:
+            self._save_checkpoint()
+        self.total_training_steps = self.global_steps
+        self._stops = True
+
+    def on_train_end(self) -> None:
+        """Answer the request, once the last step is logged."""
+        super().on_train_end()
+        if self._stops:
+            self._stop.answer(self.total_training_steps)
 
     def _build_replay_buffer(self) -> ReplayBuffer:
         # No setting of verl reaches the interval; 2 s is a large part of a small model's step.
