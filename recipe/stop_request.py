@@ -1,10 +1,10 @@
 """A file that asks a running training to save a checkpoint after its step and to end.
 
 The launcher makes it when SLURM announces the end of the job (`launch/slurm/lib.sh`); by hand,
-``touch RUN_DIR/stop`` does the same. The trainer answers with the file ``stop.done``, which holds the
-step that was saved. verl 0.9.1 has a like piece, ``trainer.esi_redundant_time``, for expiry times that
-two clouds put into the environment; its V1 trainer does not look at it, and SLURM's signal is no
-time that is known at the start.
+``touch RUN_DIR/stop`` does the same. The trainer answers with the file ``stop.done``, which holds
+the step that was saved. verl 0.9.1 has a like piece, ``trainer.esi_redundant_time``, for expiry
+times that two clouds put into the environment; its V1 trainer does not look at it, and when SLURM's
+signal will come is not known at the start.
 """
 
 import os

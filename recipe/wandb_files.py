@@ -1,7 +1,7 @@
 """Offline W&B runs: their history read back, and what a resumed run will log again taken out.
 
 An offline run is a file ``wandb/offline-run-TIME-ID/run-ID.wandb``: records (protobuf) in the log
-format of LevelDB (https://github.com/google/leveldb/blob/main/doc/log_format.md), with zlib's CRC-32
+format of LevelDB (https://github.com/google/leveldb/blob/main/doc/log_format.md), with zlib's CRC
 behind a header of 7 bytes. W&B 0.31 ships no reader for Python. Each start of a run writes a folder
 of its own under the same id, and ``wandb sync`` joins them.
 """

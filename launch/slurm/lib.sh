@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What train.sbatch and sft.sbatch share; they source it. Job steps, the signal before a time limit,
 # requeueing, and an end that leaves nothing behind. What a site sets is in site.example.sh.
+# shellcheck disable=SC2034 # the scripts that source this use its variables
 
 say() { echo "launch: $(date +%T) $*"; }
 
@@ -118,11 +119,13 @@ on_daemon_end() {
     [[ $phase != ending && -z $lost ]] || return 0
     for node in "${!daemons[@]}"; do
         kill -0 "${daemons[$node]}" 2>/dev/null && continue
-        lost="$node: Ray ended there"
-        say "$lost (log: $log_dir/ray-$node.log); its last lines:"
+        # Where the program knows the cause, it is a line of its own.
+        lost=$(sed -n 's/^error: //p' "$log_dir/ray-$node.log" | tail -n 1)
+        lost=${lost:-$node: Ray ended there}
+        say "$node: Ray ended there (log: $log_dir/ray-$node.log); its last lines:"
         tail -n 15 "$log_dir/ray-$node.log" | sed "s/^/$node: /"
         stop_process "$driver"
-        return
+        return 0 # a bare return would give the status of what the signal interrupted
     done
 }
 
@@ -137,6 +140,7 @@ stop_process() { [[ -z $1 ]] || kill -TERM "$1" 2>/dev/null || true; }
 stop_everything() {
     local process waited=0
     phase=ending
+    trap '' USR1 USR2 ALRM
     for process in "$driver" "$timer" "${daemons[@]}"; do stop_process "$process"; done
     for process in "$driver" "${daemons[@]}"; do
         while [[ -n $process ]] && kill -0 "$process" 2>/dev/null; do

@@ -1,1 +1,1 @@
-"""A Ray cluster on an allocation of nodes: its ports, its start on one node, and asking who came."""
+"""A Ray cluster on an allocation of nodes: ports, a node's start, asking who came."""

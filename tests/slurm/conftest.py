@@ -187,14 +187,16 @@ Submit = Callable[..., Job]
 
 @pytest.fixture
 def submit(slurm: Slurm, tmp_path: Path) -> Iterator[Submit]:
-    """``submit(SCRIPT, *arguments, options=[…], **variables)`` submits a job; it ends with the test."""
+    """``submit(SCRIPT, *arguments, options=(…), **variables)``; jobs end with the test."""
     jobs: list[Job] = []
     deadline = time.monotonic() + 60
     while slurm.run("sinfo", "--noheader", "--format=%D %T").split() != [str(NODES), "idle"]:
         assert time.monotonic() < deadline, slurm.run("sinfo")
         time.sleep(0.3)
 
-    def command(script: str, *arguments: str, options: tuple[str, ...] = (), **variables: str) -> Job:
+    def command(
+        script: str, *arguments: str, options: tuple[str, ...] = (), **variables: str
+    ) -> Job:
         site = tmp_path / "site.sh"
         site.write_text(SITE.format(python=sys.executable, logs=tmp_path / "logs"))
         log = tmp_path / f"job-{len(jobs)}.log"

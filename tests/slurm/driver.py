@@ -35,10 +35,8 @@ def start_workers(count: int) -> list[Any]:
     """A worker on each of the cluster's nodes."""
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     assert len(nodes) == count, f"{len(nodes)} nodes instead of {count}"
-    return [
-        Worker.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
-        for node in nodes
-    ]
+    places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    return [Worker.options(scheduling_strategy=place).remote() for place in places]
 
 
 def main() -> None:

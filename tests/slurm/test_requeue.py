@@ -32,7 +32,7 @@ def test_the_signal_before_the_time_limit_saves_and_requeues(submit: Any, tmp_pa
     )
     job.wait_for_end("COMPLETED", 400)
     assert "signal before the end of this job" in job.log
-    saved = [int(step) for step in re.findall(r"saved a checkpoint and ended \(step (\d+)", job.log)]
+    saved = [int(step) for step in re.findall(r"checkpoint and ended \(step (\d+)", job.log)]
     assert saved
     assert starts(job) == [0, *saved]
     assert steps_in_history(tmp_path / "run") == list(range(1, 71))
