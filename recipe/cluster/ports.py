@@ -1,7 +1,7 @@
 """The ports that Ray and torchrun use in one job: explicit, and looked at before anything starts.
 
 Ray 2.60 takes most ports at random unless told, and where one is taken its processes end with a
-trace in a log of their own. A job has a block of 1000 ports; two jobs on one node have different blocks.
+trace in a log of their own. A job has a block of 1000 ports, which others on the node do not use.
 """
 
 import errno

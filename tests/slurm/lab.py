@@ -2,8 +2,8 @@
 
 ``python lab.py FOLDER NODES`` starts it, prints one line of JSON (process ids of the controller's
 and the nodes' namespaces) and then obeys lines on standard input: ``kill NAME`` (a power cut),
-``start NAME``. It ends, and every process in it, when standard input closes: everything runs below one
-process namespace. Nothing of it is visible in the machine's own network or mounts.
+``start NAME``. It ends, and every process in it, when standard input closes: everything runs below
+one process namespace. Nothing of it is visible in the machine's own network or mounts.
 """
 
 import json
