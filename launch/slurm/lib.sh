@@ -177,6 +177,16 @@ drive() {
     [[ -z $lost ]] || stop_process "$driver"
 }
 
+# preflight PROGRAM OVERRIDES…: `recipe.preflight` on the head, ahead of the first attempt. With a
+# driver of one's own there is no configuration that it could check.
+preflight() {
+    if ((attempt > 0)) || [[ -n ${THINKVG_DRIVER:-} || ! -d recipe/preflight ]]; then return 0; fi
+    drive "$head" "$python" -m recipe.preflight --program "$@"
+    await "$driver"
+    driver=
+    ((code == 0)) || fail "the checks ahead of the run found problems (above)"
+}
+
 # Waits for a child through any number of signals; its exit code is in `code`.
 await() {
     while :; do
@@ -220,6 +230,7 @@ conclude() {
     elif node_is_gone; then
         again "lost a node: $(tail -n 1 "$log_dir/probe.log")"
     else
+        ! declare -F show_failure >/dev/null || show_failure
         say "error: the driver failed with code $code" >&2
     fi
     stop_everything
