@@ -36,6 +36,8 @@ describe_allocation() {
     # A block of 1000 ports, below the ports that the kernel gives out itself (from 32768).
     base_port=${THINKVG_PORT:-$((12000 + SLURM_JOB_ID % 20 * 1000))}
     attempt=${SLURM_RESTART_COUNT:-0}
+    ((attempt <= ${THINKVG_MAX_RESTARTS:-50})) ||
+        fail "requeued $attempt times, more than THINKVG_MAX_RESTARTS=${THINKVG_MAX_RESTARTS:-50}"
     log_dir=${THINKVG_LOGS:-$PWD/outputs/slurm}/$SLURM_JOB_ID/attempt-$attempt
     mkdir -p "$log_dir"
     # Of this job: with --exclusive, SLURM_GPUS_ON_NODE counts all that the node has.
@@ -206,29 +208,39 @@ node_is_gone() {
 
 # again WHY: puts this job back into the queue; a new attempt goes on from the last checkpoint.
 again() {
-    local limit=${THINKVG_MAX_RESTARTS:-50}
     stop_everything
-    ((attempt < limit)) || fail "$1; not requeued: attempt $attempt of at most $limit (THINKVG_MAX_RESTARTS)"
     say "$1; requeueing job $SLURM_JOB_ID"
     scontrol requeue "$SLURM_JOB_ID" ||
         fail "$1; SLURM did not requeue the job: submit the same command again to go on"
     exit 0
 }
 
+# again_by_slurm WHY: SLURM itself requeues this job once it takes the silent node for down. A job that
+# requeues itself before that gets no GPUs in its next attempt (SLURM 22.05: "Invalid generic resource").
+again_by_slurm() {
+    local patience
+    patience=$(scontrol show config | sed -n 's/^SlurmdTimeout *= *\([0-9]*\).*/\1/p')
+    stop_everything
+    say "$1; SLURM requeues the job when it takes the node for down (within ${patience:-300} s)"
+    sleep $((${patience:-300} + 60)) &
+    wait $!
+    again "$1"
+}
+
 # Waits for the driver and draws the conclusion: requeue, or the driver's exit code.
 conclude() {
     phase=running
     await "$driver"
-    if [[ -n $lost ]]; then
-        again "lost a node: $lost"
-    elif [[ -e $THINKVG_STOP_FILE.done ]]; then
+    if [[ -e $THINKVG_STOP_FILE.done ]]; then
         again "the trainer saved a checkpoint and ended (step $(<"$THINKVG_STOP_FILE.done"))"
     elif ((code == 0)); then
         say "the driver ended with code 0"
+    elif node_is_gone; then
+        again_by_slurm "a node does not answer: ${lost:-$(head -n 1 "$log_dir/probe.log")}"
+    elif [[ -n $lost ]]; then
+        again "lost Ray on a node: $lost"
     elif [[ -n $asked ]]; then
         again "the driver ended with code $code before it could save"
-    elif node_is_gone; then
-        again "lost a node: $(tail -n 1 "$log_dir/probe.log")"
     else
         ! declare -F show_failure >/dev/null || show_failure
         say "error: the driver failed with code $code" >&2
