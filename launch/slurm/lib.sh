@@ -198,12 +198,21 @@ await() {
     done
 }
 
-# Whether a node no longer answers SLURM. (A dead node takes SLURM up to SlurmdTimeout to notice.)
+# Whether nodes no longer answer SLURM; their names are then in `silent`. (SLURM itself takes up to
+# SlurmdTimeout to notice.)
 node_is_gone() {
-    local all
-    all=$(IFS=,; echo "${nodes[*]}")
-    ! timeout "${THINKVG_PROBE_TIMEOUT:-30}" srun --overlap --nodes="${#nodes[@]}" \
-        --ntasks="${#nodes[@]}" --nodelist="$all" --mem=0 true >"$log_dir/probe.log" 2>&1 </dev/null
+    local node code probes=()
+    silent=
+    for node in "${nodes[@]}"; do
+        timeout "${THINKVG_PROBE_TIMEOUT:-30}" srun --overlap --nodes=1 --ntasks=1 \
+            --nodelist="$node" --mem=0 true >"$log_dir/probe-$node.log" 2>&1 </dev/null &
+        probes+=($!)
+    done
+    for node in "${!probes[@]}"; do
+        await "${probes[node]}"
+        ((code == 0)) || silent="${silent:+$silent, }${nodes[node]}"
+    done
+    [[ -n $silent ]]
 }
 
 # again WHY: puts this job back into the queue; a new attempt goes on from the last checkpoint.
@@ -236,7 +245,7 @@ conclude() {
     elif ((code == 0)); then
         say "the driver ended with code 0"
     elif node_is_gone; then
-        again_by_slurm "a node does not answer: ${lost:-$(head -n 1 "$log_dir/probe.log")}"
+        again_by_slurm "$silent does not answer"
     elif [[ -n $lost ]]; then
         again "lost Ray on a node: $lost"
     elif [[ -n $asked ]]; then

@@ -24,7 +24,6 @@ GRPO = (
     *("actor_rollout_ref.rollout.n=4", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8"),
     *("actor_rollout_ref.actor.use_kl_loss=false", "trainer.val_before_train=false"),
     *("trainer.test_freq=-1", "trainer.save_freq=1000", f"trainer.total_training_steps={STEPS}"),
-    "ray_kwargs.ray_init.log_to_driver=true",
 )
 SFT = (
     *COMMON,
