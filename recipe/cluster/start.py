@@ -4,10 +4,11 @@ A node other than the head waits until the head answers, since ``ray start`` giv
 """
 
 import argparse
+import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
 from recipe.child import leave_on_sigterm, run_child
@@ -55,6 +56,12 @@ def ray_command(arguments: argparse.Namespace) -> list[str]:
     return command + list(arguments.ray)
 
 
+def name_gpus_once(environment: MutableMapping[str, str]) -> None:
+    """Leave GPUs their CUDA name: SLURM may set AMD's variable beside it, which verl refuses."""
+    if "CUDA_VISIBLE_DEVICES" in environment:
+        environment.pop("ROCR_VISIBLE_DEVICES", None)
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m recipe.cluster.start", description=__doc__)
@@ -73,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; the exit code of ``ray start``."""
     parsed = parse(arguments)
     leave_on_sigterm()
+    name_gpus_once(os.environ)
     try:
         base = int(parsed.address.rpartition(":")[2])
         check_free(ray_ports(base, parsed.head).values(), parsed.node)

@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from recipe import run_identity, wandb_files
 from recipe.evaluation.files import write_text_atomically
-from recipe.stop_request import StopRequest
+from recipe.stop_request import VARIABLE, StopRequest
 
 SAVE_EVERY = 5
 
@@ -46,7 +46,7 @@ def main() -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     checkpoint = run_dir / "checkpoint"
     done = int(checkpoint.read_text()) if checkpoint.exists() else 0
-    request = StopRequest(os.environ["THINKVG_STOP_FILE"])
+    request = StopRequest(os.environ.get(VARIABLE, run_dir / "stop"))
     request.begin()
     ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
     workers = start_workers(int(settings["cluster.nodes"]))

@@ -74,7 +74,6 @@ def test_a_submitted_job_runs_on_the_cluster(dashboard: str, tmp_path: Path) -> 
     done = launch(
         *("submit.sh", dashboard, f"run_dir={tmp_path}", "steps=2", "cluster.nodes=1"),
         THINKVG_DRIVER=f"{sys.executable} {TRIVIAL}",
-        THINKVG_STOP_FILE=str(tmp_path / "stop"),
     )
     assert done.returncode == 0, done.stdout
     assert "driver step 2" in done.stdout

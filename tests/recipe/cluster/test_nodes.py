@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from recipe.cluster.ports import BLOCK, FIRST_WORKER, TORCHRUN, check_free, ray_ports
-from recipe.cluster.start import main, parse, ray_command, wait_for_head
+from recipe.cluster.start import main, name_gpus_once, parse, ray_command, wait_for_head
 from recipe.cluster.wait import missing_nodes, wait
 from recipe.errors import InputError
 
@@ -53,6 +53,15 @@ def test_every_port_of_ray_is_explicit():
     head = ray_command(parse([*ARGUMENTS, "--head"]))
     assert "--port=20000" in head
     assert not any(option.startswith("--address") for option in head)
+
+
+def test_slurm_s_second_name_for_gpus_goes():
+    environment = {"CUDA_VISIBLE_DEVICES": "0,1", "ROCR_VISIBLE_DEVICES": "0,1"}
+    name_gpus_once(environment)
+    assert environment == {"CUDA_VISIBLE_DEVICES": "0,1"}
+    amd = {"ROCR_VISIBLE_DEVICES": "0"}
+    name_gpus_once(amd)
+    assert amd == {"ROCR_VISIBLE_DEVICES": "0"}
 
 
 def test_a_head_that_does_not_answer_is_named(listener):
