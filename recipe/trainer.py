@@ -110,8 +110,12 @@ class ThinkVGTrainer(PPOTrainerSync):
         super().fit(agent_loop_manager)
 
     def on_step_end(self) -> None:
-        """Save and make this step the last one, where someone has asked; see `StopRequest`."""
+        """Save and make this step the last one, where someone has asked; then sync the weights."""
+        # Before the rollout engine wakes up for its new weights and takes its memory back.
+        self._save_on_request()
         super().on_step_end()
+
+    def _save_on_request(self) -> None:
         if self.global_steps >= self.total_training_steps or not self._stop.asked():
             return
         frequency = self.config.trainer.save_freq
