@@ -108,3 +108,17 @@ def test_a_port_that_is_taken_is_named(trivial: Any, slurm: Any) -> None:
     assert "error: the cluster did not start: node2: port 23001 is taken" in last
     assert "set THINKVG_PORT" in last
     assert job.show()["ExitCode"] == "2:0"
+
+
+def test_a_rank_of_the_cold_start_that_fails_ends_the_job(submit: Any, tmp_path: Path) -> None:
+    job = submit(
+        *("sft.sbatch", f"run_dir={tmp_path / 'run'}"),
+        options=("--gpus-per-node=1",),
+        THINKVG_DRIVER=str(Path(__file__).with_name("rank.py")),
+    )
+    job.wait_for_end("FAILED")
+    assert "RuntimeError: the last rank fails as it was told to" in job.log
+    logs = tmp_path / "logs" / job.number / "attempt-0"
+    for rank, node in enumerate(("node1", "node2")):
+        text = (logs / f"sft-{node}.log").read_text()
+        assert f"rank {rank}: 2 processes, cluster.nodes=2" in text
