@@ -19,7 +19,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "unshare", "nsenter", "ip
 # Two cores share the work of three nodes: Ray's own memory and processes are kept small.
 SITE = """
 site_ray=(--object-store-memory=200000000)
-export THINKVG_PYTHON={python} THINKVG_SCRATCH=/run THINKVG_LOGS={logs}
+export THINKVG_PYTHON={python} THINKVG_SCRATCH=/tmp THINKVG_LOGS={logs}
 export THINKVG_PROBE_TIMEOUT=10 THINKVG_MARGIN=15
 """
 
@@ -48,10 +48,11 @@ def missing() -> str:
 class Slurm:
     """A running SLURM; see lab.py."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shared: Path) -> None:
         self.folder = folder
+        lab = [sys.executable, str(Path(__file__).with_name("lab.py")), str(folder), str(NODES)]
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("lab.py")), str(folder), str(NODES)],
+            [*lab, str(ROOT), str(shared)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -163,8 +164,14 @@ class Job:
         assert self.state == state, self.log
         nodes = self.slurm.pids.keys() - {"controller"}
         if alone:
-            empty = lambda: not any(map(self.slurm.processes, nodes))  # noqa: E731
-            self.wait(empty, "no process left", 15)
+            self.wait_for_silence(*nodes)
+
+    def wait_for_silence(self, *nodes: str) -> None:
+        """Wait until no process is left on `nodes`, 15 s at most."""
+        began = time.monotonic()
+        while left := {node: found for node in nodes if (found := self.slurm.processes(node))}:
+            assert time.monotonic() - began < 15, left
+            time.sleep(0.3)
 
 
 @pytest.fixture(scope="session")
@@ -175,7 +182,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         if os.environ.get("THINKVG_SKIP_NOTHING"):
             pytest.fail(reason)
         pytest.skip(f"NOTHING OF THE SLURM LAUNCHER IS TESTED: {reason}")
-    cluster = Slurm(tmp_path_factory.mktemp("slurm"))
+    cluster = Slurm(tmp_path_factory.mktemp("slurm"), tmp_path_factory.getbasetemp())
     try:
         yield cluster
     finally:

@@ -1,9 +1,10 @@
 """A real SLURM on one machine: every node in namespaces of its own, with fake GPUs. Needs root.
 
-``python lab.py FOLDER NODES`` starts it, prints one line of JSON (process ids of the controller's
-and the nodes' namespaces) and then obeys lines on standard input: ``kill NAME`` (a power cut),
-``start NAME``. It ends, and every process in it, when standard input closes: everything runs below
-one process namespace. Nothing of it is visible in the machine's own network or mounts.
+``python lab.py FOLDER NODES SHARED…`` starts it, prints one line of JSON (process ids of the
+controller's and the nodes' namespaces) and then obeys lines on standard input: ``kill NAME`` (a
+power cut), ``start NAME``. It ends, and every process in it, when standard input closes: everything
+runs below one process namespace. Nothing of it is visible in the machine's own network or mounts.
+Of the machine's /tmp, nodes see the folders SHARED and FOLDER must be below one of them.
 """
 
 import json
@@ -23,6 +24,18 @@ CPUS = 16
 # The first process of a namespace stays and reaps; its name marks it in the process list.
 INIT = "while :; do sleep 3600 & wait $!; done"
 SPACES = ("--net", "--uts", "--ipc", "--pid", "--mount", "--mount-proc", "--fork")
+
+# A /tmp of a node's own, as real nodes have; the folders given as arguments are the machine's.
+PRIVATE_TMP = """
+mkdir -p /run/machine-tmp
+mount --rbind /tmp /run/machine-tmp
+mount -t tmpfs -o size=2g,mode=1777 tmpfs /tmp
+for folder; do
+    mkdir -p "$folder"
+    mount --rbind "/run/machine-tmp/${folder#/tmp/}" "$folder"
+done
+umount --lazy /run/machine-tmp
+"""
 
 SLURM_CONF = """
 ClusterName=lab
@@ -50,7 +63,7 @@ SchedulerParameters=bf_interval=1,sched_min_interval=100000
 SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmdTimeout=20
-KillWait=5
+KillWait=8
 OverTimeLimit=0
 GresTypes=gpu
 {nodes}
@@ -68,8 +81,9 @@ def call(*command: str) -> None:
 class Lab:
     """Controller and nodes; `pids` maps each name to the first process of its namespaces."""
 
-    def __init__(self, folder: Path, count: int) -> None:
+    def __init__(self, folder: Path, count: int, shared: list[Path]) -> None:
         self.folder = folder
+        self.shared = shared
         self.names = [f"node{number}" for number in range(1, count + 1)]
         self.pids: dict[str, int] = {}
         self._write_configuration()
@@ -153,7 +167,7 @@ class Lab:
         self._enter("controller", "munged", "--force", *files)
 
     def start(self, name: str) -> None:
-        """Switch a node on: namespaces, network, own /run, /tmp/ray and /dev/shm, slurmd."""
+        """Switch a node on: namespaces, network, own /run, /tmp and /dev/shm, slurmd."""
         pid = self._namespaces(name, self.entering("controller"))
         outside = ["nsenter", "--net", f"--target={self.pids['controller']}", "ip", "link"]
         port = f"to-{name}"
@@ -162,9 +176,10 @@ class Lab:
         self._enter(name, "ip", "addr", "add", f"{self.address(name)}/24", "dev", "eth0")
         self._enter(name, "ip", "link", "set", "eth0", "up")
         self._enter(name, "ip", "link", "set", "lo", "up")
-        Path("/tmp/ray").mkdir(exist_ok=True)
-        for path in ("/run", "/tmp/ray", "/dev/shm"):
+        for path in ("/run", "/dev/shm"):
             self._enter(name, "mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", path)
+        below = [str(path) for path in self.shared if path.is_relative_to("/tmp")]
+        self._enter(name, "bash", "-euc", PRIVATE_TMP, "tmp", *below)
         shutil.rmtree(self.folder / f"spool-{name}", ignore_errors=True)
         self._enter(name, "slurmd", "-f", str(self.folder / "slurm.conf"))
 
@@ -175,7 +190,8 @@ class Lab:
 
 def main() -> None:
     """Start, tell, obey."""
-    lab = Lab(Path(sys.argv[1]).resolve(), int(sys.argv[2]))
+    shared = [Path(argument).resolve() for argument in sys.argv[3:]]
+    lab = Lab(Path(sys.argv[1]).resolve(), int(sys.argv[2]), shared)
     print(json.dumps(lab.pids), flush=True)
     for line in sys.stdin:
         order, name = line.split()
