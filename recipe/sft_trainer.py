@@ -22,6 +22,9 @@ class _Stopped(Exception):
 class ThinkVGSFTTrainer(SFTTrainer):
     """verl's SFT trainer, with soft coordinate targets where the configuration asks for them."""
 
+    _steps_begun: int
+    _saves_at: int = 0
+
     def _build_engine(self) -> None:
         super()._build_engine()
         width = float(self.config.coordinate_smoothing)
@@ -52,7 +55,7 @@ class ThinkVGSFTTrainer(SFTTrainer):
     def fit(self) -> None:
         """Train from the step that was loaded, to the end or until asked; see verl's trainer."""
         self._stop = StopRequest(self.config.stop_file)
-        self._steps_begun, self._saves_at = self.resume_global_step, 0
+        self._steps_begun = self.resume_global_step
         if self.rank == 0:
             continue_from(self.resume_global_step)
         with contextlib.suppress(_Stopped):

@@ -93,6 +93,9 @@ def _reward_rows(batch: KVBatchMeta, keys: Sequence[str]) -> list[Mapping[str, f
 class ThinkVGTrainer(PPOTrainerSync):
     """verl's synchronous trainer; ``trainer.v1.trainer_mode=thinkvg`` picks it."""
 
+    global_steps: int
+    total_training_steps: int
+
     def __init__(self, config: Any) -> None:
         # The registry name has picked this class; from here on verl compares the mode with "sync".
         own = config.trainer.v1[TRAINER_NAME]
