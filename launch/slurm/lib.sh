@@ -103,8 +103,10 @@ on_warning() {
     ((left > 0)) || left=0
     say "signal before the end of this job: the trainer has $left s to save a checkpoint"
     (
-        sleep "$left"
-        kill -ALRM "$$"
+        sleep "$left" &
+        nap=$!
+        trap 'kill "$nap"' TERM
+        if wait "$nap"; then kill -ALRM "$$"; fi
     ) &
     timer=$!
 }
@@ -232,7 +234,8 @@ again_by_slurm() {
     stop_everything
     say "$1; SLURM requeues the job when it takes the node for down (within ${patience:-300} s)"
     sleep $((${patience:-300} + 60)) &
-    wait $!
+    timer=$!
+    wait "$timer"
     again "$1"
 }
 
