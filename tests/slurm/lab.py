@@ -127,6 +127,7 @@ class Lab:
         subprocess.Popen(
             [*inside, "unshare", "--kill-child=KILL", *SPACES, "bash", "-c", INIT, mark],
             stdin=subprocess.DEVNULL,
+            stderr=(self.folder / f"unshare-{name}.log").open("w"),
         )
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
