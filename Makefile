@@ -3,9 +3,9 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
-SCRIPTS := $(wildcard tools/*.sh launch/*.sh) .ci/run
+SCRIPTS := $(wildcard tools/*.sh launch/*/*.sh launch/*/*.sbatch) .ci/run
 
-.PHONY: help setup browser demo test test-unit fuzz bench study lint format lock clean
+.PHONY: help setup browser slurm demo test test-unit test-slurm fuzz bench study lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +23,13 @@ browser: ## Debian's Chromium, for the tests in a browser: installed as root, wh
 	@tools/chromium.sh
 
 test-unit: setup browser ## unit tests only
-	$(PYTHON) -m pytest -m "not system"
+	$(PYTHON) -m pytest -m "not system and not slurm"
+
+slurm: ## Debian's SLURM, for the tests of the launcher: installed as root, where it is missing
+	@tools/slurm.sh
+
+test-slurm: setup slurm ## the launcher on a real SLURM of several nodes in namespaces; needs root
+	PATH=$$PATH:/usr/sbin:/sbin $(PYTHON) -m pytest -m slurm
 
 fuzz: setup ## a million random and mutated responses at the reward; FUZZ="--count 5000 --seed 7" for less
 	$(PYTHON) tools/fuzz_reward.py $(FUZZ)

@@ -1,8 +1,9 @@
-"""Keeps the metrics file of a resumed run whole.
+"""Keeps the metrics file and the offline W&B run of a resumed run whole.
 
 verl 0.9.1's ``file`` logger opens its file anew at every start, so a resumed run would lose the
 curve up to its checkpoint. Here the lines up to the resumed step stay, later ones, which the run
-will log again, go, and the logger appends.
+will log again, go, and the logger appends. Offline W&B files lose these later steps as well (W&B's
+server drops what comes twice by itself).
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from verl.utils import tracking
 
+from recipe import wandb_files
 from recipe.evaluation.files import write_text_atomically
 
 
@@ -36,8 +38,11 @@ def lines_up_to(text: str, step: int) -> str:
 
 
 def continue_from(step: int) -> None:
-    """Have verl's ``file`` logger of this process go on behind `step`; before it is created."""
+    """Have the loggers of this process go on behind `step`; before they are created."""
     path = Path(os.environ.get("VERL_FILE_LOGGER_PATH", ""))
     if path.is_file():
         write_text_atomically(path, lines_up_to(path.read_text(encoding="utf-8"), step))
     tracking.FileLogger = AppendingFileLogger
+    if "WANDB_RUN_ID" in os.environ:
+        folder = Path(os.environ.get("WANDB_DIR", "."))
+        wandb_files.forget_after(folder, os.environ["WANDB_RUN_ID"], step)

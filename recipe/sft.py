@@ -7,8 +7,9 @@ from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
-from recipe import checks, program
+from recipe import checks, program, run_identity
 from recipe.child import leave_on_sigterm, run_child
+from recipe.stop_request import STOPPED, StopRequest
 
 
 def prepare(config: DictConfig) -> None:
@@ -16,23 +17,28 @@ def prepare(config: DictConfig) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     with open_dict(config):
         config.run_dir = str(run_dir)
-    os.environ["VERL_FILE_LOGGER_PATH"] = str(run_dir / "metrics.jsonl")
-    os.environ.setdefault("WANDB_DIR", str(run_dir))
-    os.environ.setdefault("WANDB_MODE", "offline")
+        config.stop_file = str(Path(config.stop_file).resolve())
+    if int(os.environ["RANK"]) == 0:
+        # the process that logs
+        run_identity.set_variables(run_dir)
 
 
 def _launch_processes(config: DictConfig) -> None:
     """Start one process for each GPU of this node under torchrun, with the same overrides.
 
     Raises:
-        SystemExit: with the code of torchrun, where it is not 0.
+        SystemExit: with the code of torchrun, where it is not 0, or with `STOPPED`.
     """
+    request = StopRequest(config.stop_file)
+    request.begin()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(config.trainer.n_gpus_per_node), "-m", "recipe.sft"]
     leave_on_sigterm()
     code = run_child([*command, *sys.argv[1:]])
     if code:
         raise SystemExit(code)
+    if request.answered() is not None:
+        raise SystemExit(STOPPED)
 
 
 def train(config: DictConfig) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from recipe import checks, program, resources
+from recipe import checks, program, resources, run_identity
 from recipe.errors import InputError
 from recipe.preflight.batch import batch_faults
 from recipe.preflight.workload import read_workload
+from recipe.stop_request import STOPPED, StopRequest
 from reward.judge.failures import JudgeFailing
 
 FINISHED = "finished.json"
@@ -37,6 +38,7 @@ def prepare(config: DictConfig) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     with open_dict(config):
         config.run_dir = str(run_dir)
+        config.stop_file = str(Path(config.stop_file).resolve())
         for key in ("train_files", "val_files"):
             config.data[key] = str(Path(config.data[key]).resolve())
         if Path(config.model.path).exists():
@@ -50,9 +52,11 @@ def prepare(config: DictConfig) -> None:
     if config.cluster.platform == "cpu":
         # A private cluster, unless the user names one: logical resources are ours to declare.
         os.environ.setdefault("RAY_ADDRESS", "local")
-    os.environ["VERL_FILE_LOGGER_PATH"] = str(run_dir / "metrics.jsonl")
-    os.environ.setdefault("WANDB_DIR", str(run_dir))
-    os.environ.setdefault("WANDB_MODE", "offline")
+    StopRequest(config.stop_file).begin()
+    # The process that trains and logs inherits nothing from this one on a running cluster.
+    with open_dict(config):
+        workers = config.ray_kwargs.ray_init.runtime_env
+        workers.env_vars = {**workers.env_vars, **run_identity.set_variables(run_dir)}
 
 
 def train(config: DictConfig) -> None:
@@ -60,6 +64,7 @@ def train(config: DictConfig) -> None:
 
     Raises:
         InputError: a fault of the input, or a judge that fails too often.
+        SystemExit: with the code `STOPPED`, where the run was asked to save and end.
     """
     check(config)
     program.set_environment(config)
@@ -91,6 +96,13 @@ def train(config: DictConfig) -> None:
         # Ray's last messages first, so that the fault is what the user sees last.
         ray.shutdown()
         raise InputError(str(error.cause)) from None
+    step = StopRequest(config.stop_file).answered()
+    if step is not None:
+        ray.shutdown()
+        print(
+            f"ended on request after step {step}, its checkpoint is saved: the same command goes on"
+        )
+        raise SystemExit(STOPPED)
     finished.write_text("{}\n", encoding="utf-8")
 
 

@@ -23,6 +23,7 @@ from recipe.gdpo import components_of_step
 from recipe.judge_watch import JudgeWatch
 from recipe.metrics_file import continue_from
 from recipe.settings import GDPO
+from recipe.stop_request import StopRequest
 from reward.ground_truth import GroundTruth
 from reward.judge.failures import JudgeFailing
 
@@ -95,6 +96,9 @@ def _reward_rows(batch: KVBatchMeta, keys: Sequence[str]) -> list[Mapping[str, f
 class ThinkVGTrainer(PPOTrainerSync):
     """verl's synchronous trainer; ``trainer.v1.trainer_mode=thinkvg`` picks it."""
 
+    global_steps: int
+    total_training_steps: int
+
     def __init__(self, config: Any) -> None:
         # The registry name has picked this class; from here on verl compares the mode with "sync".
         own = config.trainer.v1[TRAINER_NAME]
@@ -102,6 +106,8 @@ class ThinkVGTrainer(PPOTrainerSync):
             config.trainer.v1.trainer_mode = "sync"
         self._poll_interval = float(own.poll_interval)
         self._judge = JudgeWatch(config)
+        self._stop = StopRequest(config.stop_file)
+        self._stops = False
         super().__init__(config)
 
     def fit(self, agent_loop_manager: Any) -> None:
@@ -109,6 +115,27 @@ class ThinkVGTrainer(PPOTrainerSync):
         continue_from(self.global_steps)
         tensorboard_file.continue_from(self.config.run_dir, self.global_steps)
         super().fit(agent_loop_manager)
+
+    def on_step_end(self) -> None:
+        """Save and make this step the last one, where someone has asked; then sync the weights."""
+        # Before the rollout engine wakes up for its new weights and takes its memory back.
+        self._save_on_request()
+        super().on_step_end()
+
+    def _save_on_request(self) -> None:
+        if self.global_steps >= self.total_training_steps or not self._stop.asked():
+            return
+        frequency = self.config.trainer.save_freq
+        if frequency <= 0 or self.global_steps % frequency:
+            self._save_checkpoint()
+        self.total_training_steps = self.global_steps
+        self._stops = True
+
+    def on_train_end(self) -> None:
+        """Answer the request, once the last step is logged."""
+        super().on_train_end()
+        if self._stops:
+            self._stop.answer(self.total_training_steps)
 
     def _build_replay_buffer(self) -> ReplayBuffer:
         # No setting of verl reaches the interval; 2 s is a large part of a small model's step.

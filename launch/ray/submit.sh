@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The same GRPO run on a Ray cluster that is running already, by its job API (the dashboard's port):
+#   launch/ray/submit.sh http://HEAD:8265 run_dir=/shared/runs/dense reward=dense data.dir=/shared/…
+# Ray takes a copy of this repository to every node; runtime_env.yaml says what goes along. run_dir,
+# data.dir and model.path are on a disk that all nodes share: the copy is deleted behind the job.
+# Options of `ray job submit` (--no-wait, --headers …) go into RAY_JOB_OPTIONS.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+fail() {
+    echo "error: $*" >&2
+    exit 2
+}
+
+[[ ${1:-} == http*://* ]] ||
+    fail "usage: launch/ray/submit.sh http://HEAD:8265 run_dir=/SHARED/DIR [OVERRIDES]"
+address=$1
+shift
+run_dir=
+for override in "$@"; do
+    [[ $override != run_dir=* ]] || run_dir=${override#run_dir=}
+done
+[[ $run_dir == /* ]] ||
+    fail "run_dir=$run_dir: add run_dir=/SHARED/DIR, an absolute path on a disk that all nodes share"
+
+read -ra options <<<"${RAY_JOB_OPTIONS:-}"
+# The command runs on the head node, with the cluster's own environment.
+read -ra command <<<"${THINKVG_DRIVER:-python -m recipe.train}"
+exec ray job submit --address "$address" --runtime-env launch/ray/runtime_env.yaml "${options[@]}" \
+    -- "${command[@]}" "$@"

@@ -1,0 +1,262 @@
+#!/usr/bin/env bash
+# What train.sbatch and sft.sbatch share; they source it. Job steps, the signal before a time limit,
+# requeueing, and an end that leaves nothing behind. What a site sets is in site.example.sh.
+# shellcheck disable=SC2034 # the scripts that source this use its variables
+
+say() { echo "launch: $(date +%T) $*"; }
+
+fail() {
+    say "error: $*" >&2
+    exit 2
+}
+
+# --- the allocation --------------------------------------------------------------------------------
+
+# The address that other nodes reach a node at. A site may define address_of anew.
+if ! declare -F address_of >/dev/null; then
+    address_of() {
+        local address
+        address=$(scontrol show node --oneliner "$1" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
+        getent ahostsv4 "${address:-$1}" | awk 'NR == 1 { print $1 }'
+    }
+fi
+
+# Fills nodes, addresses, head, base_port, attempt and log_dir.
+describe_allocation() {
+    local node
+    [[ -n ${SLURM_JOB_ID:-} ]] || fail "this is a job script: sbatch --nodes=N launch/slurm/train.sbatch OVERRIDES"
+    mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+    declare -gA addresses=()
+    for node in "${nodes[@]}"; do
+        addresses[$node]=$(address_of "$node")
+        [[ -n ${addresses[$node]} ]] ||
+            fail "$node: no address; define address_of in the site file (${THINKVG_SITE:-none is set})"
+    done
+    head=${nodes[0]}
+    # A block of 1000 ports, below the ports that the kernel gives out itself (from 32768).
+    base_port=${THINKVG_PORT:-$((12000 + SLURM_JOB_ID % 20 * 1000))}
+    attempt=${SLURM_RESTART_COUNT:-0}
+    ((attempt <= ${THINKVG_MAX_RESTARTS:-50})) ||
+        fail "requeued $attempt times, more than THINKVG_MAX_RESTARTS=${THINKVG_MAX_RESTARTS:-50}"
+    log_dir=${THINKVG_LOGS:-$PWD/outputs/slurm}/$SLURM_JOB_ID/attempt-$attempt
+    mkdir -p "$log_dir"
+    # Of this job: with --exclusive, SLURM_GPUS_ON_NODE counts all that the node has.
+    gpus=${SLURM_GPUS_PER_NODE:-${SLURM_GPUS_ON_NODE:-0}}
+    gpus=${gpus##*:}
+    cpus=${SLURM_CPUS_ON_NODE:-1}
+    # A request to save and end reaches the trainer as this file; it answers with stop.done.
+    export THINKVG_STOP_FILE=$log_dir/stop
+    # Only processes of this job may talk to its Ray.
+    export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
+    RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
+    # Ahead of the folder `recipe` that TransferQueue leaves in site-packages.
+    export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+    python=${THINKVG_PYTHON:-python}
+    say "job $SLURM_JOB_ID, attempt $attempt: ${#nodes[@]} nodes (${nodes[*]}), $gpus GPUs each, ports from $base_port, logs in $log_dir"
+}
+
+# How commands enter the container, where THINKVG_CONTAINER names one.
+declare -a site_srun site_wrap
+describe_container() {
+    local mounts=$PWD:$PWD${THINKVG_MOUNTS:+,$THINKVG_MOUNTS}
+    case ${THINKVG_CONTAINER:-none} in
+        none) ;;
+        pyxis)
+            site_srun+=(--container-image="${THINKVG_IMAGE:?set THINKVG_IMAGE in the site file}")
+            site_srun+=(--container-mounts="$mounts" --container-workdir="$PWD" --no-container-mount-home)
+            ;;
+        apptainer)
+            site_wrap+=(apptainer exec --nv --bind "$mounts" --pwd "$PWD")
+            site_wrap+=("${THINKVG_IMAGE:?set THINKVG_IMAGE in the site file}")
+            ;;
+        *) fail "THINKVG_CONTAINER=$THINKVG_CONTAINER: choose none, pyxis or apptainer" ;;
+    esac
+}
+
+# step NODES COMMAND…: a job step with one task on each of NODES (a,b); all of a node is its to use.
+step() {
+    local on=$1 count
+    shift
+    count=$(tr ',' '\n' <<<"$on" | wc -l)
+    exec srun --overlap --nodes="$count" --ntasks="$count" --ntasks-per-node=1 --nodelist="$on" \
+        --cpus-per-task="$cpus" --mem=0 --kill-on-bad-exit=1 --unbuffered \
+        "${site_srun[@]}" "${site_wrap[@]}" "$@" </dev/null
+}
+
+# --- signals and the end -----------------------------------------------------------------------------
+
+phase=starting # starting, running, ending
+driver=        # process id of the driver's srun
+timer=         # process id of the clock that ends a save which takes too long
+lost=          # why the allocation can no longer be used
+asked=         # a signal has asked for an end
+declare -A daemons=() # process id of a step that has to live as long as the driver, by node
+
+# USR1 comes before the time limit or a pre-emption: --signal=B:USR1@SECONDS.
+on_warning() {
+    [[ $phase != ending && -z $asked ]] || return 0
+    asked=yes
+    touch "$THINKVG_STOP_FILE"
+    local end left
+    end=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/.* EndTime=\([^ ]*\).*/\1/p')
+    left=$(($(date -d "$end" +%s 2>/dev/null || echo 0) - $(date +%s) - ${THINKVG_MARGIN:-30}))
+    ((left > 0)) || left=0
+    say "signal before the end of this job: the trainer has $left s to save a checkpoint"
+    (
+        sleep "$left" &
+        nap=$!
+        trap 'kill "$nap"' TERM
+        if wait "$nap"; then kill -ALRM "$$"; fi
+    ) &
+    timer=$!
+}
+
+on_late() {
+    [[ $phase != ending ]] || return 0
+    say "no time left for a checkpoint; the next attempt goes on from the last one"
+    stop_process "$driver"
+}
+
+# USR2 comes from the watch over a daemon.
+on_daemon_end() {
+    local node
+    [[ $phase != ending && -z $lost ]] || return 0
+    for node in "${!daemons[@]}"; do
+        kill -0 "${daemons[$node]}" 2>/dev/null && continue
+        # Where the program knows the cause, it is a line of its own.
+        lost=$(sed -n 's/^error: //p' "$log_dir/ray-$node.log" | tail -n 1)
+        lost=${lost:-$node: Ray ended there}
+        say "$node: Ray ended there (log: $log_dir/ray-$node.log); its last lines:"
+        tail -n 15 "$log_dir/ray-$node.log" | sed "s/^/$node: /"
+        stop_process "$driver"
+        return 0 # a bare return would give the status of what the signal interrupted
+    done
+}
+
+on_end() {
+    say "told to end"
+    exit 143
+}
+
+stop_process() { [[ -z $1 ]] || kill -TERM "$1" 2>/dev/null || true; }
+
+# Ends every step, waiting a few seconds for each to clean up behind itself.
+stop_everything() {
+    local process waited=0
+    phase=ending
+    trap '' USR1 USR2 ALRM
+    for process in "$driver" "$timer" "${daemons[@]}"; do stop_process "$process"; done
+    for process in "$driver" "${daemons[@]}"; do
+        while [[ -n $process ]] && kill -0 "$process" 2>/dev/null; do
+            if ((waited++ >= 100)); then
+                kill -KILL "$process" 2>/dev/null
+                break
+            fi
+            sleep 0.1
+        done
+    done
+}
+
+install_traps() {
+    trap on_warning USR1
+    trap on_late ALRM
+    trap on_daemon_end USR2
+    trap on_end TERM INT
+    trap stop_everything EXIT
+}
+
+# watch NODE PROCESS: the step PROCESS has to live as long as the driver.
+watch() {
+    daemons[$1]=$2
+    (
+        tail --pid="$2" -f /dev/null
+        kill -USR2 "$$" 2>/dev/null
+    ) &
+}
+
+# drive NODES COMMAND…: the step that this job waits for.
+drive() {
+    step "$@" &
+    driver=$!
+    [[ -z $lost ]] || stop_process "$driver"
+}
+
+# preflight PROGRAM OVERRIDES…: `recipe.preflight` on the head, ahead of the first attempt. With a
+# driver of one's own there is no configuration that it could check.
+preflight() {
+    if ((attempt > 0)) || [[ -n ${THINKVG_DRIVER:-} || ! -d recipe/preflight ]]; then return 0; fi
+    drive "$head" "$python" -m recipe.preflight --program "$@"
+    await "$driver"
+    driver=
+    ((code == 0)) || fail "the checks ahead of the run found problems (above)"
+}
+
+# Waits for a child through any number of signals; its exit code is in `code`.
+await() {
+    while :; do
+        code=0
+        wait "$1" || code=$?
+        kill -0 "$1" 2>/dev/null || return 0
+    done
+}
+
+# Whether nodes no longer answer SLURM; their names are then in `silent`. (SLURM itself takes up to
+# SlurmdTimeout to notice.)
+node_is_gone() {
+    local node code probes=()
+    silent=
+    for node in "${nodes[@]}"; do
+        timeout "${THINKVG_PROBE_TIMEOUT:-30}" srun --overlap --nodes=1 --ntasks=1 \
+            --nodelist="$node" --mem=0 true >"$log_dir/probe-$node.log" 2>&1 </dev/null &
+        probes+=($!)
+    done
+    for node in "${!probes[@]}"; do
+        await "${probes[node]}"
+        ((code == 0)) || silent="${silent:+$silent, }${nodes[node]}"
+    done
+    [[ -n $silent ]]
+}
+
+# again WHY: puts this job back into the queue; a new attempt goes on from the last checkpoint.
+again() {
+    stop_everything
+    say "$1; requeueing job $SLURM_JOB_ID"
+    scontrol requeue "$SLURM_JOB_ID" ||
+        fail "$1; SLURM did not requeue the job: submit the same command again to go on"
+    exit 0
+}
+
+# again_by_slurm WHY: SLURM itself requeues this job once it takes the silent node for down. A job that
+# requeues itself before that gets no GPUs in its next attempt (SLURM 22.05: "Invalid generic resource").
+again_by_slurm() {
+    local patience
+    patience=$(scontrol show config | sed -n 's/^SlurmdTimeout *= *\([0-9]*\).*/\1/p')
+    stop_everything
+    say "$1; SLURM requeues the job when it takes the node for down (within ${patience:-300} s)"
+    sleep $((${patience:-300} + 60)) &
+    timer=$!
+    wait "$timer"
+    again "$1"
+}
+
+# Waits for the driver and draws the conclusion: requeue, or the driver's exit code.
+conclude() {
+    phase=running
+    await "$driver"
+    if [[ -e $THINKVG_STOP_FILE.done ]]; then
+        again "the trainer saved a checkpoint and ended (step $(<"$THINKVG_STOP_FILE.done"))"
+    elif ((code == 0)); then
+        say "the driver ended with code 0"
+    elif node_is_gone; then
+        again_by_slurm "$silent does not answer"
+    elif [[ -n $lost ]]; then
+        again "lost Ray on a node: $lost"
+    elif [[ -n $asked ]]; then
+        again "the driver ended with code $code before it could save"
+    else
+        ! declare -F show_failure >/dev/null || show_failure
+        say "error: the driver failed with code $code" >&2
+    fi
+    stop_everything
+    exit "$code"
+}

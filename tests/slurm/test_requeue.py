@@ -1,0 +1,56 @@
+"""A job that runs out of time or loses a node is requeued, resumes, and has every step once."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipe.wandb_files import history
+
+DRIVER = f"{sys.executable} {Path(__file__).with_name('driver.py')}"
+
+
+def starts(job: Any) -> list[int]:
+    """The step behind which each start of the driver began."""
+    return [int(step) for step in re.findall(r"driver begins behind step (\d+)", job.log)]
+
+
+def steps_in_history(run_dir: Path) -> list[int]:
+    """W&B's steps over all starts, in the order of the log."""
+    run_id = (run_dir / "wandb_run_id").read_text().strip()
+    return [point["_step"] for point in history(run_dir, run_id)]
+
+
+def test_the_signal_before_the_time_limit_saves_and_requeues(submit: Any, tmp_path: Path) -> None:
+    # SLURM sends the signal up to a minute early, so a minute before the end means 0 to 60 s left.
+    job = submit(
+        *("train.sbatch", f"run_dir={tmp_path / 'run'}", "steps=70"),
+        options=("--time=2", "--signal=B:USR1@60"),
+        THINKVG_DRIVER=DRIVER,
+    )
+    job.wait_for_end("COMPLETED", 400)
+    assert "signal before the end of this job" in job.log
+    saved = [int(step) for step in re.findall(r"checkpoint and ended \(step (\d+)", job.log)]
+    assert saved
+    assert starts(job) == [0, *saved]
+    assert steps_in_history(tmp_path / "run") == list(range(1, 71))
+
+
+@pytest.mark.parametrize("node", ["node2", "node1"], ids=["worker", "head"])
+def test_a_lost_node_requeues(submit: Any, slurm: Any, tmp_path: Path, node: str) -> None:
+    job = submit(
+        *("train.sbatch", f"run_dir={tmp_path / 'run'}", "steps=14"), THINKVG_DRIVER=DRIVER
+    )
+    job.wait_for_log("driver step 7")
+    slurm.order("kill", node)
+    try:
+        job.wait_for_log("driver begins behind step 5", 180)
+        assert node not in job.show()["NodeList"]
+        job.wait_for_end("COMPLETED")
+    finally:
+        slurm.order("start", node)
+    assert "node2 does not answer" in job.log or node == "node1"
+    assert starts(job) == [0, 5]
+    assert steps_in_history(tmp_path / "run") == list(range(1, 15))
