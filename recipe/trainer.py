@@ -7,6 +7,7 @@ workers leave the components of each row in TransferQueue (field ``extra_fields`
 A judge that fails too often ends the run (`recipe.judge_watch`).
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -114,6 +115,8 @@ class ThinkVGTrainer(PPOTrainerSync):
         """Train from the step that was loaded; see verl's trainer."""
         continue_from(self.global_steps)
         tensorboard_file.continue_from(self.config.run_dir, self.global_steps)
+        # W&B would stage the pictures of tables in the home folder until they are synced.
+        os.environ.setdefault("WANDB_DATA_DIR", str(self.config.run_dir))
         super().fit(agent_loop_manager)
 
     def on_step_end(self) -> None:
