@@ -21,7 +21,8 @@ from reward.answers import LONGEST_ANSWER, parse_yes_no
 from reward.boxes import matched_ious
 from reward.choices import parse_letters
 from reward.ground_truth import GroundTruth
-from reward.response import Region, Response
+from reward.numbers import Box
+from reward.response import Response
 from reward.text import contradicts
 
 _KEYWORDS = (
@@ -71,14 +72,15 @@ _LONGEST_KEYWORD = 20
 
 def alignment_score(
     response: Response,
-    final: Sequence[Region],
-    cited: Sequence[Region],
+    final: Sequence[Box | None],
+    cited: Sequence[Box | None],
     ground_truth: GroundTruth,
 ) -> float:
     """Score a response's reasoning against its own answer and boxes.
 
-    `final` and `cited` are the response's placed regions. The ground truth gives the question's
-    type, its choices and whether boxes are wanted; whether the answer is right does not matter.
+    `final` and `cited` are the boxes of the response's placed regions. The ground truth gives the
+    question's type, its choices and whether boxes are wanted; whether the answer is right does not
+    matter.
     """
     if not response.think or not response.answer or len(response.answer) > LONGEST_ANSWER:
         return 0.0
@@ -88,15 +90,13 @@ def alignment_score(
     return share
 
 
-def _share_cited(final: Sequence[Region], cited: Sequence[Region]) -> float:
+def _share_cited(final: Sequence[Box | None], cited: Sequence[Box | None]) -> float:
     """Return the mean IoU of the final boxes with distinct cited ones, the rest counting 0."""
-    boxes = [box for _, box in final]
-    sources = boxes if cited is final else [box for _, box in cited]
-    different = {*boxes}
-    is_sound = None not in different and len(different) == len(boxes)
-    if is_sound and (sources is boxes or different.issubset(sources)):
+    different = {*final}
+    is_sound = None not in different and len(different) == len(final)
+    if is_sound and (cited is final or different.issubset(cited)):
         return 1.0
-    return sum(matched_ious(boxes, list(dict.fromkeys(sources)))) / len(boxes)
+    return sum(matched_ious(final, list(dict.fromkeys(cited)))) / len(final)
 
 
 def _contradicted(think: str, answer: str, ground_truth: GroundTruth) -> bool:
@@ -129,7 +129,10 @@ def _stated_verdict(
 def _sentence_begin(text: str, position: int) -> int:
     """Return where the sentence around a position begins, at most `_LONGEST_STATEMENT` before."""
     begin = max(0, position - _LONGEST_STATEMENT)
-    begin = max(begin, text.rfind("\n", begin, position) + 1, text.rfind(";", begin, position) + 1)
+    for mark in "\n;":
+        found = text.rfind(mark, begin, position)
+        if found >= 0:
+            begin = found + 1
     stop = text.rfind(".", begin, position)
     while stop >= 0:
         if stop + 1 == position or text[stop + 1].isspace() or text[stop + 1].isupper():

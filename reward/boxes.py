@@ -41,12 +41,6 @@ def is_above(value: float, threshold: float) -> bool:
     return value > threshold + ROUNDING
 
 
-def count_above(values: Sequence[float], threshold: float) -> int:
-    """Return how many IoUs are above a threshold, as `is_above` has it."""
-    limit = threshold + ROUNDING
-    return sum([value > limit for value in values])
-
-
 def matched_values(values: Sequence[Sequence[float]]) -> list[float]:
     """Match rows and columns one to one so that the sum of the values is the largest there is.
 
@@ -87,26 +81,25 @@ def iou_matrix(
     predicted: Sequence[Box | None], reference: Sequence[Box | None]
 ) -> list[list[float]]:
     """Return the IoU of every pair: a row for each predicted box, up to `MOST_MATCHED` too many."""
-    return [_iou_row(box, reference) for box in predicted[: len(reference) + MOST_MATCHED]]
-
-
-def _iou_row(box: Box | None, reference: Sequence[Box | None]) -> list[float]:
-    """Return `iou` with every reference, written out: most of the time goes here."""
-    row = [0.0] * len(reference)
-    if box is None:
-        return row
-    ax1, ay1, ax2, ay2 = box
-    for column, target in enumerate(reference):
-        if target is None:
+    rows = []
+    for box in predicted[: len(reference) + MOST_MATCHED]:
+        row = [0.0] * len(reference)
+        rows.append(row)
+        if box is None:
             continue
-        bx1, by1, bx2, by2 = target
-        if bx1 < ax2 and ax1 < bx2 and by1 < ay2 and ay1 < by2:
-            shared = ((ax2 if ax2 < bx2 else bx2) - (ax1 if ax1 > bx1 else bx1)) * (
-                (ay2 if ay2 < by2 else by2) - (ay1 if ay1 > by1 else by1)
-            )
-            value = shared / ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared)
-            row[column] = value if value < 1 else 1.0
-    return row
+        # `iou`, written out: most of the time goes here.
+        ax1, ay1, ax2, ay2 = box
+        for column, target in enumerate(reference):
+            if target is None:
+                continue
+            bx1, by1, bx2, by2 = target
+            if bx1 < ax2 and ax1 < bx2 and by1 < ay2 and ay1 < by2:
+                shared = ((ax2 if ax2 < bx2 else bx2) - (ax1 if ax1 > bx1 else bx1)) * (
+                    (ay2 if ay2 < by2 else by2) - (ay1 if ay1 > by1 else by1)
+                )
+                value = shared / ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared)
+                row[column] = value if value < 1 else 1.0
+    return rows
 
 
 def matched_ious(predicted: Sequence[Box | None], reference: Sequence[Box | None]) -> list[float]:
@@ -128,7 +121,7 @@ def distinct(regions: Sequence[Region]) -> list[Region]:
     kept: list[Region] = []
     for region in regions:
         box = region.box
-        if box is None or len(kept) > MOST_DISTINCT or not _is_among(box, kept):
+        if not kept or box is None or len(kept) > MOST_DISTINCT or not _is_among(box, kept):
             kept.append(region)
     return kept
 

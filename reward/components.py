@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from reward.alignment import alignment_score
 from reward.answers import answer_is_correct, answer_score
-from reward.boxes import count_above, distinct, iou_matrix, matched_values
+from reward.boxes import ROUNDING, distinct, iou_matrix, matched_values
 from reward.ground_truth import GroundTruth, place
 from reward.grounding import cited_score, count_gate_score, dense_score
 from reward.response import Region, Response
@@ -21,6 +21,7 @@ DIAGNOSTICS = (
     "judge_failed",
     "response_chars",
 )
+ABOVE_50, ABOVE_75 = 0.5 + ROUNDING, 0.75 + ROUNDING
 SCORE_KEYS = ("score", *COMPONENTS, *DIAGNOSTICS)
 """The keys of every result, in order."""
 
@@ -35,10 +36,12 @@ def score_response(
     final = cited = place(response.regions, truth)
     if response.think_regions != response.regions:
         cited = place(response.think_regions, truth)
+    boxes = cited_boxes = [box for _, box in final]
+    if cited is not final:
+        cited_boxes = [box for _, box in cited]
     wanted = truth.placed_regions
-    ious = _ious(final, wanted)
-    matched = matched_values(ious)
-    most = max(len(final), len(wanted))
+    ious = iou_matrix(boxes, truth.placed_boxes)
+    mean_iou, iou_50, iou_75 = _iou_shares(ious, max(len(final), len(wanted)))
     grounding = _grounding(final, wanted, ious, settings)
     scores = {
         "score": 0.0,
@@ -46,10 +49,10 @@ def score_response(
         "answer": _answer(response, truth, settings),
         "grounding": grounding,
         "think_grounding": _think_grounding(cited, final, grounding, truth, settings),
-        "alignment": alignment_score(response, final, cited, truth),
-        "mean_iou": sum(matched) / most if most else 1.0,
-        "iou_50": count_above(matched, 0.5) / most if most else 1.0,
-        "iou_75": count_above(matched, 0.75) / most if most else 1.0,
+        "alignment": alignment_score(response, boxes, cited_boxes, truth),
+        "mean_iou": mean_iou,
+        "iou_50": iou_50,
+        "iou_75": iou_75,
         "box_count_match": float(len(final) == len(wanted)),
         "n_boxes": float(len(final)),
         "n_think_boxes": float(len(cited)),
@@ -63,8 +66,24 @@ def score_response(
 
 def weighted_mean(components: Mapping[str, float], settings: Settings) -> float:
     """Return the score: the mean of the components under the settings' weights."""
-    total = sum([weight * components[name] for name, weight in settings.weighted])
+    total = 0.0
+    for name, weight in settings.weighted:
+        total += weight * components[name]
     return total / settings.total_weight
+
+
+def _iou_shares(ious: Sequence[Sequence[float]], most: int) -> tuple[float, float, float]:
+    """Return the mean of matched IoUs and the shares above 0.5 and 0.75, of `most` boxes."""
+    if not most:
+        return 1.0, 1.0, 1.0
+    total, above_50, above_75 = 0.0, 0, 0
+    for iou in matched_values(ious):
+        total += iou
+        if iou > ABOVE_50:
+            above_50 += 1
+            if iou > ABOVE_75:
+                above_75 += 1
+    return total / most, above_50 / most, above_75 / most
 
 
 def _answer(response: Response, truth: GroundTruth, settings: Settings) -> float:

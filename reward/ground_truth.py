@@ -87,6 +87,11 @@ class GroundTruth:
         return place(self.regions, self)
 
     @cached_property
+    def placed_boxes(self) -> list[Box | None]:
+        """The boxes of `placed_regions`."""
+        return [box for _, box in self.placed_regions]
+
+    @cached_property
     def cited_regions(self) -> list[Region]:
         """What a reasoning should cite: distinct `think_regions` with boxes in [0, 1].
 
@@ -118,7 +123,9 @@ def normalise(box: Box, ground_truth: GroundTruth) -> Box:
 
     A box wholly outside the image comes out without area.
     """
-    return _clipped(box, *ground_truth.extent)
+    width, height = ground_truth.extent
+    x1, y1, x2, y2 = box
+    return _clipped((x1 / width, y1 / height, x2 / width, y2 / height))
 
 
 def place(regions: Iterable[Region], ground_truth: GroundTruth) -> list[Region]:
@@ -127,23 +134,19 @@ def place(regions: Iterable[Region], ground_truth: GroundTruth) -> list[Region]:
     placed = []
     for ref, box in regions:
         if box is not None:
-            x1, y1, x2, y2 = box = _clipped(box, width, height)
+            x1, y1, x2, y2 = box
+            x1, y1, x2, y2 = box = x1 / width, y1 / height, x2 / width, y2 / height
+            if x1 < 0 or y1 < 0 or x2 > 1 or y2 > 1:
+                x1, y1, x2, y2 = box = _clipped(box)
             if (x2 - x1) * (y2 - y1) <= _SMALLEST_AREA:
                 box = None
         placed.append(Region(ref, box))
     return placed
 
 
-def _clipped(box: Box, width: float, height: float) -> Box:
-    x1, y1, x2, y2 = box
-    x1, y1, x2, y2 = x1 / width, y1 / height, x2 / width, y2 / height
-    if 0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1:
-        return x1, y1, x2, y2
-    return _clip(x1), _clip(y1), _clip(x2), _clip(y2)
-
-
-def _clip(value: float) -> float:
-    return 0.0 if value < 0 else 1.0 if value > 1 else value
+def _clipped(box: Box) -> Box:
+    x1, y1, x2, y2 = (0.0 if value < 0 else 1.0 if value > 1 else value for value in box)
+    return x1, y1, x2, y2
 
 
 def _check_inside(truth: GroundTruth) -> None:

@@ -171,7 +171,11 @@ def _clear_total(
         nearest = max(row)
         if nearest:
             column = row.index(nearest)
-            value = _value(predicted[index], reference[column], nearest)
+            ref, box = predicted[index]
+            name, target = reference[column]
+            value = quality(box, target, nearest)  # type: ignore[arg-type]  # they overlap
+            if ref != name:
+                value *= _naming(ref, name)
             lead = value - GIOU_SHARE / 2
             if row.count(0.0) < len(row) - 1:
                 lead -= (1 - GIOU_SHARE / 2) * max([*row[:column], *row[column + 1 :]])
