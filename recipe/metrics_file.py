@@ -3,7 +3,8 @@
 verl 0.9.1's ``file`` logger opens its file anew at every start, so a resumed run would lose the
 curve up to its checkpoint. Here the lines up to the resumed step stay, later ones, which the run
 will log again, go, and the logger appends. Offline W&B files lose these later steps as well (W&B's
-server drops what comes twice by itself).
+server drops what comes twice by itself), and get those that W&B had not yet written when the run
+was killed.
 """
 
 import json
@@ -37,6 +38,14 @@ def lines_up_to(text: str, step: int) -> str:
     return "".join(kept)
 
 
+def values_by_step(text: str) -> dict[int, dict[str, float]]:
+    """The values that the lines of a metrics file have for each step."""
+    found: dict[int, dict[str, float]] = {}
+    for entry in map(json.loads, text.splitlines()):
+        found.setdefault(entry["step"], {}).update(entry["data"])
+    return found
+
+
 def continue_from(step: int) -> None:
     """Have the loggers of this process go on behind `step`; before they are created."""
     path = Path(os.environ.get("VERL_FILE_LOGGER_PATH", ""))
@@ -45,4 +54,7 @@ def continue_from(step: int) -> None:
     tracking.FileLogger = AppendingFileLogger
     if "WANDB_RUN_ID" in os.environ:
         folder = Path(os.environ.get("WANDB_DIR", "."))
-        wandb_files.forget_after(folder, os.environ["WANDB_RUN_ID"], step)
+        name = os.environ["WANDB_RUN_ID"]
+        wandb_files.forget_after(folder, name, step)
+        if path.is_file():
+            wandb_files.fill_in(folder, name, values_by_step(path.read_text(encoding="utf-8")))

@@ -1,4 +1,5 @@
-"""Offline W&B runs: their history read back, and what a resumed run will log again taken out.
+"""Offline W&B runs: their history read back, what a resumed run will log again taken out, and what
+a killed run had not yet written put in.
 
 An offline run is a file ``wandb/offline-run-TIME-ID/run-ID.wandb``: records (protobuf) in the log
 format of LevelDB (https://github.com/google/leveldb/blob/main/doc/log_format.md), with zlib's CRC
@@ -11,7 +12,7 @@ import os
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,35 @@ def forget_after(wandb_dir: Path, run_id: str, step: int) -> None:
         ]
         if len(kept) < len(bodies):
             _write_atomically(path, encode(kept))
+
+
+def fill_in(wandb_dir: Path, run_id: str, logged: Mapping[int, Mapping[str, float]]) -> None:
+    """Put steps that a killed run had logged, and W&B not yet written, behind its last ones.
+
+    W&B keeps a step until the next one is logged, and its process may die with steps unwritten.
+
+    Args:
+        wandb_dir, run_id: as for `history`; without files of the run nothing is done.
+        logged: metric to value for each step, from a log that is written at once.
+    """
+    files = _files(wandb_dir, run_id)
+    written = {point["_step"] for point in history(wandb_dir, run_id)}
+    missing = sorted(set(logged) - written)
+    if files and missing:
+        added = [_history_record(step, logged[step]) for step in missing]
+        _write_atomically(files[-1], encode([*records(files[-1]), *added]))
+
+
+def _history_record(step: int, values: Mapping[str, float]) -> bytes:
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    record = Record()
+    record.history.step.num = step
+    for key, value in {**values, "_step": step}.items():
+        item = record.history.item.add()
+        item.nested_key.append(key)
+        item.value_json = json.dumps(value)
+    return bytes(record.SerializeToString())
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """What a run that is started again keeps: its W&B id and history, and the answer to a request."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from recipe import run_identity
+from recipe.metrics_file import values_by_step
 from recipe.stop_request import VARIABLE, StopRequest
-from recipe.wandb_files import BLOCK, FILE_HEADER, encode, forget_after, history, records
+from recipe.wandb_files import BLOCK, FILE_HEADER, encode, fill_in, forget_after, history, records
 
 LOG = """
 import sys, wandb
@@ -61,6 +63,29 @@ def test_steps_that_come_again_leave_the_offline_history(tmp_path):
     start(tmp_path, 6, 8)
     assert [point["_step"] for point in history(tmp_path, "abc")] == [1, 2, 3, 4, 5, 6, 7]
     assert history(tmp_path, "another") == []
+
+
+def test_steps_that_a_kill_took_come_back(tmp_path):
+    start(tmp_path, 1, 4)
+    logged = {step: {"reward/score/mean": step / 10} for step in (1, 2, 3, 4, 5)}
+    forget_after(tmp_path, "abc", 1)
+    fill_in(tmp_path, "abc", logged)
+    start(tmp_path, 6, 8)
+    points = history(tmp_path, "abc")
+    assert [point["_step"] for point in points] == [1, 2, 3, 4, 5, 6, 7]
+    assert [point["reward/score/mean"] for point in points] == pytest.approx(
+        [step / 10 for step in range(1, 8)]
+    )
+    fill_in(tmp_path, "abc", logged)
+    assert history(tmp_path, "abc") == points
+    fill_in(tmp_path, "another", logged)
+    assert history(tmp_path, "another") == []
+
+
+def test_the_last_line_of_a_step_counts():
+    lines = [{"step": 1, "data": {"a": 1, "b": 2}}, {"step": 1, "data": {"b": 3}}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    assert values_by_step(text) == {1: {"a": 1, "b": 3}}
 
 
 def test_a_run_folder_keeps_its_id(tmp_path, monkeypatch):
