@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import InputError
+from recipe.evaluation.files import write_text_atomically
 
 LAST = "latest_checkpointed_iteration.txt"
 
@@ -62,6 +63,26 @@ def find_model(path: str | Path, key: str) -> Source:
         f"{key}={path}: no model in it; give a folder with config.json and *.safetensors, or a "
         "checkpoint of recipe.sft or recipe.train (global_step_N)"
     )
+
+
+def last_step(holder: Path) -> int:
+    """The step of the last whole checkpoint in a folder of them, by its marker; 0 without one.
+
+    verl 0.9.1's GRPO trainer empties the marker before it writes it, behind the last file of a
+    checkpoint. A run that was killed in between leaves it empty: it is then written anew.
+    """
+    marker = holder / LAST
+    if not marker.is_file():
+        return 0
+    said = marker.read_text(encoding="utf-8").strip()
+    if said.isdecimal():
+        return int(said)
+    whole = [_step(path.parent) or 0 for path in holder.glob("global_step_*/data.pt")]
+    if not whole:
+        marker.unlink()
+        return 0
+    write_text_atomically(marker, str(max(whole)))
+    return max(whole)
 
 
 def run_folder(source: Source) -> Path | None:

@@ -1,12 +1,16 @@
 """``python -m recipe.train``: GRPO on verl, with Ray, vLLM rollouts and an FSDP actor."""
 
 import os
+import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import checks, program, resources, run_identity
+from recipe.actor_watch import ActorWatch
+from recipe.checkpoints import last_step
 from recipe.errors import InputError
 from recipe.preflight.batch import batch_faults
 from recipe.preflight.workload import read_workload
@@ -52,6 +56,7 @@ def prepare(config: DictConfig) -> None:
     if config.cluster.platform == "cpu":
         # A private cluster, unless the user names one: logical resources are ours to declare.
         os.environ.setdefault("RAY_ADDRESS", "local")
+    last_step(Path(config.trainer.default_local_dir))  # mends a marker that a kill left empty
     StopRequest(config.stop_file).begin()
     # The process that trains and logs inherits nothing from this one on a running cluster.
     with open_dict(config):
@@ -59,22 +64,15 @@ def prepare(config: DictConfig) -> None:
         workers.env_vars = {**workers.env_vars, **run_identity.set_variables(run_dir)}
 
 
-def train(config: DictConfig) -> None:
-    """Check, validate and run.
+def run_engine(config: DictConfig) -> None:
+    """Have verl run the training.
 
     Raises:
-        InputError: a fault of the input, or a judge that fails too often.
-        SystemExit: with the code `STOPPED`, where the run was asked to save and end.
+        InputError: the judge failed too often.
+        SystemExit: with code 1 and one line, where a part of the engine failed.
     """
-    check(config)
-    program.set_environment(config)
-    prepare(config)
-    finished = Path(config.run_dir) / FINISHED
-    finished.unlink(missing_ok=True)
-    if resources.joins_a_cluster():
-        resources.wait_for_cluster(config)
     import ray
-    from ray.exceptions import RayTaskError
+    from ray.exceptions import RayError
     from verl.trainer.main_ppo import run_ppo
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
@@ -89,15 +87,47 @@ def train(config: DictConfig) -> None:
         use_critic=need_critic(config),
     )
     try:
-        run_ppo(config, task_runner_class=task_runner_class())
-    except RayTaskError as error:
-        if not isinstance(error.cause, JudgeFailing):
-            raise
+        with ActorWatch() as watch:
+            run_ppo(config, task_runner_class=task_runner_class())
+    except RayError as error:
+        cause = getattr(error, "cause", None) or error
+        if isinstance(cause, JudgeFailing):
+            ray.shutdown()
+            raise InputError(str(cause)) from None
+        traceback.print_exc()
+        fault = watch.cause() or f"{type(cause).__name__}: {str(cause).strip().splitlines()[0]}"
         # Ray's last messages first, so that the fault is what the user sees last.
         ray.shutdown()
-        raise InputError(str(error.cause)) from None
+        print(f"error: the run failed: {fault}; {_onwards(config)}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _onwards(config: DictConfig) -> str:
+    """What the same command would do after a failure."""
+    step = last_step(Path(config.trainer.default_local_dir))
+    return f"the same command goes on behind step {step}" if step else "there is no checkpoint yet"
+
+
+def train(config: DictConfig) -> None:
+    """Check, validate and run.
+
+    Raises:
+        InputError: a fault of the input, or a judge that fails too often.
+        SystemExit: with the code `STOPPED`, where the run was asked to save and end; with 1, where
+            a part of the engine failed.
+    """
+    check(config)
+    program.set_environment(config)
+    prepare(config)
+    finished = Path(config.run_dir) / FINISHED
+    finished.unlink(missing_ok=True)
+    if resources.joins_a_cluster():
+        resources.wait_for_cluster(config)
+    run_engine(config)
     step = StopRequest(config.stop_file).answered()
     if step is not None:
+        import ray
+
         ray.shutdown()
         print(
             f"ended on request after step {step}, its checkpoint is saved: the same command goes on"
