@@ -12,6 +12,7 @@ from recipe import checks, program, resources, run_identity
 from recipe.actor_watch import ActorWatch
 from recipe.checkpoints import last_step
 from recipe.errors import InputError
+from recipe.failed_rollouts import RolloutsFailing
 from recipe.preflight.batch import batch_faults
 from recipe.preflight.workload import read_workload
 from recipe.stop_request import STOPPED, StopRequest
@@ -95,11 +96,16 @@ def run_engine(config: DictConfig) -> None:
             ray.shutdown()
             raise InputError(str(cause)) from None
         traceback.print_exc()
-        fault = watch.cause() or f"{type(cause).__name__}: {str(cause).strip().splitlines()[0]}"
+        fault = watch.cause() or _told(cause)
         # Ray's last messages first, so that the fault is what the user sees last.
         ray.shutdown()
         print(f"error: the run failed: {fault}; {_onwards(config)}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _told(error: BaseException) -> str:
+    line = (str(error).strip().splitlines() or [""])[0]
+    return line if isinstance(error, RolloutsFailing) else f"{type(error).__name__}: {line}"
 
 
 def _onwards(config: DictConfig) -> str:

@@ -20,6 +20,7 @@ from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from recipe import rich_logs, step_metrics, tensorboard_file
+from recipe.failed_rollouts import failed_rollouts
 from recipe.gdpo import components_of_step
 from recipe.judge_watch import JudgeWatch
 from recipe.metrics_file import continue_from
@@ -106,6 +107,7 @@ class ThinkVGTrainer(PPOTrainerSync):
         with open_dict(config):
             config.trainer.v1.trainer_mode = "sync"
         self._poll_interval = float(own.poll_interval)
+        self._most_failed = float(own.max_failed_rollouts)
         self._judge = JudgeWatch(config)
         self._stop = StopRequest(config.stop_file)
         self._stops = False
@@ -145,6 +147,12 @@ class ThinkVGTrainer(PPOTrainerSync):
         buffer = super()._build_replay_buffer()
         buffer.poll_interval = self._poll_interval
         return buffer
+
+    def _balance_batch(self, batch: KVBatchMeta, metrics: dict[str, Any], **kwargs: Any) -> Any:
+        # verl calls this for each batch of rollouts, before it fills up what is missing.
+        wanted = self.config.data.train_batch_size * self.config.actor_rollout_ref.rollout.n
+        metrics.update(failed_rollouts(batch.keys, wanted, self._most_failed, self.global_steps))
+        return super()._balance_batch(batch, metrics=metrics, **kwargs)
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         if self.config.algorithm.adv_estimator != GDPO:

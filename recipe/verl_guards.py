@@ -10,6 +10,11 @@ Equal lengths
 Repeated preprocessing
     See `recipe.image_cache`.
 
+Micro-batches of text only
+    verl gives rows without a picture, such as those that fill up a batch, an empty one, so that all
+    ranks run the vision tower, and takes the mean of what comes out. Since transformers 5 that is
+    no tensor, and the step fails. The output gets the mean that verl asks for.
+
 TRL's value head
     Wherever TRL is installed, verl imports a class from it to patch it, from two places of which
     TRL 1.16 has neither: every engine then fails to start. This recipe trains no value head, so
@@ -60,6 +65,14 @@ def fix_position_ids(data: Any) -> None:
         data["position_ids"] = ragged_over_length(position_ids)
 
 
+def mean_of_features(output: Any) -> torch.Tensor:
+    """The mean of a vision tower's features, as verl asks it of what was a tensor once."""
+    from verl.models.transformers.qwen2_vl import unpack_visual_output
+
+    features: torch.Tensor = unpack_visual_output(output)[0]
+    return features.mean()
+
+
 def install() -> None:
     """Replace the faulty functions of verl wherever they were imported.
 
@@ -72,9 +85,11 @@ def install() -> None:
             f"verl {version} is installed, the guards of this recipe are for {GUARDED_VERL}: "
             f"install verl=={GUARDED_VERL} or review recipe/verl_guards.py"
         )
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
     from verl.utils import import_utils, tensordict_utils
     from verl.utils.tokenizer import tokenizer
 
+    BaseModelOutputWithPooling.mean = mean_of_features
     _replace(import_utils, "is_trl_available", lambda: False)
     _replace(tensordict_utils, "maybe_fix_3d_position_ids", fix_position_ids)
     build = tokenizer.build_multimodal_processor_inputs

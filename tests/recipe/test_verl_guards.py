@@ -7,7 +7,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from recipe.verl_guards import fix_position_ids, ragged_over_length
+from recipe.verl_guards import fix_position_ids, install, ragged_over_length
 
 
 def sample(length: int, seed: int) -> torch.Tensor:
@@ -90,3 +90,20 @@ def test_an_engine_does_not_ask_for_trl() -> None:
         "assert not patch.is_trl_available() and not utils.is_trl_available()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_rows_without_a_picture_run_through_the_vision_tower() -> None:
+    from transformers import Qwen2_5_VLForConditionalGeneration
+    from verl.models.transformers.qwen2_vl import _get_input_embeds
+
+    from recipe.tiny.model import build_model
+    from recipe.tiny.tokenizer import train_tokenizer
+
+    install()
+    model = build_model(train_tokenizer(["the left lung [1, 2, 3, 4]"], 50), seed=0)
+    assert isinstance(model, Qwen2_5_VLForConditionalGeneration)
+    ids = torch.tensor([[1, 2, 3]])
+    embeddings, _ = _get_input_embeds(model.model, ids, torch.ones_like(ids))
+    assert embeddings.equal(model.get_input_embeddings()(ids))
+    embeddings.sum().backward()
+    assert all(weight.grad is not None for weight in model.model.visual.merger.parameters())
