@@ -169,8 +169,9 @@ class Run:
     def said(self) -> str:
         """The program's last line that names a fault."""
         lines = self.log.read_text(errors="replace").splitlines()
-        faults = [line for line in lines if re.search(r"^error: |Error\b|died|killed", line)]
-        return (faults or lines or [""])[-1][:160]
+        errors = [line for line in lines if line.startswith("error: ")]
+        faults = [line for line in lines if re.search(r"Error\b|died|killed", line)]
+        return (errors or faults or lines or [""])[-1][:160]
 
     def clear(self) -> int:
         """End what the attempt left behind; how many processes that were, 15 s after its end."""

@@ -60,7 +60,7 @@ class ActorWatch:
         self,
         every: float = EVERY,
         patience: float = PATIENCE,
-        leave: Callable[[], None] | None = None,
+        leave: Callable[[str], None] | None = None,
     ) -> None:
         self.found = ""
         self._every, self._patience = every, patience
@@ -111,15 +111,15 @@ class ActorWatch:
             if self.found:
                 break
         if self.found and not self._over.wait(self._patience):
-            print(f"error: {self.found}, and the run waits for it", file=sys.stderr, flush=True)
-            self._leave()
+            self._leave(f"{self.found}, and the run waits for it")
 
 
-def _leave() -> None:
-    """End this process, its Ray cluster first; the main thread is held up in a call of Ray."""
+def _leave(fault: str) -> None:
+    """End this process with one line, its Ray cluster first; the main thread waits within Ray."""
     import ray
 
     closing = threading.Thread(target=ray.shutdown, daemon=True)
     closing.start()
     closing.join(timeout=20)
+    print(f"error: the run failed: {fault}; the same command goes on", file=sys.stderr, flush=True)
     os._exit(1)

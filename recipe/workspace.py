@@ -56,6 +56,7 @@ def layout(judged: bool = False, reference: bool = False) -> tuple[Group, ...]:
         Panel("Cut off at the limit", ("response_length/clip_ratio",)),
         Panel("Reasoning length, tokens", ("reasoning_length/mean", "reasoning_length/max")),
         Panel("Responses without a reasoning", ("reasoning_length/none",)),
+        Panel("Rollouts that failed", ("training/failed_rollouts",)),
         Panel("Boxes in the answer", ("reward/n_boxes/mean", "reward/box_count_match/mean")),
         Panel("Boxes in the reasoning", ("reward/n_think_boxes/mean",)),
     )
