@@ -10,7 +10,8 @@ a supervisor does: it waits until the program has ended and starts the same comm
 end the run is asked to save and end.
 
 A line of the table is one kill: seconds until the program had ended, what it said, whether all
-files of the checkpoint that the run goes on from load, and seconds until the first step behind it.
+files of the checkpoint that the run goes on from load, how many processes were left 15 s after the
+end (they are ended then), and seconds until the first step behind the checkpoint.
 (After a power cut, the next kill comes before that step; its time is that of the attempt after it.)
 """
 
@@ -53,7 +54,7 @@ TARGETS = {
     "Ray's head": r"gcs_server",
     "Ray's daemon": r"raylet/raylet ",
 }
-SAVE_EVERY = 5
+SAVE_EVERY = 2
 END_LIMIT, STEP_LIMIT, STARTS_LIMIT = 120, 300, 600
 LATEST = 20
 """Seconds after a step, or after a process appeared, until which it is killed."""
@@ -85,7 +86,10 @@ class Outcome:
             f"{self.ended:.0f}",
             str(self.code),
             self.said.replace("|", "/"),
-            "yes" if self.whole else "**no**",
+            f"step {self.checkpoint}"
+            if self.whole
+            else f"**step {self.checkpoint} does not load**",
+            str(self.left),
             resumed,
         )
         return f"| {' | '.join(cells)} |"
@@ -100,7 +104,7 @@ class Run:
         self.command = [sys.executable, "-m", "recipe.train", "cluster=cpu", "model=tiny"]
         self.command += [f"model.path={model}", f"data.dir={data}", f"run_dir={self.run_dir}"]
         self.command += ["data.train_batch_size=4", "actor_rollout_ref.rollout.n=4"]
-        self.command += ["data.max_prompt_length=256", "data.max_response_length=176"]
+        self.command += ["data.max_prompt_length=256", "data.max_response_length=24"]
         self.command += ["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8"]
         self.command += ["actor_rollout_ref.actor.use_kl_loss=false", "trainer.test_freq=-1"]
         self.command += ["trainer.val_before_train=false", "trainer.total_training_steps=100000"]
