@@ -70,6 +70,9 @@ def last_step(holder: Path) -> int:
 
     verl 0.9.1's GRPO trainer empties the marker before it writes it, behind the last file of a
     checkpoint. A run that was killed in between leaves it empty: it is then written anew.
+
+    Raises:
+        InputError: the marker holds something else than a step.
     """
     marker = holder / LAST
     if not marker.is_file():
@@ -77,12 +80,21 @@ def last_step(holder: Path) -> int:
     said = marker.read_text(encoding="utf-8").strip()
     if said.isdecimal():
         return int(said)
+    if said:
+        raise InputError(
+            f"{marker} holds {said!r}, not a step: write the step to go on from into it"
+        )
     whole = [_step(path.parent) or 0 for path in holder.glob("global_step_*/data.pt")]
-    if not whole:
-        marker.unlink()
-        return 0
-    write_text_atomically(marker, str(max(whole)))
-    return max(whole)
+    mark_step(holder, max(whole, default=0))
+    return max(whole, default=0)
+
+
+def mark_step(holder: Path, step: int) -> None:
+    """Have a run in this folder of checkpoints go on behind `step`; 0 has it begin anew."""
+    if step:
+        write_text_atomically(holder / LAST, str(step))
+    else:
+        (holder / LAST).unlink(missing_ok=True)
 
 
 def run_folder(source: Source) -> Path | None:

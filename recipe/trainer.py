@@ -9,6 +9,7 @@ A judge that fails too often ends the run (`recipe.judge_watch`).
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from recipe import rich_logs, step_metrics, tensorboard_file
+from recipe.checkpoints import last_step, mark_step
 from recipe.failed_rollouts import failed_rollouts
 from recipe.gdpo import components_of_step
 from recipe.judge_watch import JudgeWatch
@@ -111,6 +113,7 @@ class ThinkVGTrainer(PPOTrainerSync):
         self._judge = JudgeWatch(config)
         self._stop = StopRequest(config.stop_file)
         self._stops = False
+        self._unmarked = 0
         super().__init__(config)
 
     def fit(self, agent_loop_manager: Any) -> None:
@@ -120,6 +123,26 @@ class ThinkVGTrainer(PPOTrainerSync):
         # W&B would stage the pictures of tables in the home folder until they are synced.
         os.environ.setdefault("WANDB_DATA_DIR", str(self.config.run_dir))
         super().fit(agent_loop_manager)
+        self._mark_logged()
+
+    def on_step_begin(self) -> None:
+        """Count the checkpoint of the step before, which is logged by now."""
+        self._mark_logged()
+        super().on_step_begin()
+
+    def _save_checkpoint(self) -> None:
+        # verl logs a step about a second after its checkpoint. A run that is killed in between must
+        # not go on behind a step that no curve has, so the checkpoint does not count until then.
+        holder = Path(self.config.trainer.default_local_dir)
+        before = last_step(holder)
+        super()._save_checkpoint()
+        mark_step(holder, before)
+        self._unmarked = self.global_steps
+
+    def _mark_logged(self) -> None:
+        if self._unmarked:
+            mark_step(Path(self.config.trainer.default_local_dir), self._unmarked)
+            self._unmarked = 0
 
     def on_step_end(self) -> None:
         """Save and make this step the last one, where someone has asked; then sync the weights."""
@@ -139,6 +162,7 @@ class ThinkVGTrainer(PPOTrainerSync):
     def on_train_end(self) -> None:
         """Answer the request, once the last step is logged."""
         super().on_train_end()
+        self._mark_logged()
         if self._stops:
             self._stop.answer(self.total_training_steps)
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from recipe.checkpoints import LAST, last_step
+from recipe.checkpoints import LAST, last_step, mark_step
+from recipe.errors import InputError
 
 
 def holder(tmp_path: Path, marker: str | None, whole: list[int], begun: list[int]) -> Path:
@@ -42,3 +43,15 @@ def test_the_last_whole_checkpoint(tmp_path, marker, whole, begun, step):
     assert last_step(folder) == step
     kept = folder / LAST
     assert (kept.read_text().strip() if kept.exists() else "0") == str(step)
+
+
+def test_a_marker_that_holds_something_else_is_named(tmp_path):
+    with pytest.raises(InputError, match=LAST):
+        last_step(holder(tmp_path, "ten", [10], []))
+
+
+def test_a_step_is_marked_and_taken_back(tmp_path):
+    mark_step(tmp_path, 15)
+    assert last_step(tmp_path) == 15
+    mark_step(tmp_path, 0)
+    assert last_step(tmp_path) == 0

@@ -99,7 +99,9 @@ def test_a_port_that_is_taken_is_named(trivial: Any, slurm: Any) -> None:
             job = trivial("steps=2", THINKVG_PORT="23000")
             job.wait_for_end("FAILED", alone=False)
         finally:
-            listener.kill()
+            # nsenter waits for the program, which is a child of its own.
+            for process in psutil.Process(listener.pid).children(recursive=True):
+                process.kill()
     last = job.log.splitlines()[-1]
     assert "error: the cluster did not start: node2: port 23001 is taken" in last
     assert "set THINKVG_PORT" in last
