@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 Answer = str | tuple[str, ...]
 
@@ -52,6 +53,7 @@ def _in_sequence(marks: list[re.Match[str]]) -> list[re.Match[str]]:
     return kept
 
 
+@lru_cache(maxsize=256)
 def read_question_type(text: str) -> str | None:
     """closed, single, multi or open, from a published name; None for any other.
 

@@ -17,7 +17,11 @@ _LABELLED = re.compile(
     r"[\[({]\s*" + r"\s*[,;]\s*".join([rf"(?:{_LABEL})\s*[=:]?\s*({_N})"] * 4) + r"\s*[\])}]",
     re.IGNORECASE,
 )
-_HINT = re.compile(r"[{［（【〔⟨|]|<[\s\d.+-]|[\[(]\s*(?:x|left)", re.IGNORECASE)
+# It begins with the one set of all its first characters, which `re` looks for fastest.
+_HINT = re.compile(
+    r"[{［（【〔⟨|<\[(](?:(?<=[{［（【〔⟨|])|(?<=<)[\s\d.+-]|(?<=[\[(])\s*(?:x|left))",
+    re.IGNORECASE,
+)
 
 
 def plain_brackets(text: str) -> str:

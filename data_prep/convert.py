@@ -141,7 +141,7 @@ class Converter:
         with pa.ipc.open_stream(batch.rows) as reader:
             table = reader.read_all()
         positions = range(table.num_rows) if batch.kept is None else batch.kept.tolist()
-        columns: dict[str, list[Any]] = {name: [] for name in FLAT.names}
+        accepted: list[tuple[Any, ...]] = []
         stats, rejected = PartStats(), []
         stats.kept = len(positions)
         for position, record in zip(positions, read_records(table, positions), strict=True):
@@ -151,9 +151,12 @@ class Converter:
                 stats.rejects[str(fault)] += 1
                 rejected.append((position, str(fault)))
             else:
-                self._append(columns, example, stats)
+                accepted.append(self._values(example))
+                self._count(example, stats)
                 third = 3 * position // table.num_rows
                 note_most_boxes(stats, example, third)
+        values = map(list, zip(*accepted, strict=True)) if accepted else ([] for _ in FLAT)
+        columns = dict(zip(FLAT.names, values, strict=True))
         self._measure(columns)
         self._write(batch, table, columns, stats, rejected)
 
@@ -183,9 +186,7 @@ class Converter:
             raise RowFault("excluded")
         return parsed
 
-    def _append(self, columns: dict[str, list[Any]], example: Example, stats: PartStats) -> None:
-        for name, value in zip(FLAT.names, self._values(example), strict=True):
-            columns[name].append(value)
+    def _count(self, example: Example, stats: PartStats) -> None:
         parsed, kind = example.parsed, example.parsed.question_type
         stats.patients[parsed.patient][kind] += 1
         stats.images[parsed.image_path] = parsed.patient

@@ -5,9 +5,10 @@ from hypothesis import strategies as st
 from data_prep.brackets import plain_brackets
 from data_prep.coordinates import MODEL_FAMILIES, Frame
 from data_prep.pictures import Picture
-from data_prep.rows import PLAIN_BOX, Mapper, RowFault, is_plain, parse_row
-from reward.numbers import cited_groups
-from reward.response import parse_response
+from data_prep.plain import read_plain, rewrite_plain
+from data_prep.rows import Mapper, RowFault, parse_row
+from reward.numbers import MOST_BRACKETS, cited_groups
+from reward.response import cited_regions, parse_response, replace_boxes
 
 BOX = "[84, 42, 168, 210]"
 PICTURE = Picture("/pictures/a.jpg", (672, 336), (672, 336))
@@ -229,11 +230,14 @@ REASONING = st.lists(
 @settings(deadline=None, max_examples=300)
 @given(REASONING)
 def test_the_short_cut_for_usual_boxes_finds_what_the_reader_finds(text):
-    if not is_plain(text):
+    plain = read_plain(text)
+    if plain is None:
         return
-    assert [group.box for group in cited_groups(text)] == [
-        tuple(map(float, match.groups())) for match in PLAIN_BOX.finditer(text)
-    ]
+    assert [group.box for group in cited_groups(text)] == plain.boxes
+    # Coordinates of another length, so that places in the text shift.
+    rewritten, regions = rewrite_plain(plain, lambda box: tuple(9.0 * side for side in box))
+    assert rewritten == replace_boxes(text, lambda box: tuple(9 * side for side in box))
+    assert regions == cited_regions(rewritten)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +250,22 @@ def test_the_short_cut_for_usual_boxes_finds_what_the_reader_finds(text):
         ("The lung (1, 2, 30, 40).", False),
         ("The lung <box>1, 2, 30, 40</box>.", False),
         ("The lung [1.5, 2, 30, 40].", False),
+        ("The lung [1, 2, 30, 40] and (nan, nan, nan, nan).", False),
+        ("The lung [1, 2, 30, 40] (+Inf, 2, 3).", False),
     ],
 )
 def test_the_short_cut_is_for_usual_boxes_only(text, expected):
-    assert is_plain(text) is expected
+    assert (read_plain(text) is not None) is expected
+
+
+def test_more_brackets_than_the_reader_reads_are_mapped_all_the_same():
+    text = "left lung [1, 2, 30, 40] " * (MOST_BRACKETS + 5)
+    rewritten, regions = rewrite_plain(read_plain(text), lambda box: box)
+    assert rewritten == text
+    assert regions == cited_regions(text)
+    assert len(regions) == MOST_BRACKETS
+
+
+def test_a_box_of_no_numbers_rejects_the_row():
+    with pytest.raises(RowFault, match=r"^bad_box$"):
+        parse_row(make_row(thinkVG="The left lung (nan, nan, nan, nan) is clear."), 0)
