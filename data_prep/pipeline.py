@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from data_prep.files import remove_leftovers
 from data_prep.findings_table import read_findings
 from data_prep.frames import ThinEvidence, infer_fit, infer_frame
 from data_prep.gallery import choose_rows, read_rows
+from data_prep.lock import alone_in
 from data_prep.pictures import Picture, find_pictures, missing_urls, write_missing
 from data_prep.prompts import PromptTemplates, load_templates
+from data_prep.publishing import REJECTS, check_whole, publish, refuse_own_source
 from data_prep.rows import Mapper
 from data_prep.scan import Scan, sampled_boxes, scan
 from data_prep.settings import Settings
@@ -35,8 +37,6 @@ from data_prep.tables import Layout
 from data_prep.tokens import load_tokenizer
 from data_prep.work import convert_all, open_work, open_workers
 from data_prep.writing import RowFile, Splitter, TrainingFiles
-
-AUDIT = "audit.json"
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,16 @@ class FrameChoice:
 
 def prepare(settings: Settings) -> dict[str, Any]:
     """Runs the whole preparation and returns the audit. Raises InputError, in one line."""
+    with ExitStack() as held:
+        return _prepare(settings, held)
+
+
+def _prepare(settings: Settings, held: ExitStack) -> dict[str, Any]:
+    """`prepare`, which holds the output folder from when it first writes there."""
     source = open_source(settings.source)
     if not source.rows:
         raise InputError(f"{source.label} has no rows")
+    refuse_own_source(source.files, settings.out)
     captions = read_findings(settings.findings) if settings.findings else None
     exclusion = read_exclusion(settings.exclude)
     templates = load_templates(settings.prompts)
@@ -65,6 +72,7 @@ def prepare(settings: Settings) -> dict[str, Any]:
         choice = choose_frame(settings, found, pictures)
         mapper = Mapper(choice.frame, settings.family, settings.min_pixels, settings.max_pixels)
         settings.out.mkdir(parents=True, exist_ok=True)
+        held.enter_context(alone_in(settings.out))
         remove_leftovers(settings.out)
         described = _describe_run(settings, source, templates, choice.frame, pictures)
         work = open_work(settings.out, described)
@@ -94,8 +102,10 @@ def prepare(settings: Settings) -> dict[str, Any]:
         evidence=choice.evidence,
         doubts=choice.doubts,
     )
-    write_missing(settings.out, missing)
-    _publish(settings.out, written.folder, audit, shown)
+    write_audit(written.folder, audit, shown)
+    write_missing(written.folder, missing)
+    check_whole(written.folder, written.files)
+    publish(settings.out, written.folder)
     shutil.rmtree(work)
     if not written.files:
         reason, count = stats.rejects.most_common(1)[0]
@@ -192,7 +202,7 @@ def write_files(
         for number in tqdm(range(parts), "writing", unit="part", mininterval=1):
             faulty = read_stream(rejects_file(work, number))
             if rejects is None:
-                path = folder / "rejects.parquet"
+                path = folder / REJECTS
                 schema = faulty.schema.with_metadata(source.schema.metadata)
                 rejects = RowFile(path, schema, None, 4096)
             rejects.add(faulty)
@@ -208,15 +218,6 @@ def write_files(
     if rejects is not None:
         rejects.close()
     return Written(folder, training.close() if training else {}, tallies, keys)
-
-
-def _publish(out: Path, folder: Path, audit: dict[str, Any], shown: list[dict[str, Any]]) -> None:
-    """Gives every file its final name, the audit's last: where it is, the others are of its run."""
-    (out / AUDIT).unlink(missing_ok=True)
-    write_audit(folder, audit, shown)
-    names = sorted(path.name for path in folder.iterdir())
-    for name in sorted(names, key=lambda name: (name == AUDIT, name)):
-        os.replace(folder / name, out / name)
 
 
 def _describe_run(
