@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from data_prep.audit import build_audit, write_audit
 from data_prep.convert import Context, PartStats, part_file, read_stream, rejects_file
-from data_prep.coordinates import Frame, parse_frame
+from data_prep.coordinates import Frame, Size, parse_frame
 from data_prep.errors import InputError
 from data_prep.exclusion import read_exclusion
 from data_prep.files import remove_leftovers
 from data_prep.findings_table import read_findings
-from data_prep.frames import ThinEvidence, infer_fit, infer_frame
+from data_prep.frames import Boxes, ThinEvidence, doubt_frame, infer_fit, infer_frame
 from data_prep.gallery import choose_rows, read_rows
 from data_prep.lock import alone_in
 from data_prep.pictures import Picture, find_pictures, missing_urls, write_missing
@@ -127,17 +127,20 @@ def choose_frame(
     seen, doubts = [], []
     try:
         size, evidence = infer_frame(boxes)
-        if settings.frame == "auto":
-            seen.append(evidence)
-        elif size != parse_frame(settings.frame):
-            doubts.append(f"--frame {settings.frame} is at odds with the boxes ({evidence})")
+        inferred: str | None = evidence
     except ThinEvidence as doubt:
         if settings.frame == "auto":
             raise InputError(str(doubt)) from None
-        size = None
-    if settings.frame != "auto":
-        size = parse_frame(settings.frame)
-        seen.append("frame as given by --frame")
+        size, inferred = None, None
+    if settings.frame == "auto":
+        seen.append(evidence)
+    else:
+        given = parse_frame(settings.frame)
+        doubt_of, note = _check_given(boxes, given, inferred if size != given else None)
+        if doubt_of:
+            doubts.append(f"--frame {settings.frame} is at odds with the boxes ({doubt_of})")
+        seen.append(f"frame as given by --frame{note}")
+        size = given
     if size is None:
         return FrameChoice(Frame(None), "; ".join(seen), doubts)
     try:
@@ -154,6 +157,17 @@ def choose_frame(
         fit = "pad" if settings.fit == "pad" else "stretch"
         seen.append("fit as given by --fit")
     return FrameChoice(Frame(size, fit), "; ".join(seen), doubts)
+
+
+def _check_given(boxes: Boxes, given: Size | None, other: str | None) -> tuple[str | None, str]:
+    """What speaks against a given frame, and what is to be said of its check.
+
+    `other` is the evidence for another frame, where there is such.
+    """
+    try:
+        return other or doubt_frame(boxes, given), ""
+    except ThinEvidence as doubt:
+        return None, f", {doubt}"
 
 
 @dataclass(frozen=True)

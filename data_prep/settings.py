@@ -125,6 +125,8 @@ def settings_from(options: argparse.Namespace) -> Settings:
             parse_frame(options.frame)
         except ValueError as error:
             raise InputError(f"--frame: {error}") from None
+    if options.frame == "original" and options.fit:
+        raise InputError(f"--fit {options.fit} says nothing of --frame original: leave it out")
     if not options.images.is_dir():
         raise InputError(f"--images {options.images} is not a folder")
     if options.out.exists() and not options.out.is_dir():

@@ -11,6 +11,9 @@ from data_prep.pipeline import prepare
 from data_prep.program import run
 from data_prep.settings import Settings, build_parser, settings_from
 
+# Of a set in the frame that is named, hardly any box lies outside; so many rows are pointed out.
+MOST_OUTSIDE = 0.01
+
 
 def main(argv: list[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
@@ -40,6 +43,14 @@ def _summarise(audit: Mapping[str, Any]) -> None:
 def remarks(settings: Settings, audit: Mapping[str, Any]) -> list[str]:
     """What a user should know before training, a line each."""
     lines = list(audit["doubts"])
+    read = audit["rows"]["source"] - audit["rows"]["left_out"]
+    if (outside := audit["rejects"].get("box_outside", 0)) > MOST_OUTSIDE * read:
+        lines.append(
+            f"{outside} of {read} rows have boxes outside of the frame: check --frame "
+            f"{settings.frame} and --fit {settings.fit}"
+        )
+    if not audit["rows"]["train"] and audit["files"]:
+        lines.append("train.parquet is empty: all patients are in the other splits")
     for split in ("val", "test"):
         if getattr(settings, split) > 0 and not audit["rows"][split]:
             lines.append(
