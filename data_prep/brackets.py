@@ -17,6 +17,7 @@ _LABELLED = re.compile(
     r"[\[({]\s*" + r"\s*[,;]\s*".join([rf"(?:{_LABEL})\s*[=:]?\s*({_N})"] * 4) + r"\s*[\])}]",
     re.IGNORECASE,
 )
+_WIDE_COMMA = re.compile(r"(?<=\d)\s*[，、；]\s*(?=[\d.+-])")
 # It begins with the one set of all its first characters, which `re` looks for fastest.
 _HINT = re.compile(
     r"[{［（【〔⟨|<\[(](?:(?<=[{［（【〔⟨|])|(?<=<)[\s\d.+-]|(?<=[\[(])\s*(?:x|left))",
@@ -27,12 +28,20 @@ _HINT = re.compile(
 def plain_brackets(text: str) -> str:
     """The text with each box in brackets other than `[]` and `()` written as `[a, b, c, d]`.
 
+    Full-width commas between numbers become plain ones.
+
     `{10, 20, 30, 40}`, `【10, 20, 30, 40】` and `[x1=10, y1=20, x2=30, y2=40]` are such boxes; what
     is not four numbers stays as it is.
     """
+    if not text.isascii():
+        text = _WIDE_COMMA.sub(_plain_comma, text)
     if _HINT.search(text) is None:
         return text
     return _LABELLED.sub(_plain, _UNUSUAL.sub(_plain, text))
+
+
+def _plain_comma(match: re.Match[str]) -> str:
+    return "; " if match[0].strip() == "；" else ", "
 
 
 def _plain(match: re.Match[str]) -> str:

@@ -27,9 +27,11 @@ from data_prep.coordinates import (
 )
 from data_prep.pictures import Picture, patient_and_study
 from data_prep.plain import PlainText, read_plain, rewrite_plain
+from data_prep.unread import has_unread, has_unread_between, loses_regions
 from reward.ground_truth import GroundTruth
 from reward.numbers import Box, cited_groups
 from reward.response import (
+    LONGEST_RESPONSE,
     Region,
     cited_regions,
     parse_response,
@@ -46,7 +48,9 @@ REJECT_CODES = {
     "no_answer": "the response holds no <answer> or an empty one",
     "unknown_question_type": "the question type is none of the four published ones",
     "answer_not_in_choices": "the answer is not one that the question allows",
-    "bad_box": "a box has other than four finite numbers",
+    "bad_box": "a box has other than four finite numbers, or a region of the answer does not read",
+    "unread_box": "four numbers in a text look like a box and are in no form that is read",
+    "too_long": f"reasoning and response have more than {LONGEST_RESPONSE} characters",
     "degenerate_box": "a box has swapped or equal corners, or vanishes in the model's pixels",
     "box_outside": "a box lies more than 2 % of the frame outside it",
     "no_patient": "the image path names no patient, so its split is unknown",
@@ -59,7 +63,8 @@ REJECT_CODES = {
 MOST_OVERHANG = 0.02
 UNNAMED = "region"
 
-_MEDIA = re.compile(r"<(?:image|video|audio)>")
+# Tags that verl takes for a medium, and tokens that only a chat template may write.
+_MEDIA = re.compile(r"<(?:image|video|audio|\|\w{1,40}\|)>")
 _TAG = re.compile(r"<[^<>]*>|[<>]")
 _BLOCK_TAGS = re.compile(r"</?(?:think|answer|location|response)\s*>", re.IGNORECASE)
 _LOCATION = re.compile(r"<location\s*>(.*?)(?:</location\s*>|$)", re.IGNORECASE | re.DOTALL)
@@ -114,7 +119,7 @@ class Example:
 
 def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
     """Reads the texts of a row. Raises RowFault with a code of `REJECT_CODES`."""
-    question, in_question = _without_media(_text(row.get("question")))
+    question, in_question = _without_media(plain_brackets(_text(row.get("question"))))
     response, in_response = _without_media(plain_brackets(_text(row.get("response"))))
     if not question:
         raise RowFault("no_question")
@@ -123,6 +128,9 @@ def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
     question_type = read_question_type(_text(row.get("question_type")))
     if question_type is None:
         raise RowFault("unknown_question_type")
+    told = _text(row.get("thinkVG"))
+    if len(response) + len(told) > LONGEST_RESPONSE:
+        raise RowFault("too_long")
     read = parse_response(response)
     if not read.answer:
         raise RowFault("no_answer")
@@ -130,14 +138,20 @@ def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
     answer = normalise_answer(read.answer, question_type, choices)
     if answer is None:
         raise RowFault("answer_not_in_choices")
-    told, in_reasoning = _without_media(plain_brackets(_text(row.get("thinkVG"))))
+    told, in_reasoning = _without_media(plain_brackets(told))
     reasoning = " ".join((_BLOCK_TAGS.sub(" ", told) if "<" in told else told).split())
     plain = read_plain(reasoning)
     if plain is None:
         _check_boxes(reasoning)
+    if has_unread(reasoning) if plain is None else has_unread_between(plain.gaps):
+        raise RowFault("unread_box")
+    if has_unread(question) or (question_type == "open" and has_unread(read.answer)):
+        raise RowFault("unread_box")
     if any(region.box is None for region in read.regions):
         for text in _LOCATION.findall(response):
             _check_boxes(text)
+        raise RowFault("bad_box")
+    if loses_regions(response, len(read.regions)):
         raise RowFault("bad_box")
     image_path = _text(row.get("image_path"))
     if not image_path:
@@ -162,7 +176,7 @@ def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
 
 
 def _without_media(text: str) -> tuple[str, int]:
-    """The text without tags that verl takes for an image, and how many there were."""
+    """The text without tags and tokens that stand for something else, and how many there were."""
     count = 0
     if "<" not in text:
         return text.strip(), count
@@ -311,5 +325,9 @@ def _plain_name(ref: str) -> str:
 
 
 def _write_response(reasoning: str, answer: Answer, regions: tuple[Region, ...]) -> str:
-    named = [Region(region.ref or UNNAMED, region.box) for region in regions]
+    # A name without a letter is none to the strict reader.
+    named = [
+        region if region.ref.lower() != region.ref.upper() else Region(UNNAMED, region.box)
+        for region in regions
+    ]
     return render_response(reasoning, answer_text(answer), named)
