@@ -18,9 +18,9 @@ from data_prep.audit import build_audit, write_audit
 from data_prep.convert import Context, PartStats, part_file, read_stream, rejects_file
 from data_prep.coordinates import Frame, Size, parse_frame
 from data_prep.errors import InputError
-from data_prep.exclusion import read_exclusion
+from data_prep.exclusion import Exclusion, check_exclusion, read_exclusion
 from data_prep.files import remove_leftovers
-from data_prep.findings_table import read_findings
+from data_prep.findings_table import check_coverage, read_findings
 from data_prep.frames import Boxes, ThinEvidence, doubt_frame, infer_fit, infer_frame
 from data_prep.gallery import choose_rows, read_rows
 from data_prep.lock import alone_in
@@ -68,6 +68,7 @@ def _prepare(settings: Settings, held: ExitStack) -> dict[str, Any]:
     kept = limited_rows(source.rows, settings.limit, settings.seed)
     with open_workers(settings.workers, source.rows) as workers:
         found = scan(source, kept, is_spread="auto" in (settings.frame, settings.fit))
+        notes = _check_lists(settings, found, captions, exclusion)
         pictures = find_pictures(found.names, settings.images, settings.workers)
         choice = choose_frame(settings, found, pictures)
         mapper = Mapper(choice.frame, settings.family, settings.min_pixels, settings.max_pixels)
@@ -100,7 +101,7 @@ def _prepare(settings: Settings, held: ExitStack) -> dict[str, Any]:
         pictures=pictures,
         missing=len(missing),
         evidence=choice.evidence,
-        doubts=choice.doubts,
+        doubts=[*choice.doubts, *notes],
     )
     write_audit(written.folder, audit, shown)
     write_missing(written.folder, missing)
@@ -114,6 +115,19 @@ def _prepare(settings: Settings, held: ExitStack) -> dict[str, Any]:
             f"{settings.out / 'audit.html'}"
         )
     return audit
+
+
+def _check_lists(
+    settings: Settings, found: Scan, captions: Mapping[str, str] | None, exclusion: Exclusion
+) -> list[str]:
+    """What --findings and --exclude leave out, a line each; InputError where they name nothing."""
+    notes: list[str] = []
+    is_whole = settings.limit is None
+    if settings.findings and captions is not None:
+        notes += check_coverage(captions, settings.findings, found.names, is_whole)
+    if settings.exclude:
+        notes += check_exclusion(exclusion, settings.exclude, found.names, is_whole)
+    return notes
 
 
 def choose_frame(
