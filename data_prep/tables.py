@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -128,18 +129,13 @@ def _messages(turns: list[tuple[str, pa.ChunkedArray]]) -> pa.Array:
     roles = pa.array([role for role, _ in turns], pa.string())
     # Contents lie turn after turn; the order wanted is row after row.
     contents = pa.concat_arrays([content.combine_chunks() for _, content in turns])
-    order = pc.add(
-        pc.multiply(
-            pa.array([turn for _ in range(rows) for turn in range(count)], pa.int64()), rows
-        ),
-        pa.array([row for row in range(rows) for _ in range(count)], pa.int64()),
-    )
-    which = pa.array([turn for _ in range(rows) for turn in range(count)], pa.int64())
-    messages = _struct(_MESSAGES.value_type, [roles.take(which), contents.take(order)])
+    which = np.tile(np.arange(count), rows)
+    if count > 1:
+        contents = contents.take(pa.array(which * rows + np.arange(rows).repeat(count)))
+    messages = _struct(_MESSAGES.value_type, [roles.take(pa.array(which)), contents])
     return _lists(messages, count)
 
 
 def _lists(values: pa.Array, length: int) -> pa.Array:
-    rows = len(values) // length
-    offsets = pa.array(range(0, rows * length + 1, length), pa.int32())
-    return pa.ListArray.from_arrays(offsets, values)
+    offsets = np.arange(0, len(values) + 1, length, dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values)
