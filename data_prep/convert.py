@@ -146,27 +146,31 @@ class Converter:
         stats.kept = len(positions)
         for position, record in zip(positions, read_records(table, positions), strict=True):
             try:
-                example = self._example(record, batch.start + position, stats)
+                example, values = self._example(record, batch.start + position, stats)
             except RowFault as fault:
                 stats.rejects[str(fault)] += 1
                 rejected.append((position, str(fault)))
             else:
-                accepted.append(self._values(example))
+                accepted.append(values)
                 self._count(example, stats)
                 third = 3 * position // table.num_rows
                 note_most_boxes(stats, example, third)
-        values = map(list, zip(*accepted, strict=True)) if accepted else ([] for _ in FLAT)
-        columns = dict(zip(FLAT.names, values, strict=True))
+        by_column = map(list, zip(*accepted, strict=True)) if accepted else ([] for _ in FLAT)
+        columns = dict(zip(FLAT.names, by_column, strict=True))
         self._measure(columns)
         self._write(batch, table, columns, stats, rejected)
 
-    def _example(self, record: Mapping[str, Any] | None, index: int, stats: PartStats) -> Example:
+    def _example(
+        self, record: Mapping[str, Any] | None, index: int, stats: PartStats
+    ) -> tuple[Example, tuple[Any, ...]]:
+        """A row's example and its values in the order of `FLAT`; RowFault where it is rejected."""
         try:
             parsed = self._parse(record, index, stats)
             picture = self._context.pictures.get(parsed.image_path, "missing_image")
             if isinstance(picture, str):
                 raise RowFault(picture)
-            return self._context.mapper.example(parsed, picture)
+            example = self._context.mapper.example(parsed, picture)
+            return example, self._values(example)
         except RowFault:
             raise
         except Exception as error:
