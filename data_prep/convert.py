@@ -224,10 +224,10 @@ class Converter:
             len(truth.think_regions),
             cited,
             overlap,
-            len(parsed.reasoning.split()),
+            parsed.reasoning.count(" ")
+            + bool(parsed.reasoning),  # its words have one space between
             len(example.response or ""),
-            _key(parsed.image_path, parsed.question),
-            _key(parsed.image_path, parsed.question, answer),
+            *_keys(parsed.image_path, parsed.question, answer),
         )
 
     def _measure(self, columns: dict[str, list[Any]]) -> None:
@@ -265,9 +265,12 @@ def note_most_boxes(stats: PartStats, example: Example, third: int) -> None:
         stats.most_boxes[key] = (boxes, example.parsed.source_index)
 
 
-def _key(*texts: str) -> int:
-    digest = hashlib.blake2b("\0".join(texts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+def _keys(image_path: str, question: str, answer: str) -> tuple[int, int]:
+    """Hashes of image and question, and of these and the answer."""
+    asked = hashlib.blake2b(f"{image_path}\0{question}".encode(), digest_size=8)
+    answered = asked.copy()
+    answered.update(f"\0{answer}".encode())
+    return int.from_bytes(asked.digest(), "little"), int.from_bytes(answered.digest(), "little")
 
 
 def read_records(table: pa.Table, positions: Sequence[int]) -> list[Mapping[str, Any] | None]:

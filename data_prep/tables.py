@@ -12,6 +12,14 @@ import pyarrow.compute as pc
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _REWARD = pa.struct([("style", pa.string()), ("ground_truth", pa.string())])
 
+# The columns of flat rows (`convert.FLAT`) that a row of each kind is made of.
+_BOTH = (
+    *("index", "patient", "study", "image_path", "image", "question", "prompt"),
+    *("findings", "prompt_tokens", "response_tokens"),
+)
+ROLLOUT_INPUT = (*_BOTH, "ground_truth")
+SFT_INPUT = (*_BOTH, "response")
+
 
 @dataclass(frozen=True)
 class Layout:

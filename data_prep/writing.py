@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from data_prep.metadata import encode_metadata
 from data_prep.splits import FRACTIONS, SPLITS, fraction_levels
-from data_prep.tables import Layout
+from data_prep.tables import ROLLOUT_INPUT, SFT_INPUT, Layout
 
 ROW_GROUP = 4096
 EMBEDDED_ROW_GROUP = 256  # an image is some hundred kilobytes
@@ -124,15 +124,17 @@ class TrainingFiles:
     def _add(
         self, split: str, flat: pa.Table, levels: np.ndarray, pool: ThreadPoolExecutor
     ) -> None:
-        kinds = {"": self._layout.rollout} | ({"sft_": self._layout.sft} if split != "test" else {})
-        for prefix, make in kinds.items():
+        kinds = [("", self._layout.rollout, flat.select(ROLLOUT_INPUT))]
+        if split != "test":
+            kinds.append(("sft_", self._layout.sft, flat.select(SFT_INPUT)))
+        for prefix, make, rows in kinds:
             for part in (1, *FRACTIONS) if split == "train" else (1,):
                 name = f"{prefix}{split}" if part == 1 else f"{prefix}{split}-1of{part}"
                 chosen = None if part == 1 else np.flatnonzero(levels >= part)
                 if name in self._filling:
                     self._filling[name].result()
                 # Each job has a file of its own; Arrow lets go of the interpreter in its work.
-                job = pool.submit(_fill, self._files[name], make, flat, chosen, split)
+                job = pool.submit(_fill, self._files[name], make, rows, chosen, split)
                 self._filling[name] = job
 
     def close(self) -> dict[str, int]:
