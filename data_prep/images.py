@@ -22,11 +22,9 @@ from data_prep.files import ignore_interrupts, whole_file
 from data_prep.pictures import MANIFEST, MANIFEST_LOG, Folder
 from data_prep.program import run
 from data_prep.resizing import FORMATS, Recipe, make_copy
-from data_prep.scan import scan
-from data_prep.sources import open_source
 
 FAILED = "failed_images.txt"
-CHUNK = 16
+CHUNK = 4  # few, so that the last process to end is not long alone
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
 EPILOG = """\
@@ -75,6 +73,10 @@ def wanted_pictures(images: Path, source: str | None) -> tuple[list[Path], int]:
     if source is None:
         found = (path for path in images.rglob("*") if path.suffix.lower() in ENDINGS)
         return sorted(path.relative_to(images) for path in found if path.is_file()), 0
+    # Slow to import, and of no use to the processes that make copies.
+    from data_prep.scan import scan
+    from data_prep.sources import open_source
+
     names = scan(open_source(source), None, is_spread=False).names
     folder = Folder(images)
     located = [folder.locate(name) for name in names]

@@ -88,7 +88,7 @@ def _prepare(settings: Settings, held: ExitStack) -> dict[str, Any]:
     written = write_files(settings, source, work, parts, stats, splits, values, captions)
     _check_conservation(source.rows, stats, written.tallies, kept)
     missing = missing_urls(pictures)
-    shown = read_rows(work, parts, choose_rows(most_boxes))
+    shown = read_rows(work, choose_rows(most_boxes))
     audit = build_audit(
         settings=settings,
         values=values,
