@@ -292,13 +292,23 @@ def _one_record(table: pa.Table, position: int) -> Mapping[str, Any] | None:
 
 
 def with_reasons(table: pa.Table, indices: list[int], reasons: list[str]) -> pa.Table:
-    """Rejected rows as they came, with `source_index` and `reason`."""
+    """Rejected rows as they came, with `source_index` and `reason`.
+
+    Columns of these names, such as GEMeX's `reason`, become `source_reason` and the like.
+    """
+    taken = ("source_index", "reason")
+    names = list(table.column_names)
+    for place, name in enumerate(table.column_names):
+        if name in taken:
+            other = f"source_{name}"
+            while other in names:
+                other += "_"
+            names[place] = other
+    table = table.rename_columns(names)
     for name, column in (
         ("source_index", pa.array(indices, pa.int64())),
         ("reason", pa.array(reasons, pa.string())),
     ):
-        if name in table.column_names:
-            table = table.drop_columns([name])
         table = table.append_column(name, column)
     return table
 

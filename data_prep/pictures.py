@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -68,8 +69,17 @@ class Folder:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             # PIL raises each of these for files that are not pictures.
             return "unreadable_image"
-        original = self._originals.get(_key(path), size) if self._originals else size
-        return Picture(str(path), size, original)
+        return Picture(str(path), size, self._original(path) if self._originals else size)
+
+    def _original(self, path: Path) -> Size:
+        """The size of the picture that this one is a copy of."""
+        known = self._originals.get(_key(path))
+        if known is None:
+            raise InputError(
+                f"{path} is not in the {MANIFEST} of its folder, so its original's size is not "
+                "known: remove it and run data_prep.images again"
+            )
+        return known
 
     def locate(self, name: str) -> Path | None:
         relative = name.strip().lstrip("/")
@@ -173,5 +183,6 @@ def download_command(listed: Path, images: Path) -> str:
     # The address' path is files/mimic-cxr-jpg/2.1.0/files/pNN/…: three folders are cut off.
     return (
         f"wget --continue --force-directories --no-host-directories --cut-dirs=3 "
-        f"--user PHYSIONET_USER --ask-password --directory-prefix {root} --input-file {listed}"
+        f"--user PHYSIONET_USER --ask-password --directory-prefix {shlex.quote(str(root))} "
+        f"--input-file {shlex.quote(str(listed))}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,13 +24,21 @@ from data_prep.findings_table import check_coverage, read_findings
 from data_prep.frames import Boxes, ThinEvidence, doubt_frame, infer_fit, infer_frame
 from data_prep.gallery import choose_rows, read_rows
 from data_prep.lock import alone_in
-from data_prep.pictures import Picture, find_pictures, missing_urls, write_missing
+from data_prep.pictures import (
+    MISSING,
+    Picture,
+    download_command,
+    find_pictures,
+    missing_urls,
+    write_missing,
+)
 from data_prep.prompts import PromptTemplates, load_templates
 from data_prep.publishing import REJECTS, check_whole, publish, refuse_own_source
 from data_prep.rows import Mapper
 from data_prep.scan import Scan, sampled_boxes, scan
 from data_prep.settings import Settings
 from data_prep.sources import Source, open_source
+from data_prep.sources.base import stamp
 from data_prep.splits import SPLITS, limited_rows, split_patients
 from data_prep.statistics import Tally
 from data_prep.tables import Layout
@@ -109,12 +117,22 @@ def _prepare(settings: Settings, held: ExitStack) -> dict[str, Any]:
     publish(settings.out, written.folder)
     shutil.rmtree(work)
     if not written.files:
-        reason, count = stats.rejects.most_common(1)[0]
-        raise InputError(
-            f"no row of {source.label} is usable, {count} are rejected as {reason}: see "
-            f"{settings.out / 'audit.html'}"
-        )
+        raise InputError(_nothing_usable(settings, source, stats, missing))
     return audit
+
+
+def _nothing_usable(
+    settings: Settings, source: Source, stats: PartStats, missing: Sequence[str]
+) -> str:
+    reason, count = stats.rejects.most_common(1)[0]
+    text = f"no row of {source.label} is usable, {count} are rejected as {reason}: "
+    if reason == "missing_image" and missing:
+        listed = settings.out / MISSING
+        return (
+            f"{text}name the folder that image_path is relative to (--images {settings.images}), "
+            f"or fetch the images listed in {listed}: {download_command(listed, settings.images)}"
+        )
+    return f"{text}see {settings.out / 'audit.html'}"
 
 
 def _check_lists(
@@ -260,7 +278,7 @@ def _describe_run(
     for name, picture in sorted(pictures.items()):
         seen.update(f"{name}|{picture}\n".encode("utf-8", "surrogatepass"))
     stamped = {
-        name: f"{path.resolve()}|{path.stat().st_mtime_ns}" if path else None
+        name: stamp(path) if path else None
         for name, path in (
             ("findings", settings.findings),
             ("exclude", settings.exclude),

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.convert import Converter
+from data_prep.sources.base import stamp
 from data_prep.thinkvg import main
 
 OPTIONS = ["--val", "0.1", "--test", "0.1"]
@@ -120,3 +121,14 @@ def test_an_earlier_result_stays_until_the_new_one_is_whole(large, phantom, whol
     assert files.keys() == whole.keys()
     assert files["test.parquet"] != whole["test.parquet"]
     assert json.loads(files["audit.json"])["parameters"]["seed"] == 1
+
+
+def test_a_tokenizer_that_changed_is_noticed(tmp_path):
+    """Its folder's own time stays the same when a file in it is written anew."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")
+    before, when = stamp(tmp_path / "model"), (tmp_path / "model").stat().st_mtime_ns
+    assert stamp(tmp_path / "model") == before
+    (tmp_path / "model" / "tokenizer.json").write_text('{"a": 1}')
+    assert (tmp_path / "model").stat().st_mtime_ns == when
+    assert stamp(tmp_path / "model") != before

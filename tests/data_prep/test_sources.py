@@ -294,3 +294,50 @@ def test_a_source_that_is_none_is_named(tmp_path, monkeypatch, source, named):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=named):
         open_source(source)
+
+
+@pytest.mark.parametrize("kind", [pa.dictionary(pa.int32(), pa.string()), pa.string_view()])
+def test_text_is_read_however_it_is_kept(make_dataset, paths, tmp_path, kind):
+    dataset = make_dataset({}, {})
+    file = dataset / "data" / "train.parquet"
+    table = pq.read_table(file)
+    plain = tmp_path / "plain"
+    assert main(paths(dataset, plain)) == 0
+    try:
+        table = table.cast(pa.schema([(name, kind) for name in table.column_names]))
+    except pa.ArrowNotImplementedError:
+        columns = [column.combine_chunks().dictionary_encode() for column in table.columns]
+        table = pa.table(columns, table.column_names)
+    pq.write_table(table, file)
+    assert main(paths(dataset, tmp_path / "out")) == 0
+    assert rows_of(tmp_path / "out" / "train.parquet") == rows_of(plain / "train.parquet")
+
+
+@pytest.mark.parametrize("name", ["question", "more"])
+def test_a_column_that_is_there_twice_is_named(make_dataset, paths, tmp_path, capsys, name):
+    dataset = make_dataset({})
+    file = dataset / "data" / "train.parquet"
+    table = pq.read_table(file)
+    for _ in range(2 - (name in table.column_names)):
+        table = table.append_column(name, pa.array(["a"]))
+    pq.write_table(table, file)
+    assert main(paths(dataset, tmp_path / "out")) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == f"{file} has the column {name} twice: rename or drop one"
+
+
+def test_rejects_keep_columns_that_are_called_like_theirs(make_dataset, tmp_path):
+    dataset = make_dataset({})
+    rows = [SAMPLE, SAMPLE | {"visual_locations": [[9, 9, 1, 1]], "visual_regions": ["lung"]}]
+    source = tmp_path / "rows.parquet"
+    pq.write_table(
+        pa.Table.from_pylist([row | {"source_index": 7, "source_reason": "x"} for row in rows]),
+        source,
+    )
+    arguments = ["--source", str(source), "--images", str(dataset), "--frame", "224"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    (row,) = rows_of(tmp_path / "out" / "rejects.parquet")
+    assert row["reason"] == "degenerate_box"
+    assert row["source_reason_"] == SAMPLE["reason"]
+    assert row["source_reason"] == "x"
+    assert (row["source_index"], row["source_source_index"]) == (1, 7)
