@@ -47,7 +47,7 @@ REJECT_CODES = {
     "no_response": "the response is missing or empty",
     "no_answer": "the response holds no <answer> or an empty one",
     "unknown_question_type": "the question type is none of the four published ones",
-    "answer_not_in_choices": "the answer is not one that the question allows",
+    "answer_not_in_choices": "the answer is not certainly one that the question allows",
     "bad_box": "a box has other than four finite numbers, or a region of the answer does not read",
     "unread_box": "four numbers in a text look like a box and are in no form that is read",
     "too_long": f"reasoning and response have more than {LONGEST_RESPONSE} characters",

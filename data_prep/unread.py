@@ -20,7 +20,7 @@ _FOUR = re.compile(
     rf"[0-9](?<![\w.][0-9])\d{{0,5}}(?:\.\d+)?(?:{_BETWEEN}{_NUMBER}){{3}}(?![\w.]*\d)",
     re.IGNORECASE,
 )
-_DIGIT = re.compile("[0-9]")
+_DIGIT, _DIGITS = re.compile("[0-9]"), re.compile("[0-9]+")
 _LONE_NUMBER = re.compile(r"(?<![\w.])\d+")
 # Ribs and the like are counted in smaller numbers; a box within so few units is none.
 _LEAST = 16
@@ -58,7 +58,8 @@ def loses_regions(response: str, regions: int) -> bool:
 
     What stands in its answer or in a reasoning does not count.
     """
-    if regions and len(_FOUR.findall(response)) <= regions:
+    # The usual case: no number is left over.
+    if regions and len(_DIGITS.findall(response)) <= 4 * regions:
         return False
     told = _ANSWER.sub(" ", response)
     if not regions and _REGION_TAG.search(told):
