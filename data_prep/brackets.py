@@ -11,10 +11,17 @@ _FOUR = rf"\s*({_N})(?:{_GAP})({_N})(?:{_GAP})({_N})(?:{_GAP})({_N})\s*"
 _UNUSUAL = re.compile(
     rf"\{{{_FOUR}\}}|［{_FOUR}］|（{_FOUR}）|【{_FOUR}】|〔{_FOUR}〕|⟨{_FOUR}⟩|<{_FOUR}>|\|{_FOUR}\|"
 )
-# [x1=10, y1: 20, …], (xmin 10, ymin 20, …)
-_LABEL = r"(?:x|y)\s*_?(?:1|2|min|max)|left|top|right|bottom"
+# [x1=10, y1: 20, …], (xmin 10, ymin 20, …). In another order the numbers would be another box.
+_LABELS = (
+    r"x\s*_?(?:1|min)|left",
+    r"y\s*_?(?:1|min)|top",
+    r"x\s*_?(?:2|max)|right",
+    r"y\s*_?(?:2|max)|bottom",
+)
 _LABELLED = re.compile(
-    r"[\[({]\s*" + r"\s*[,;]\s*".join([rf"(?:{_LABEL})\s*[=:]?\s*({_N})"] * 4) + r"\s*[\])}]",
+    r"[\[({]\s*"
+    + r"\s*[,;]\s*".join(rf"(?:{label})\s*[=:]?\s*({_N})" for label in _LABELS)
+    + r"\s*[\])}]",
     re.IGNORECASE,
 )
 _WIDE_COMMA = re.compile(r"(?<=\d)\s*[，、；]\s*(?=[\d.+-])")

@@ -80,7 +80,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def plain_texts(schema: pa.Schema, name: str) -> pa.Schema:
-    """The schema with dictionaries and views of text as plain text.
+    """The schema with dictionaries and views of text, and empty columns of ThinkVG, as plain text.
 
     Raises InputError where two columns have the same name.
     """
@@ -88,7 +88,8 @@ def plain_texts(schema: pa.Schema, name: str) -> pa.Schema:
         if schema.names.index(field.name) != place:
             raise InputError(f"{name} has the column {field.name} twice: rename or drop one")
         is_plain = pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
-        if is_text(field.type) and not is_plain:
+        is_empty = pa.types.is_null(field.type) and field.name in COLUMNS
+        if is_empty or (is_text(field.type) and not is_plain):
             schema = schema.set(place, field.with_type(pa.string()))
     return schema
 

@@ -198,6 +198,8 @@ UNREAD = [
     "x from 63 to 98 and y 20 to 80",
     "top-left (63, 20), bottom-right (98, 80)",
     "[63.5|20.0|98.1|80.2]",
+    "[x1=63, x2=98, y1=120, y2=180]",  # read as they stand, these numbers would be another box
+    "[top 20, left 63, bottom 80, right 98]",
 ]
 
 
@@ -284,6 +286,8 @@ def test_a_picture_too_narrow_to_resize_is_named():
         ("at [x1=84, y1=42, x2=168, y2=210]", "at [84, 42, 168, 210]"),
         ("at (xmin: 84.5, ymin: 42, xmax: 168, ymax: 210)", "at [84.5, 42, 168, 210]"),
         ("at {left 84, top 42, right 168, bottom 210}", "at [84, 42, 168, 210]"),
+        ("at [x1=84, x2=168, y1=142, y2=210]", None),  # in another order
+        ("at {top 42, left 84, bottom 210, right 168}", None),
         ("sets {1, 2, 3}, a < b, |x| and {a, b, c, d}", None),
         ("as [84, 42, 168, 210] and (84, 42, 168, 210)", None),
     ],

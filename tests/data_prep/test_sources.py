@@ -313,6 +313,14 @@ def test_text_is_read_however_it_is_kept(make_dataset, paths, tmp_path, kind):
     assert rows_of(tmp_path / "out" / "train.parquet") == rows_of(plain / "train.parquet")
 
 
+def test_a_column_may_be_empty(make_dataset, paths, tmp_path):
+    dataset = make_dataset({"thinkVG": None})
+    file = dataset / "data" / "train.parquet"
+    assert pa.types.is_null(pq.read_schema(file).field("thinkVG").type)
+    assert main(paths(dataset, tmp_path / "out")) == 0
+    assert len(rows_of(tmp_path / "out" / "train.parquet")) == 1
+
+
 @pytest.mark.parametrize("name", ["question", "more"])
 def test_a_column_that_is_there_twice_is_named(make_dataset, paths, tmp_path, capsys, name):
     dataset = make_dataset({})
