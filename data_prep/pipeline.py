@@ -33,7 +33,7 @@ from data_prep.splits import SPLITS, limited_rows, split_patients
 from data_prep.statistics import Tally
 from data_prep.tables import Layout
 from data_prep.tokens import load_tokenizer
-from data_prep.work import convert_all, open_work, open_workers
+from data_prep.work import convert_all, open_work, open_workers, remove_work
 from data_prep.writing import RowFile, Splitter, TrainingFiles
 
 AUDIT = "audit.json"
@@ -96,7 +96,7 @@ def prepare(settings: Settings) -> dict[str, Any]:
     )
     write_missing(settings.out, missing)
     _publish(settings.out, written.folder, audit, shown)
-    shutil.rmtree(work)
+    remove_work(work)
     if not written.files:
         reason, count = stats.rejects.most_common(1)[0]
         raise InputError(
