@@ -43,7 +43,7 @@ from data_prep.splits import SPLITS, limited_rows, split_patients
 from data_prep.statistics import Tally
 from data_prep.tables import Layout
 from data_prep.tokens import load_tokenizer
-from data_prep.work import convert_all, open_work, open_workers
+from data_prep.work import convert_all, open_work, open_workers, remove_work
 from data_prep.writing import RowFile, Splitter, TrainingFiles
 
 
@@ -106,7 +106,7 @@ def _prepare(settings: Settings, held: ExitStack) -> dict[str, Any]:
     write_missing(written.folder, missing)
     check_whole(written.folder, written.files)
     publish(settings.out, written.folder)
-    shutil.rmtree(work)
+    remove_work(work)
     if not written.files:
         raise InputError(_nothing_usable(settings, source, stats, missing))
     return audit

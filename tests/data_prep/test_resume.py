@@ -1,6 +1,7 @@
 """Killed at any moment, the preparation leaves only whole files, and a second run ends it."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.convert import Converter
+from data_prep.convert import Converter, rejects_file
 from data_prep.sources.base import stamp
 from data_prep.thinkvg import main
 
@@ -132,3 +133,22 @@ def test_a_tokenizer_that_changed_is_noticed(tmp_path):
     (tmp_path / "model" / "tokenizer.json").write_text('{"a": 1}')
     assert (tmp_path / "model").stat().st_mtime_ns == when
     assert stamp(tmp_path / "model") != before
+
+
+def test_a_run_killed_while_it_removes_its_parts_goes_on(
+    large, phantom, whole, tmp_path, monkeypatch
+):
+    remove = shutil.rmtree
+
+    def stop_after_one(folder, **options):
+        if not (tmp_path / "audit.json").exists():
+            return remove(folder, **options)
+        rejects_file(folder, 1).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", stop_after_one)
+        assert main(arguments(large, phantom, tmp_path)) == 130
+    assert main(arguments(large, phantom, tmp_path)) == 0
+    assert contents(tmp_path) == whole
+    assert not (tmp_path / ".parts").exists()
