@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from data_prep.coordinates import Size
@@ -69,6 +68,8 @@ def make_copy(source: Path, target: Path, recipe: Recipe) -> dict[str, Any]:
 def _plain(picture: Image.Image) -> Image.Image:
     """The picture with 8 bits a channel: deep greyscale is scaled to its own range."""
     if picture.mode.startswith("I") or picture.mode == "F":
+        import numpy as np  # for these pictures only
+
         values = np.asarray(picture, dtype=np.float64)
         low, high = float(values.min()), float(values.max())
         scaled = (values - low) * (255 / max(high - low, 1e-9))
