@@ -118,11 +118,10 @@ class ActorWatch:
 
 
 def _leave(fault: str) -> None:
-    """End this process with one line, its Ray cluster first; the main thread waits within Ray."""
-    import ray
+    """End this process with one line; the main thread waits within Ray.
 
-    closing = threading.Thread(target=ray.shutdown, daemon=True)
-    closing.start()
-    closing.join(timeout=20)
+    Without `ray.shutdown`, which can end the process by itself, with another code: a private cluster
+    ends with its driver, and a running one clears up behind it.
+    """
     print(f"error: the run failed: {fault}; the same command goes on", file=sys.stderr, flush=True)
     os._exit(1)
