@@ -120,8 +120,8 @@ class ActorWatch:
 def _leave(fault: str) -> None:
     """End this process with one line; the main thread waits within Ray.
 
-    Without `ray.shutdown`, which can end the process by itself, with another code: a private cluster
-    ends with its driver, and a running one clears up behind it.
+    Without `ray.shutdown`, which can end the process by itself, with another code. A private
+    cluster ends with its driver, and a running one clears up behind it.
     """
     print(f"error: the run failed: {fault}; the same command goes on", file=sys.stderr, flush=True)
     os._exit(1)
