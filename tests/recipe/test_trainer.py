@@ -48,3 +48,11 @@ def test_verl_knows_the_trainer() -> None:
     from verl.trainer.ppo.v1 import get_trainer_cls
 
     assert get_trainer_cls(TRAINER_NAME) is ThinkVGTrainer
+
+
+def test_rollouts_are_served_by_servers_that_end_with_their_engine() -> None:
+    from verl.workers.rollout.replica import get_rollout_replica_class
+
+    from recipe.rollout_server import WatchedReplica
+
+    assert get_rollout_replica_class("vllm") is WatchedReplica
