@@ -31,6 +31,8 @@ import torch
 from recipe.image_cache import remember_images
 
 GUARDED_VERL = "0.9.1"
+CHANNELS = 4
+"""Rows of Qwen-VL's position ids: text, time, height, width."""
 
 
 def ragged_over_length(position_ids: torch.Tensor) -> torch.Tensor:
@@ -44,10 +46,12 @@ def ragged_over_length(position_ids: torch.Tensor) -> torch.Tensor:
     """
     values, offsets = position_ids._values, position_ids._offsets
     samples = offsets.numel() - 1
-    if int(offsets[-1]) == values.shape[-1]:
+    # Over the lengths, values are (channels, sum of lengths); over the channels (4 B, L). The last
+    # offset alone does not tell, since L may be 4 B.
+    channels = values.shape[0] // samples
+    if int(offsets[-1]) != values.shape[0] or channels < CHANNELS:
         position_ids._ragged_idx = 2
         return position_ids
-    channels = values.shape[0] // samples
     length = values.shape[-1]
     packed = values.reshape(samples, channels, length).transpose(0, 1).reshape(channels, -1)
     starts = torch.arange(samples + 1, device=values.device, dtype=offsets.dtype) * length

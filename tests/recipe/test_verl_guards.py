@@ -21,6 +21,10 @@ def sample(length: int, seed: int) -> torch.Tensor:
         [7, 5, 9],  # torch finds the ragged axis by itself
         [6, 6, 6],  # all the same: torch takes the axis of length 4
         [4, 4],  # as long as there are channels
+        [8, 8],  # as long as there are channels in all samples together
+        [64] * 16,  # the same, as it came in a run
+        [1, 1, 2],  # as many positions in all as there are channels
+        [4],
         [6],  # a single sample
         [1, 1, 1],  # the shortest there is
     ],
