@@ -10,11 +10,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import checks, program, resources, run_identity
 from recipe.actor_watch import ActorWatch
-from recipe.checkpoints import last_step
+from recipe.checkpoints import LAST, last_step
 from recipe.errors import InputError
 from recipe.failed_rollouts import RolloutsFailing
 from recipe.preflight.batch import batch_faults
 from recipe.preflight.workload import read_workload
+from recipe.resuming import check_resumable, prune
+from recipe.run_lock import lock
+from recipe.same_run import check_same_run, note_settings
 from recipe.stop_request import STOPPED, StopRequest
 from reward.judge.failures import JudgeFailing
 
@@ -35,12 +38,19 @@ def check(config: DictConfig) -> None:
         raise InputError(fault)
     if not resources.joins_a_cluster():
         resources.check_declared(config)
+    check_same_run(config, "train")
+    check_resumable(config, "train")
 
 
 def prepare(config: DictConfig) -> None:
-    """Make paths absolute for the workers, and say where the logs of this run go."""
+    """Take the run's folder, make paths absolute for the workers, say where the logs go.
+
+    Raises:
+        InputError: another program is running in the folder.
+    """
     run_dir = Path(config.run_dir).resolve()
     run_dir.mkdir(parents=True, exist_ok=True)
+    lock(run_dir)
     with open_dict(config):
         config.run_dir = str(run_dir)
         config.stop_file = str(Path(config.stop_file).resolve())
@@ -57,8 +67,11 @@ def prepare(config: DictConfig) -> None:
     if config.cluster.platform == "cpu":
         # A private cluster, unless the user names one: logical resources are ours to declare.
         os.environ.setdefault("RAY_ADDRESS", "local")
-    last_step(Path(config.trainer.default_local_dir))  # mends a marker that a kill left empty
-    StopRequest(config.stop_file).begin()
+    note_settings(config, "train")
+    prune(config, "train")
+    request = StopRequest(config.stop_file)
+    request.begin()
+    request.tell_marker(Path(config.trainer.default_local_dir).absolute() / LAST)
     # The process that trains and logs inherits nothing from this one on a running cluster.
     with open_dict(config):
         workers = config.ray_kwargs.ray_init.runtime_env

@@ -16,6 +16,8 @@ from recipe.preflight.memory import Estimate, estimate
 from recipe.preflight.problems import Problems
 from recipe.preflight.shape import ModelShape, read_shape
 from recipe.preflight.workload import GIB, Workload, read_workload
+from recipe.resuming import check_resumable
+from recipe.same_run import check_same_run
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ def examine(config: DictConfig, program: str, elsewhere: bool = False) -> Plan:
         shape = problems.collect(lambda: read_shape(config.model.path))
     files = _check_files(config, program, model or {}, shape, problems)
     _check_program(config, program, problems)
+    problems.collect(lambda: check_same_run(config, program))
+    problems.collect(lambda: check_resumable(config, program))
     if program == "train":
         for fault in services.picture_faults(config, [f.metadata.get("notice") for f in files]):
             problems.add(fault)

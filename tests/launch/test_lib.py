@@ -44,9 +44,7 @@ WARNED = 'sleep 3 & driver=$!\n(sleep 1; kill -USR1 $$) &\nphase=running\nawait 
 def test_a_task_of_an_array_requeues_itself_alone(tmp_path: Path) -> None:
     text = ANSWERS + "address_of() { echo 10.0.0.1; }\ndescribe_allocation\nagain fault\n"
     variables = {"SLURM_JOB_NODELIST": "n", "SLURM_JOB_ID": "36", "SLURM_RESTART_COUNT": "0"}
-    done = shell(
-        tmp_path, text, **variables, SLURM_ARRAY_JOB_ID="36", SLURM_ARRAY_TASK_ID="3"
-    )
+    done = shell(tmp_path, text, **variables, SLURM_ARRAY_JOB_ID="36", SLURM_ARRAY_TASK_ID="3")
     assert done.stdout.splitlines()[-1] == "scontrol requeue 36_3"
     done = shell(tmp_path, text, **variables)
     assert done.stdout.splitlines()[-1] == "scontrol requeue 36"
