@@ -1,4 +1,4 @@
-"""Whether a run can go on from what its folder holds; verl begins anew without a word, or fails late."""
+"""Whether a run can go on from what its folder holds; verl begins anew or fails late."""
 
 import re
 import shutil
@@ -80,8 +80,8 @@ def _is_gone(holder: Path, step: int) -> str:
     others = ", ".join(map(str, _steps(holder)))
     instead = f"write another step into it (there are {others}), or " if others else ""
     return (
-        f"{holder / LAST} names step {step}, and {holder}/global_step_{step} is gone: {instead}remove "
-        "that file to begin anew"
+        f"{holder / LAST} names step {step}, and {holder}/global_step_{step} is gone: {instead}"
+        "remove that file to begin anew"
     )
 
 

@@ -38,7 +38,7 @@ class StopRequest:
         return int(self._done.read_text()) if self._done.exists() else None
 
     def tell_marker(self, marker: Path) -> None:
-        """Leave a launcher the path of the marker of the last checkpoint: how far the run has got."""
+        """Leave a launcher the path of the last checkpoint's marker, which says how far it is."""
         if VARIABLE in os.environ:
             write_text_atomically(Path(f"{self._path}.marker"), f"{marker}\n")
 
