@@ -14,6 +14,7 @@ from recipe.checkpoints import LAST, last_step
 from recipe.errors import InputError
 from recipe.failed_rollouts import RolloutsFailing
 from recipe.preflight.batch import batch_faults
+from recipe.preflight.services import picture_faults
 from recipe.preflight.workload import read_workload
 from recipe.resuming import check_resumable, prune
 from recipe.run_lock import lock
@@ -31,7 +32,10 @@ def check(config: DictConfig) -> None:
     Raises:
         InputError: the first fault found.
     """
-    checks.check_training_input(config, checks.ROLLOUT_COLUMNS)
+    away = resources.gpus_are_elsewhere()
+    files = checks.check_training_input(config, checks.ROLLOUT_COLUMNS, elsewhere=away)
+    for fault in picture_faults(config, [file.get("notice") for file in files]):
+        raise InputError(fault)
     checks.check_reward(config)
     checks.check_gdpo(config)
     for fault in batch_faults(config, read_workload(config, "train")):
@@ -75,7 +79,10 @@ def prepare(config: DictConfig) -> None:
     # The process that trains and logs inherits nothing from this one on a running cluster.
     with open_dict(config):
         workers = config.ray_kwargs.ray_init.runtime_env
-        workers.env_vars = {**workers.env_vars, **run_identity.set_variables(run_dir)}
+        wanted = {**workers.env_vars, **run_identity.set_variables(run_dir)}
+        # Ray refuses a variable that the job's own runtime environment has as well.
+        given = resources.variables_of_the_job()
+        workers.env_vars = {name: value for name, value in wanted.items() if name not in given}
 
 
 def run_engine(config: DictConfig) -> None:

@@ -45,7 +45,7 @@ def examine(config: DictConfig, program: str, elsewhere: bool = False) -> Plan:
     problems.collect(lambda: checks.check_settings(config))
     if problems.messages:
         return Plan(program, problems=tuple(problems.messages))
-    if not elsewhere:
+    if not elsewhere and not (program == "train" and resources.gpus_are_elsewhere()):
         problems.collect(lambda: checks.check_accelerator(config))
     model = problems.collect(lambda: checks.check_model_folder(config.model.path, "model.path"))
     shape = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from recipe import resources
+from recipe.preflight.services import loggers
 from recipe.preflight.shape import ModelShape
 from recipe.preflight.workload import GIB, Workload
 
@@ -43,9 +44,9 @@ def package_faults(config: DictConfig, work: Workload) -> Iterator[str]:
     model = config.actor_rollout_ref.model if work.rollout else config.model
     if model.get("use_liger", False):
         wanted["liger_kernel"] = "install liger-kernel, or set use_liger=false on the model"
-    if "wandb" in config.trainer.logger:
+    if {"wandb", "tracking"} & set(loggers(config)):
         wanted["wandb"] = "install wandb, or leave it out of trainer.logger"
-    if "tensorboard" in config.trainer.logger:
+    if "tensorboard" in loggers(config):
         wanted["tensorboard"] = "install tensorboard, or leave it out of trainer.logger"
     for name, remedy in wanted.items():
         try:

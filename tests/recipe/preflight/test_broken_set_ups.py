@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from data_prep.metadata import encode_metadata, read_metadata
+from recipe.errors import InputError
 from recipe.preflight.checklist import examine
+from recipe.preflight.services import picture_faults
 from recipe.program import compose_config
 from recipe.settings import CONFIG_FOLDER
 
@@ -215,20 +217,68 @@ def test_an_online_run_without_a_login_is_told(
     assert small(prepared) == ()
 
 
-def test_pictures_of_real_data_that_would_leave_are_told(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def real(prepared: Path, tmp_path: Path) -> str:
+    """Override for data that does not say that it is synthetic."""
     import pyarrow.parquet as pq
 
-    monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    table = "trainer.v1.thinkvg.rollout_table.every=10"
-    assert small(prepared, table) == ()
     for name in ("train", "val"):
         source = prepared / "data" / f"{name}.parquet"
         values = read_metadata(source)
         values.pop("notice")
         rows = pq.read_table(source).replace_schema_metadata(encode_metadata(values))
         pq.write_table(rows, tmp_path / source.name)
-    found = small(prepared, f"data.dir={tmp_path}", table)
-    assert any("does not say that it is synthetic" in message for message in found), found
+    return f"data.dir={tmp_path}"
+
+
+PICTURES = "trainer.v1.thinkvg.rollout_table.every=10"
+TEXTS = "trainer.log_val_generations=4"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [PICTURES],
+        [TEXTS],
+        [PICTURES, "trainer.logger=wandb"],
+        [PICTURES, "trainer.logger=[console,tracking]"],
+        [PICTURES, "trainer.logger=[vemlp_wandb]"],
+        [TEXTS, "trainer.logger=[swanlab]"],
+        [TEXTS, "trainer.logger=[console,clearml]"],
+    ],
+    ids=str,
+)
+def test_what_may_be_patients_does_not_leave(
+    prepared: Path, real: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recipe.train import check
+
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    told = "does not say that it is synthetic"
+    found = small(prepared, real, *overrides)
+    assert any(told in message for message in found), found
+    assert not any(told in message for message in small(prepared, *overrides))
+    # a launcher of the user's own may start the program without preflight
+    given = [*CPU, "experiment=demo_grpo", f"model.path={prepared / 'model'}", real, *overrides]
+    with pytest.raises(InputError, match=told):
+        check(compose_config("train", given))
+
+
+@pytest.mark.parametrize(
+    ("logger", "variables"),
+    [
+        ("wandb", {"WANDB_MODE": "offline"}),
+        ("swanlab", {"SWANLAB_MODE": "offline"}),
+        ("mlflow", {}),
+        ("trackio", {}),
+        ("tensorboard", {}),
+    ],
+)
+def test_what_stays_here_may_be_logged(
+    logger: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    overrides = ["data.dir=DIR", "model.path=M", TEXTS, f"trainer.logger=[{logger}]"]
+    assert list(picture_faults(compose_config("train", overrides), [None])) == []
