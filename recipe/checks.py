@@ -47,7 +47,12 @@ def check_model_folder(path: str, key: str) -> dict[str, Any]:
             f"{key}={path}: no preprocessor_config.json; copy the processor of the base model, or "
             "save it with AutoProcessor.save_pretrained"
         )
-    loaded: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    try:
+        loaded: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise InputError(
+            f"{key}={path}: its config.json is not JSON ({error}): copy that of the base model"
+        ) from error
     return loaded
 
 

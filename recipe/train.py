@@ -15,6 +15,7 @@ from recipe.errors import InputError
 from recipe.failed_rollouts import RolloutsFailing
 from recipe.preflight.batch import batch_faults
 from recipe.preflight.services import picture_faults
+from recipe.preflight.values import value_faults
 from recipe.preflight.workload import read_workload
 from recipe.resuming import check_resumable, prune
 from recipe.run_lock import lock
@@ -38,6 +39,8 @@ def check(config: DictConfig) -> None:
         raise InputError(fault)
     checks.check_reward(config)
     checks.check_gdpo(config)
+    for fault in value_faults(config, "train"):
+        raise InputError(fault)
     for fault in batch_faults(config, read_workload(config, "train")):
         raise InputError(fault)
     if not resources.joins_a_cluster():

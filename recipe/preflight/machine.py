@@ -13,6 +13,9 @@ from recipe.preflight.shape import ModelShape
 from recipe.preflight.workload import GIB, Workload
 
 FLASH = ("flash_attention_2", "flash_attention_3")
+UNLIMITED = 10
+"""Checkpoints that are assumed where all are kept and the number of steps is not given."""
+
 SPARE = 1.05
 """A checkpoint's files beside the tensors: tokenizer, optimizer's names, data loader."""
 
@@ -67,7 +70,7 @@ def disk_faults(config: DictConfig, shape: ModelShape, work: Workload) -> Iterat
     key = keys[work.program]
     if config.trainer.save_freq == 0:
         return
-    kept = int(config.trainer[key] or 1) if config.trainer.save_freq > 0 else 0
+    kept = _kept(config, key) if config.trainer.save_freq > 0 else 0
     needed = (kept + 1) * checkpoint_bytes(shape, work)
     folder = Path(config.trainer.default_local_dir).absolute()
     while not folder.exists():
@@ -80,6 +83,14 @@ def disk_faults(config: DictConfig, shape: ModelShape, work: Workload) -> Iterat
             f"take {needed / GIB:.0f} GiB and {(free + held) / GIB:.0f} are free on {folder}: "
             f"lower trainer.{key}, or set run_dir to a larger disk"
         )
+
+
+def _kept(config: DictConfig, key: str) -> int:
+    """Checkpoints that are kept; where that is unlimited (null), all that the run will save."""
+    if config.trainer[key]:
+        return int(config.trainer[key])
+    steps = config.trainer.get("total_training_steps")
+    return max(1, int(steps) // int(config.trainer.save_freq)) if steps else UNLIMITED
 
 
 def _files(config: DictConfig) -> Iterator[Path]:

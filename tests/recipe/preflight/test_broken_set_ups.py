@@ -3,6 +3,8 @@
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,8 @@ def test_shipped_rewards_have_none(prepared: Path, reward: str) -> None:
     assert small(prepared, f"reward={reward}") == ()
 
 
+ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+
 # Overrides that break a sound run on this machine, and what the message has to hold.
 BROKEN = [
     # 4 prompts x 3 rollouts over 5 workers
@@ -99,6 +103,46 @@ BROKEN = [
     (["model.path=somebody/unknown"], "add an entry to configs/shape"),
     # data that is not there
     (["data.dir=./nowhere"], "make it with python -m data_prep.thinkvg"),
+    # mini-batches that the workers cannot share: verl fails after the first rollout
+    (
+        [f"{ACTOR}.ppo_mini_batch_size=1", "cluster.gpus_per_node=16", "cluster.ray.num_cpus=99"],
+        f"set {ACTOR}.ppo_mini_batch_size=2",
+    ),
+    # names that verl looks up late
+    (["algorithm.adv_estimator=grop"], "algorithm.adv_estimator=grop: choose one of"),
+    ([f"{ACTOR}.policy_loss.loss_mode=best"], "policy_loss.loss_mode=best: choose one of"),
+    ([f"{ACTOR}.use_kl_loss=true", f"{ACTOR}.kl_loss_type=k9"], "kl_loss_type=k9: choose one of"),
+    ([f"{ACTOR}.loss_agg_mode=mean"], "loss_agg_mode=mean: choose one of"),
+    (["trainer.logger=[console,wnadb]"], "trainer.logger=wnadb: choose one of"),
+    ([f"{ROLLOUT}.name=sglang"], "rollout.name=sglang: choose one of vllm"),
+    (["trainer.v1.trainer_mode=sync"], "trainer_mode=sync: choose one of thinkvg"),
+    ([f"{ACTOR}.strategy=megatron"], "strategy=megatron: choose one of fsdp2"),
+    ([f"{ACTOR}.fsdp_config.fsdp_size=3"], "does not divide the 1 GPUs: set"),
+    ([f"{ROLLOUT}.max_model_len=100"], "max_model_len=100 is less than"),
+    (["reward.custom_reward_function.path=./mine.py"], "path=./mine.py: no such file or module"),
+    (["actor_rollout_ref.model.external_lib=no_such"], "external_lib=no_such: no such module"),
+    (["ablation=rl_only", "base_model=./nowhere"], "model.path=./nowhere: no such folder"),
+    ([f"{ACTOR}.checkpoint.save_contents=[model]"], "save_contents lacks optimizer, extra"),
+    ([f"{ACTOR}.checkpoint.async_save=true"], "set actor_rollout_ref.actor.checkpoint.async_save"),
+    # what only verl's own check knows
+    ([f"{ACTOR}.clip_ratio_c=-1", f"{ACTOR}.loss_agg_mode=seq-mean"], "loss_agg_mode"),
+    # numbers that are none
+    (["data.train_batch_size=0"], "data.train_batch_size=0: give a whole number from 1"),
+    (["data.train_batch_size=abc"], "data.train_batch_size=abc: give a whole number"),
+    (["data.train_batch_size=null"], "data.train_batch_size=null: give a whole number"),
+    ([f"{ACTOR}.ppo_mini_batch_size=0"], "ppo_mini_batch_size=0: give a whole number"),
+    (
+        [f"{ACTOR}.ppo_micro_batch_size_per_gpu=null"],
+        "ppo_micro_batch_size_per_gpu=null: give a whole number",
+    ),
+    (["cluster.nodes=0"], "cluster.nodes=0: give a whole number"),
+    (["cluster.gpus_per_node=0"], "cluster.gpus_per_node=0: give a whole number"),
+    (["cluster.tensor_parallel=0"], "cluster.tensor_parallel=0: give a whole number"),
+    (["data.max_prompt_length=null"], "data.max_prompt_length=null: give a whole number"),
+    (["trainer.save_freq=null"], "trainer.save_freq=null: give a whole number"),
+    (["trainer.total_training_steps=0"], "trainer.total_training_steps=0: give a whole number"),
+    ([f"{ROLLOUT}.limit_images=0"], "limit_images=0: give a whole number"),
+    ([f"{ROLLOUT}.temperature=0"], "temperature=0: give a number above 0"),
 ]
 
 
@@ -185,6 +229,58 @@ def test_pictures_resized_otherwise_are_told(prepared: Path, rewritten: Any) -> 
 
     found = small(prepared, f"data.dir={rewritten(enlarge)}")
     assert any("changed since the boxes were written" in message for message in found), found
+
+
+ROWS = {
+    "no picture": lambda row: row.update(images=[]),
+    "without path or bytes": lambda row: row["images"][0].update(image=None),
+    "has a broken ground_truth": lambda row: row["reward_model"].update(ground_truth="{"),
+    "has 2 pictures and 1 <image>": lambda row: row.update(images=row["images"] * 2),
+    "has 1 pictures and 0 <image>": lambda row: row["prompt"][-1].update(content="What?"),
+}
+
+
+@pytest.mark.parametrize("told", ROWS)
+def test_broken_rows_are_told(prepared: Path, rewritten: Any, told: str) -> None:
+    found = small(prepared, f"data.dir={rewritten(ROWS[told])}")
+    assert any("rows looked at are broken" in m and told in m for m in found), found
+    assert not any("could not check" in message for message in found), found
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("config.json", "{", "its config.json is not JSON"),
+        ("chat_template.jinja", None, "no chat template"),
+        ("tokenizer.json", "{", "its processor does not load"),
+        ("processor_config.json", "{", "its processor does not load"),
+    ],
+)
+def test_a_broken_model_folder_is_told(
+    prepared: Path, tmp_path: Path, name: str, text: str | None, told: str
+) -> None:
+    shutil.copytree(prepared / "model", tmp_path / "model")
+    file = tmp_path / "model" / name
+    file.unlink() if text is None else file.write_text(text)
+    found = small(prepared, f"model.path={tmp_path / 'model'}")
+    assert any(told in message for message in found), found
+
+
+def test_a_check_that_fails_itself_is_told(prepared: Path, monkeypatch: Any) -> None:
+    def fail(*arguments: Any) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr("recipe.preflight.checklist.batch_faults", fail)
+    told = "preflight could not check batch sizes: ZeroDivisionError: by nothing"
+    assert told in small(prepared)
+
+
+def test_what_is_broken_is_one_object_for_machines(prepared: Path) -> None:
+    command = [sys.executable, "-m", "recipe.preflight", "--json", *CPU, "data.dir=DIR"]
+    command += ["model.path=M", "data.train_batch_size=null"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert "train_batch_size=null" in json.loads(done.stdout)["problems"][0]
 
 
 def judged(url: str, *more: str) -> list[str]:
