@@ -23,7 +23,8 @@ export SBATCH_GPUS_PER_NODE=8
 export THINKVG_PYTHON=$PWD/.venv-gpu/bin/python
 # Runs in the job, on its first node, before anything is started; steps inherit its variables.
 site_setup() {
-    # module load cuda/12.8
+    # torch brings its CUDA libraries; a toolkit is for building flash-attn (docs/install-gpu.md)
+    # module load cuda/13
     :
 }
 

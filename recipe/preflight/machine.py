@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from recipe import resources
+from recipe.preflight.memory import trained_parameters
 from recipe.preflight.services import loggers
 from recipe.preflight.shape import ModelShape
 from recipe.preflight.workload import GIB, Workload
@@ -61,7 +62,8 @@ def package_faults(config: DictConfig, work: Workload) -> Iterator[str]:
 
 def checkpoint_bytes(shape: ModelShape, work: Workload) -> float:
     """Bytes of one checkpoint: parameters, AdamW's moments, and a Hugging Face folder in bf16."""
-    return SPARE * shape.parameters * (3 * work.stored_bytes + 2)
+    moments = 2 * trained_parameters(shape, work) * work.stored_bytes
+    return SPARE * (shape.parameters * (work.stored_bytes + 2) + moments)
 
 
 def disk_faults(config: DictConfig, shape: ModelShape, work: Workload) -> Iterator[str]:
