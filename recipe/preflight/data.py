@@ -76,7 +76,7 @@ def _row_fault(row: Mapping[str, Any]) -> str | None:
         return f"has {len(images)} pictures and {marks} <image> in its text"
     if "reward_model" in row:
         try:
-            GroundTruth.parse((row["reward_model"] or {}).get("ground_truth"))
+            GroundTruth.parse(row["reward_model"]["ground_truth"])
         except (KeyError, TypeError, ValueError) as error:
             return f"has a broken ground_truth ({error})"
     return None

@@ -33,4 +33,9 @@ class Problems:
 
     def extend(self, what: str, check: Callable[[], Iterable[str]]) -> None:
         """Run a check of `what` that yields faults; keep them all."""
-        self.collect(what, lambda: [self.add(fault) for fault in check()])
+
+        def keep_all() -> None:
+            for fault in check():
+                self.add(fault)
+
+        self.collect(what, keep_all)
