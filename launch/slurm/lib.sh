@@ -270,17 +270,28 @@ node_is_gone() {
     [[ -n $silent ]]
 }
 
-# The step of the run's last checkpoint; the program leaves the path of its marker beside the stop file.
+# The step of the run's last checkpoint: what the program saved when asked, or what the marker says, whose
+# path it leaves beside the stop file. An attempt that ended before that has the marker of the one before.
 checkpoint_step() {
-    local marker=
-    [[ ! -s $THINKVG_STOP_FILE.marker ]] || marker=$(<"$THINKVG_STOP_FILE.marker")
-    if [[ -s $marker ]]; then cat "$marker"; else echo 0; fi
+    local number marker
+    if [[ -s $THINKVG_STOP_FILE.done ]]; then
+        cat "$THINKVG_STOP_FILE.done"
+        return 0
+    fi
+    for ((number = attempt; number >= 0; number--)); do
+        marker=${log_dir%/*}/attempt-$number/${THINKVG_STOP_FILE##*/}.marker
+        [[ -s $marker ]] || continue
+        marker=$(<"$marker")
+        [[ ! -s $marker ]] || cat "$marker"
+        return 0
+    done
 }
 
 # check_progress WHY: fails where this job was requeued several times and got no further by it.
 check_progress() {
     local step before count=0 number most=${THINKVG_MAX_IDLE_RESTARTS:-3}
     step=$(checkpoint_step)
+    step=${step:-0}
     echo "$step" >"$log_dir/step"
     for ((number = attempt - 1; number >= 0; number--)); do
         before=${log_dir%/*}/attempt-$number/step

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from recipe import checks
 from recipe.errors import InputError
 from recipe.preflight.services import loggers
+from recipe.preflight.values import saves
 from recipe.preflight.workload import Workload
 
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
@@ -74,7 +75,7 @@ def _sharding(config: DictConfig, key: str, work: Workload) -> Iterator[str]:
 
 
 def _checkpoints(config: DictConfig, key: str) -> Iterator[str]:
-    if config.trainer.save_freq < 1:
+    if not saves(config):
         return
     for part in ("save_contents", "load_contents"):
         missing = [name for name in TO_RESUME if name not in config_list(config, f"{key}.{part}")]

@@ -11,6 +11,7 @@ from recipe import resources
 from recipe.preflight.memory import trained_parameters
 from recipe.preflight.services import loggers
 from recipe.preflight.shape import ModelShape
+from recipe.preflight.values import AFTER_EACH_EPOCH, saves
 from recipe.preflight.workload import GIB, Workload
 
 FLASH = ("flash_attention_2", "flash_attention_3")
@@ -72,7 +73,7 @@ def disk_faults(config: DictConfig, shape: ModelShape, work: Workload) -> Iterat
     key = keys[work.program]
     if config.trainer.save_freq == 0:
         return
-    kept = _kept(config, key) if config.trainer.save_freq > 0 else 0
+    kept = _kept(config, key) if saves(config) else 0
     needed = (kept + 1) * checkpoint_bytes(shape, work)
     folder = Path(config.trainer.default_local_dir).absolute()
     while not folder.exists():
@@ -92,7 +93,9 @@ def _kept(config: DictConfig, key: str) -> int:
     if config.trainer[key]:
         return int(config.trainer[key])
     steps = config.trainer.get("total_training_steps")
-    return max(1, int(steps) // int(config.trainer.save_freq)) if steps else UNLIMITED
+    if not steps or config.trainer.save_freq == AFTER_EACH_EPOCH:
+        return UNLIMITED
+    return max(1, int(steps) // int(config.trainer.save_freq))
 
 
 def _files(config: DictConfig) -> Iterator[Path]:

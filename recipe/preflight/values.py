@@ -42,6 +42,10 @@ OWN = {
         "trainer.max_ckpt_to_keep": (1, True),
     },
 }
+EPOCHS = ("trainer.save_freq", "trainer.test_freq")
+AFTER_EACH_EPOCH = "after_each_epoch"
+"""What verl's SFT trainer takes in the place of a number of steps."""
+
 # either the tokens or the rows of a micro-batch count
 DYNAMIC = {
     "train": (
@@ -56,6 +60,8 @@ DYNAMIC = {
 def value_faults(config: DictConfig, program: str) -> Iterator[str]:
     """Numbers that are none, or out of their range, one line each."""
     for key, (least, optional) in {**COMMON, **OWN[program]}.items():
+        if program == "sft" and key in EPOCHS and _value(config, key) == AFTER_EACH_EPOCH:
+            continue
         yield from _whole(config, key, least, optional)
     switch, tokens, rows = DYNAMIC[program]
     yield from _whole(config, tokens if _value(config, switch) is True else rows, 1)
@@ -65,6 +71,12 @@ def value_faults(config: DictConfig, program: str) -> Iterator[str]:
             yield from _real(config, f"{ROLLOUT}.gpu_memory_utilization", 1.0)
     if OmegaConf.select(config, "cluster.platform") == "cuda":
         yield from _real(config, "cluster.gpu_memory_gib", math.inf)
+
+
+def saves(config: DictConfig) -> bool:
+    """Whether a run saves checkpoints by itself."""
+    frequency = config.trainer.save_freq
+    return bool(frequency == AFTER_EACH_EPOCH or frequency > 0)
 
 
 def _value(config: DictConfig, key: str) -> Any:

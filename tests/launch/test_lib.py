@@ -128,6 +128,21 @@ def test_attempts_without_progress_end(tmp_path: Path, steps: str, code: int) ->
     assert (told in done.stdout) == bool(code)
 
 
+def test_a_checkpoint_saved_on_request_is_progress(tmp_path: Path) -> None:
+    text = "for n in 0 1 2; do mkdir -p logs/attempt-$n; echo 0 >logs/attempt-$n/step; done\n"
+    text += ANSWERS + RUNNING + 'echo 7 >"$THINKVG_STOP_FILE.done"\nagain saved\n'
+    done = shell(tmp_path, text, ATTEMPT="3")
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "logs" / "attempt-3" / "step").read_text() == "7\n"
+
+
+def test_an_attempt_that_ends_early_has_the_step_of_the_one_before(tmp_path: Path) -> None:
+    (tmp_path / "marker").write_text("5")
+    text = "mkdir -p logs/attempt-0; echo $PWD/marker >logs/attempt-0/stop.marker\n"
+    done = shell(tmp_path, text + ANSWERS + RUNNING + "checkpoint_step", ATTEMPT="1")
+    assert done.stdout == "5"
+
+
 def test_what_a_site_loads_may_be_careless(tmp_path: Path) -> None:
     careless = 'site_setup() { : "$UNSET_THING"; false; echo loaded; [[ -n "" ]]; }\nset_up_site\n'
     done = shell(tmp_path, careless + "echo on")

@@ -46,3 +46,9 @@ def test_the_head_of_a_cluster_may_have_no_gpu(monkeypatch: pytest.MonkeyPatch) 
     assert resources.gpus_are_elsewhere()
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert not resources.gpus_are_elsewhere()
+
+
+def test_a_cold_start_has_secrets_too() -> None:
+    config = compose_config("sft", ["data.dir=DIR", "+cluster.env={HF_TOKEN: a}"])
+    hide_secrets(config)
+    assert config.cluster.env == {"HF_TOKEN": "***"}

@@ -41,6 +41,13 @@ def test_a_sound_run_has_none(prepared: Path) -> None:
     assert problems(prepared, *CPU, "experiment=demo_sft", program="sft") == ()
 
 
+def test_a_cold_start_may_save_after_each_epoch(prepared: Path) -> None:
+    overrides = ["experiment=demo_sft", "trainer.save_freq=after_each_epoch"]
+    assert problems(prepared, *CPU, *overrides, program="sft") == ()
+    found = small(prepared, "trainer.save_freq=after_each_epoch")
+    assert found == ("trainer.save_freq=after_each_epoch: give a whole number from -1",)
+
+
 @pytest.mark.parametrize("program", ["train", "sft"])
 @pytest.mark.parametrize("model", ["qwen2_5_vl_3b", "qwen2_5_vl_7b"])
 def test_shipped_configurations_have_none(prepared: Path, program: str, model: str) -> None:
