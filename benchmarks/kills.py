@@ -4,7 +4,7 @@
 run of the tiny model by `recipe.train cluster=cpu` and ends processes of it with SIGKILL, in turns
 of three: one some seconds after a step, all of them at once as by a power cut, and one some seconds
 after it appeared, while the run starts. The one is, in turn, the program itself, verl's task
-runner, the actor, vLLM's server, its engine and its worker, the agent loop, the reward worker,
+runner, the actor, vLLM's server, its engine, the agent loop, the reward worker,
 TransferQueue's storage and controller, Ray's head and Ray's daemon. Then it does what a launcher or
 a supervisor does: it waits until the program has ended and starts the same command again. At the
 end the run is asked to save and end.
@@ -46,7 +46,6 @@ TARGETS = {
     "actor": r"^ray::WorkerDict",
     "vLLM's server": r"^ray::vLLMHttpServer",
     "vLLM's engine": r"^VLLM::EngineCore",
-    "vLLM's worker": r"^VLLM::Worker",
     "agent loop": r"^ray::AgentLoopWorker",
     "reward worker": r"^ray::RewardLoopWorker",
     "TransferQueue's storage": r"^ray::SimpleStorageUnit",

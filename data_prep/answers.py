@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+
+from data_prep.chosen import chosen_letters
 
 Answer = str | tuple[str, ...]
 
@@ -13,17 +16,26 @@ QUESTION_TYPES = {
     "open_ended_questions": "open",
 }
 
-_CHOICES = re.compile(r"<choices>\s*:?\s*\[(.*)\]\s*(?:</choices>)?\s*$", re.DOTALL | re.IGNORECASE)
-_LETTER = re.compile(r"(?:^|[,;\n]\s*)['\"]?([A-Z])\s*[:.)]\s*", re.MULTILINE)
+_CHOICES = re.compile(
+    r"<choices>\s*:?\s*\[(.*)\]\s*(?:</choices>)?\s*\.?\s*$", re.DOTALL | re.IGNORECASE
+)
+_LETTER = re.compile(r"(?:^|[,;\n]\s*)['\"(]?([A-Z])\s*[:.)]\s*", re.MULTILINE)
+# `A: x B: y`, where no comma stands between choices.
+_SPACED_LETTER = re.compile(r"(?:^|\s)['\"(]?([A-Z])\s*[:.)]\s*")
 _YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
-_PREFIX = re.compile(
-    r"\W*(?:(?:the\s+)?(?:correct\s+)?(?:answers?|options?|choices?)\b\W*(?:(?:is|are)\b\W*)?)+",
+# `Yes or no`, `Yes. No.`: but not `Yes, no effusion is seen`.
+_BOTH = re.compile(
+    r"\W*(?:yes|no)\b\s*(?:(?:[/|&]|\b(?:and|or)\b)\s*(?:yes|no)\b|[\W_]*\b(?:yes|no)\W*$)",
     re.IGNORECASE,
 )
-_SMALL_LETTER = re.compile(r"\W*([a-z])\W*")
-_MARK = re.compile(r"(?:^|[,;\n\[&]|\band\b)\s*['\"(]*([A-Z])['\"]?\s*[:.)]")
-_ONE_LETTER = re.compile(r"\W*([A-Z])(?:\W*|\s*[:.)]\s.*)", re.DOTALL)
-_BETWEEN = re.compile(r"\s*[,;&/]\s*(?:and\b)?\s*|\s+and\s+", re.IGNORECASE)
+_NO_BUT_YES = re.compile(r"\W*no\b.*\byes\b", re.IGNORECASE | re.DOTALL)
+_AGAIN = re.compile(r"\W*(yes|no)(?:\W+\1)*\W*", re.IGNORECASE)
+_PREFIX = re.compile(
+    r"\W*(?:(?:(?:the|my)\s+)?(?:(?:final|correct|best|right)\s+)?"
+    r"(?:answers?|options?|choices?)\b\W*(?:(?:is|are)\b\W*)?"
+    r"|i\s+(?:would\s+)?(?:choose|select|pick|answer)\b\W*|both\b\W*)+",
+    re.IGNORECASE,
+)
 
 
 def parse_choices(question: str) -> dict[str, str] | None:
@@ -33,6 +45,8 @@ def parse_choices(question: str) -> dict[str, str] | None:
         return None
     text = match[1]
     marks = _in_sequence(list(_LETTER.finditer(text)))
+    if len(marks) < 2:
+        marks = _in_sequence(list(_SPACED_LETTER.finditer(text)))
     if not marks:
         return None
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
@@ -52,6 +66,7 @@ def _in_sequence(marks: list[re.Match[str]]) -> list[re.Match[str]]:
     return kept
 
 
+@lru_cache(maxsize=256)
 def read_question_type(text: str) -> str | None:
     """closed, single, multi or open, from a published name; None for any other.
 
@@ -64,7 +79,7 @@ def read_question_type(text: str) -> str | None:
 def normalise_answer(
     text: str, question_type: str, choices: dict[str, str] | None
 ) -> Answer | None:
-    """The answer in one form, or None where it is not among those that the question allows.
+    """The answer in one form, or None where it is not certainly one that the question allows.
 
     `question_type` is closed ("Yes" or "No"), single (a letter), multi (a sorted tuple of
     letters) or open (the text, stripped). A choice may be given by its letter, its letter and
@@ -74,41 +89,25 @@ def normalise_answer(
     if question_type == "open":
         return text
     if question_type == "closed":
-        match = _YES_NO.match(text)
-        return match[1].capitalize() if match else None
+        return _yes_or_no(text) or _yes_or_no(_without_prefix(text))
+    # As it stands first: a choice's text may begin like a prefix.
+    letters = chosen_letters(text, choices) or chosen_letters(_without_prefix(text), choices)
     if question_type == "single":
-        return _one_choice(text, choices) or _one_choice(_PREFIX.sub("", text, count=1), choices)
-    return _several(text, choices) or _several(_PREFIX.sub("", text, count=1), choices)
+        return letters[0] if letters and len(letters) == 1 else None
+    return letters
 
 
-def _several(text: str, choices: dict[str, str] | None) -> Answer | None:
-    parts = [part for part in _BETWEEN.split(text.strip("[]() .")) if part]
-    if len(parts) == 1 and re.fullmatch(r"[A-Z]{2,}", parts[0]):
-        parts = list(parts[0])
-    letters = [_one_choice(part, choices) for part in parts]
-    if None in letters:
-        # A choice's own text may hold a comma or an "and": then only the marks count.
-        marked = _MARK.findall(text)
-        letters = [_one_choice(letter, choices) for letter in marked]
-    if not letters or None in letters:
+def _without_prefix(text: str) -> str:
+    match = _PREFIX.match(text)
+    return text[match.end() :] if match else text
+
+
+def _yes_or_no(text: str) -> str | None:
+    match = _YES_NO.match(text)
+    if match is None:
         return None
-    return tuple(sorted({letter for letter in letters if letter}))
-
-
-def _one_choice(text: str, choices: dict[str, str] | None) -> str | None:
-    match = _ONE_LETTER.fullmatch(text)
-    if match is not None:
-        return match[1] if choices is None or match[1] in choices else None
-    wanted = _plain(text)
-    same = [letter for letter, choice in (choices or {}).items() if _plain(choice) == wanted]
-    if len(same) == 1:
-        return same[0]
-    small = _SMALL_LETTER.fullmatch(text)
-    return _one_choice(small[1].upper(), choices) if small else None
-
-
-def _plain(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.lower()))
+    is_both = _BOTH.match(text) or _NO_BUT_YES.match(text)
+    return None if is_both and not _AGAIN.fullmatch(text) else match[1].capitalize()
 
 
 def answer_text(answer: Answer) -> str:

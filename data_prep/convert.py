@@ -141,29 +141,36 @@ class Converter:
         with pa.ipc.open_stream(batch.rows) as reader:
             table = reader.read_all()
         positions = range(table.num_rows) if batch.kept is None else batch.kept.tolist()
-        columns: dict[str, list[Any]] = {name: [] for name in FLAT.names}
+        accepted: list[tuple[Any, ...]] = []
         stats, rejected = PartStats(), []
         stats.kept = len(positions)
         for position, record in zip(positions, read_records(table, positions), strict=True):
             try:
-                example = self._example(record, batch.start + position, stats)
+                example, values = self._example(record, batch.start + position, stats)
             except RowFault as fault:
                 stats.rejects[str(fault)] += 1
                 rejected.append((position, str(fault)))
             else:
-                self._append(columns, example, stats)
+                accepted.append(values)
+                self._count(example, stats)
                 third = 3 * position // table.num_rows
                 note_most_boxes(stats, example, third)
+        by_column = map(list, zip(*accepted, strict=True)) if accepted else ([] for _ in FLAT)
+        columns = dict(zip(FLAT.names, by_column, strict=True))
         self._measure(columns)
         self._write(batch, table, columns, stats, rejected)
 
-    def _example(self, record: Mapping[str, Any] | None, index: int, stats: PartStats) -> Example:
+    def _example(
+        self, record: Mapping[str, Any] | None, index: int, stats: PartStats
+    ) -> tuple[Example, tuple[Any, ...]]:
+        """A row's example and its values in the order of `FLAT`; RowFault where it is rejected."""
         try:
             parsed = self._parse(record, index, stats)
             picture = self._context.pictures.get(parsed.image_path, "missing_image")
             if isinstance(picture, str):
                 raise RowFault(picture)
-            return self._context.mapper.example(parsed, picture)
+            example = self._context.mapper.example(parsed, picture)
+            return example, self._values(example)
         except RowFault:
             raise
         except Exception as error:
@@ -183,9 +190,7 @@ class Converter:
             raise RowFault("excluded")
         return parsed
 
-    def _append(self, columns: dict[str, list[Any]], example: Example, stats: PartStats) -> None:
-        for name, value in zip(FLAT.names, self._values(example), strict=True):
-            columns[name].append(value)
+    def _count(self, example: Example, stats: PartStats) -> None:
         parsed, kind = example.parsed, example.parsed.question_type
         stats.patients[parsed.patient][kind] += 1
         stats.images[parsed.image_path] = parsed.patient
@@ -219,10 +224,10 @@ class Converter:
             len(truth.think_regions),
             cited,
             overlap,
-            len(parsed.reasoning.split()),
+            parsed.reasoning.count(" ")
+            + bool(parsed.reasoning),  # its words have one space between
             len(example.response or ""),
-            _key(parsed.image_path, parsed.question),
-            _key(parsed.image_path, parsed.question, answer),
+            *_keys(parsed.image_path, parsed.question, answer),
         )
 
     def _measure(self, columns: dict[str, list[Any]]) -> None:
@@ -260,9 +265,12 @@ def note_most_boxes(stats: PartStats, example: Example, third: int) -> None:
         stats.most_boxes[key] = (boxes, example.parsed.source_index)
 
 
-def _key(*texts: str) -> int:
-    digest = hashlib.blake2b("\0".join(texts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+def _keys(image_path: str, question: str, answer: str) -> tuple[int, int]:
+    """Hashes of image and question, and of these and the answer."""
+    asked = hashlib.blake2b(f"{image_path}\0{question}".encode(), digest_size=8)
+    answered = asked.copy()
+    answered.update(f"\0{answer}".encode())
+    return int.from_bytes(asked.digest(), "little"), int.from_bytes(answered.digest(), "little")
 
 
 def read_records(table: pa.Table, positions: Sequence[int]) -> list[Mapping[str, Any] | None]:
@@ -284,13 +292,23 @@ def _one_record(table: pa.Table, position: int) -> Mapping[str, Any] | None:
 
 
 def with_reasons(table: pa.Table, indices: list[int], reasons: list[str]) -> pa.Table:
-    """Rejected rows as they came, with `source_index` and `reason`."""
+    """Rejected rows as they came, with `source_index` and `reason`.
+
+    Columns of these names, such as GEMeX's `reason`, become `source_reason` and the like.
+    """
+    taken = ("source_index", "reason")
+    names = list(table.column_names)
+    for place, name in enumerate(table.column_names):
+        if name in taken:
+            other = f"source_{name}"
+            while other in names:
+                other += "_"
+            names[place] = other
+    table = table.rename_columns(names)
     for name, column in (
         ("source_index", pa.array(indices, pa.int64())),
         ("reason", pa.array(reasons, pa.string())),
     ):
-        if name in table.column_names:
-            table = table.drop_columns([name])
         table = table.append_column(name, column)
     return table
 

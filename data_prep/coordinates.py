@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from reward.numbers import Box
@@ -46,6 +47,7 @@ MODEL_FAMILIES = {
 }
 
 
+@lru_cache(maxsize=4096)
 def smart_resize(size: Size, factor: int, min_pixels: int, max_pixels: int) -> Size:
     """The size that Qwen's image processors resize a picture of `size` to.
 
@@ -96,7 +98,7 @@ class Frame:
 
     def to_unit(self, box: Box, original: Size) -> Box:
         """Maps a box from the frame to fractions of the original picture; unclipped."""
-        (left, top), (width, height) = self._picture(original)
+        (left, top), (width, height) = self.place(original)
         x1, y1, x2, y2 = box
         return (
             (x1 - left) / width,
@@ -107,7 +109,7 @@ class Frame:
 
     def from_unit(self, box: Box, original: Size) -> Box:
         """The inverse of `to_unit`."""
-        (left, top), (width, height) = self._picture(original)
+        (left, top), (width, height) = self.place(original)
         x1, y1, x2, y2 = box
         return (
             left + x1 * width,
@@ -116,7 +118,7 @@ class Frame:
             top + y2 * height,
         )
 
-    def _picture(self, original: Size) -> tuple[tuple[float, float], tuple[float, float]]:
+    def place(self, original: Size) -> tuple[tuple[float, float], tuple[float, float]]:
         """Where the picture lies in the frame: its top-left corner and its size."""
         if self.size is None:
             return (0.0, 0.0), original

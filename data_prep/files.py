@@ -20,6 +20,15 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether a path can be written into a file; Linux allows names that cannot."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes what a killed `whole_file` left in a folder."""
     for path in folder.glob(".*.part"):

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from data_prep.convert import part_file, read_stream
+from data_prep.scan import BATCH
 
 PER_TYPE = 3
 TYPES = ("open", "closed", "single", "multi")
@@ -37,11 +38,11 @@ def choose_rows(most_boxes: Mapping[str, Sequence[tuple[int, int]]]) -> dict[int
     return chosen
 
 
-def read_rows(work: Path, parts: int, chosen: Iterable[int]) -> list[dict[str, Any]]:
-    """The chosen rows of all parts, flat, in the order of `chosen`."""
+def read_rows(work: Path, chosen: Iterable[int]) -> list[dict[str, Any]]:
+    """The rows of the chosen source indices, flat, in the order of `chosen`."""
     wanted = pa.array(list(chosen), pa.int64())
     found: dict[int, dict[str, Any]] = {}
-    for number in range(parts):
+    for number in sorted({index // BATCH for index in wanted.to_pylist()}):
         flat = read_stream(part_file(work, number))
         for row in flat.filter(pc.is_in(flat["index"], value_set=wanted)).to_pylist():
             found[row["index"]] = row

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -18,15 +18,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from data_prep.errors import InputError
-from data_prep.files import ignore_interrupts, whole_file
+from data_prep.files import ignore_interrupts, is_utf8, whole_file
+from data_prep.lock import alone_in
 from data_prep.pictures import MANIFEST, MANIFEST_LOG, Folder
 from data_prep.program import run
 from data_prep.resizing import FORMATS, Recipe, make_copy
-from data_prep.scan import scan
-from data_prep.sources import open_source
 
 FAILED = "failed_images.txt"
-CHUNK = 16
+CHUNK = 4  # few, so that the last process to end is not long alone
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
 EPILOG = """\
@@ -67,6 +66,11 @@ def check(options: argparse.Namespace) -> Recipe:
         raise InputError(f"--out {options.out} is a file: name a folder")
     if options.out.resolve() == options.images.resolve():
         raise InputError(f"--out {options.out} is --images: name another folder")
+    if options.out.resolve().is_relative_to(options.images.resolve()):
+        # The next run would copy its copies.
+        raise InputError(f"--out {options.out} lies in --images: name a folder outside of it")
+    if (options.images / MANIFEST).is_file():
+        raise InputError(f"--images {options.images} holds copies: name the originals' folder")
     return Recipe(options.long_side, options.format, options.quality)
 
 
@@ -75,6 +79,10 @@ def wanted_pictures(images: Path, source: str | None) -> tuple[list[Path], int]:
     if source is None:
         found = (path for path in images.rglob("*") if path.suffix.lower() in ENDINGS)
         return sorted(path.relative_to(images) for path in found if path.is_file()), 0
+    # Slow to import, and of no use to the processes that make copies.
+    from data_prep.scan import scan
+    from data_prep.sources import open_source
+
     names = scan(open_source(source), None, is_spread=False).names
     folder = Folder(images)
     located = [folder.locate(name) for name in names]
@@ -100,25 +108,38 @@ class Manifest:
                 entry = json.loads(line)
             except ValueError:
                 continue  # the last line of a run that was killed
-            if isinstance(entry, dict) and entry.pop("made", None) == self._head:
+            if isinstance(entry, dict) and "path" in entry:
                 self.entries[entry["path"]] = entry
+
+    def made_alike(self, path: str) -> dict[str, Any] | None:
+        """The entry of a copy, where it was made as copies are to be made now."""
+        entry = self.entries.get(path)
+        return entry if entry and entry.get("made") == self._head else None
 
     def begin(self, out: Path) -> None:
         """Takes the manifest away until every copy is made; the log keeps what is known."""
-        self.add(list(self.entries.values()))
+        self._log_entries(list(self.entries.values()))
         (out / MANIFEST).unlink(missing_ok=True)
 
     def add(self, entries: list[dict[str, Any]]) -> None:
-        lines = "".join(json.dumps(entry | {"made": self._head}) + "\n" for entry in entries)
-        with self._log.open("a", encoding="utf-8") as file:
-            file.write(lines)
+        entries = [entry | {"made": self._head} for entry in entries]
+        self._log_entries(entries)
         self.entries |= {entry["path"]: entry for entry in entries}
 
-    def finish(self, out: Path, paths: list[str]) -> None:
-        """Writes the manifest of these paths, in their order, and drops the log."""
+    def _log_entries(self, entries: list[dict[str, Any]]) -> None:
+        with self._log.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(entry) + "\n" for entry in entries))
+
+    def finish(self, out: Path, failed: Collection[str]) -> None:
+        """Writes the manifest of every copy that is there, and drops the log.
+
+        Copies of earlier runs stay in it, whatever rows named them: their originals' sizes are
+        known from nowhere else.
+        """
+        kept = (path for path in self.entries if path not in failed and (out / path).is_file())
         with whole_file(out / MANIFEST) as temporary, temporary.open("w", encoding="utf-8") as file:
-            for path in paths:
-                file.write(json.dumps(self.entries[path] | {"made": self._head}) + "\n")
+            for path in sorted(kept, key=Path):
+                file.write(json.dumps(self.entries[path]) + "\n")
         self._log.unlink(missing_ok=True)
 
 
@@ -175,15 +196,23 @@ def copy_all(options: argparse.Namespace) -> dict[str, int]:
     paths, missing = wanted_pictures(images, options.source)
     if not paths:
         raise InputError(f"--images {options.images} holds no picture ({', '.join(ENDINGS)})")
-    _refuse_same_names(paths)
+    _refuse_names(paths)
     out.mkdir(parents=True, exist_ok=True)
+    with alone_in(out):
+        counts = _copy(paths, images, out, recipe, options)
+    return {**counts, "missing": missing}
+
+
+def _copy(
+    paths: list[Path], images: Path, out: Path, recipe: Recipe, options: argparse.Namespace
+) -> dict[str, int]:
     for leftover in out.rglob(".*.part"):
         leftover.unlink(missing_ok=True)
     manifest = Manifest(out, recipe)
     ready = [
         path
         for path in paths
-        if (entry := manifest.entries.get(path.with_suffix(f".{recipe.ending}").as_posix()))
+        if (entry := manifest.made_alike(path.with_suffix(f".{recipe.ending}").as_posix()))
         and is_there(out, entry, options.verify)
     ]
     jobs = sorted(set(paths) - set(ready))
@@ -195,21 +224,24 @@ def copy_all(options: argparse.Namespace) -> dict[str, int]:
             manifest.add([entry for _, entry in made if isinstance(entry, dict)])
             failed |= {name: entry for name, entry in made if isinstance(entry, str)}
             bar.update(len(made))
-    copied = [path for path in paths if path.as_posix() not in failed]
-    manifest.finish(out, [path.with_suffix(f".{recipe.ending}").as_posix() for path in copied])
+    manifest.finish(
+        out, {Path(name).with_suffix(f".{recipe.ending}").as_posix() for name in failed}
+    )
     _list_failed(out, failed)
     return {
         "pictures": len(paths),
         "copied": len(jobs) - len(failed),
         "there": len(ready),
         "failed": len(failed),
-        "missing": missing,
     }
 
 
-def _refuse_same_names(paths: list[Path]) -> None:
+def _refuse_names(paths: list[Path]) -> None:
+    """Raises InputError for two pictures of one name, and for a name that is no text."""
     seen: dict[Path, Path] = {}
     for path in paths:
+        if not is_utf8(path):
+            raise InputError(f"{str(path)!a} is a name that is no UTF-8: rename the file")
         other = seen.setdefault(path.with_suffix(""), path)
         if other != path:
             raise InputError(f"{other} and {path} would both become one copy: remove one of them")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+import shlex
+import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ MANIFEST = "manifest.jsonl"
 MANIFEST_LOG = ".manifest.log"
 MISSING = "missing_images.txt"
 PHYSIONET = "https://physionet.org/files/mimic-cxr-jpg/2.1.0"
+# Of so many pictures the first few are measured one by one, to see what it is that takes the time.
+SPELL, TRIED = 1024, 16
 _SUBJECT = re.compile(r"(?:^|/)(p\d{6,})/(?:(s\d+)/)?")
 _LAYOUT = re.compile(r"(p\d\d/p\d+/s\d+/[^/\s]+\.jpg)$")
 
@@ -52,7 +56,7 @@ class Folder:
         self._folder = folder
         self._originals = read_manifest(folder)
         # Looked at once: a name is then sought in one place first, which matters on slow disks.
-        self._has_files = (folder / "files").is_dir()
+        self._files = folder / "files" if (folder / "files").is_dir() else None
 
     def measure(self, name: str) -> Picture | str:
         """The picture of that name, its size read from its header, or a reject code."""
@@ -65,18 +69,23 @@ class Folder:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             # PIL raises each of these for files that are not pictures.
             return "unreadable_image"
-        return Picture(str(path), size, self._originals.get(_key(path), size))
+        return Picture(str(path), size, self._original(path) if self._originals else size)
+
+    def _original(self, path: Path) -> Size:
+        """The size of the picture that this one is a copy of."""
+        known = self._originals.get(_key(path))
+        if known is None:
+            raise InputError(
+                f"{path} is not in the {MANIFEST} of its folder, so its original's size is not "
+                "known: remove it and run data_prep.images again"
+            )
+        return known
 
     def locate(self, name: str) -> Path | None:
         relative = name.strip().lstrip("/")
-        if not relative or "\0" in relative or ".." in Path(relative).parts:
+        if not relative or "\0" in relative or ".." in relative.split("/"):
             return None
-        options = [self._folder / relative]
-        if self._has_files:
-            options.insert(0, self._folder / "files" / relative)
-        if relative.startswith("files/"):
-            options.append(self._folder / relative.removeprefix("files/"))
-        for path in options:
+        for path in self._places(relative):
             try:
                 found = path if path.is_file() else _other_format(path, self._originals)
             except OSError:  # a name longer than the file system takes
@@ -84,6 +93,13 @@ class Folder:
             if found:
                 return found
         return None
+
+    def _places(self, relative: str) -> Iterator[Path]:
+        if self._files:
+            yield self._files / relative
+        yield self._folder / relative
+        if relative.startswith("files/"):
+            yield self._folder / relative.removeprefix("files/")
 
 
 def _other_format(path: Path, originals: dict[str, Size]) -> Path | None:
@@ -125,12 +141,23 @@ def find_pictures(names: Iterable[str], folder: Path, workers: int) -> dict[str,
     Sizes come from the files' headers; no pixels are decoded.
     """
     wanted = sorted(set(names))
-    place = Folder(folder)
-    # Waiting for the disk takes longer than reading a header, so more threads than cores.
-    with ThreadPoolExecutor(max_workers=4 * max(1, workers)) as pool:
-        found = pool.map(place.measure, wanted)
-        progress = tqdm(found, total=len(wanted), desc="reading image headers", unit="image")
-        return dict(zip(wanted, progress, strict=True))
+    measured = _measure_all(Folder(folder), wanted, 4 * max(1, workers))
+    progress = tqdm(measured, total=len(wanted), desc="reading image headers", unit="image")
+    return dict(zip(wanted, progress, strict=True))
+
+
+def _measure_all(folder: Folder, names: list[str], threads: int) -> Iterator[Picture | str]:
+    """Measures pictures in order: in many threads where that is mostly waiting for the disk.
+
+    Where it is not, threads that hand the interpreter to each other would take twice the time.
+    """
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        for start in range(0, len(names), SPELL):
+            tried, rest = names[start : start + TRIED], names[start + TRIED : start + SPELL]
+            begin, busy = time.perf_counter(), time.thread_time()
+            yield from map(folder.measure, tried)
+            waited = time.perf_counter() - begin > 2 * (time.thread_time() - busy)
+            yield from pool.map(folder.measure, rest) if waited else map(folder.measure, rest)
 
 
 def missing_urls(found: dict[str, Picture | str]) -> list[str]:
@@ -156,5 +183,6 @@ def download_command(listed: Path, images: Path) -> str:
     # The address' path is files/mimic-cxr-jpg/2.1.0/files/pNN/…: three folders are cut off.
     return (
         f"wget --continue --force-directories --no-host-directories --cut-dirs=3 "
-        f"--user PHYSIONET_USER --ask-password --directory-prefix {root} --input-file {listed}"
+        f"--user PHYSIONET_USER --ask-password --directory-prefix {shlex.quote(str(root))} "
+        f"--input-file {shlex.quote(str(listed))}"
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,43 +16,49 @@ from tqdm import tqdm
 
 from data_prep.audit import build_audit, write_audit
 from data_prep.convert import Context, PartStats, part_file, read_stream, rejects_file
-from data_prep.coordinates import Frame, parse_frame
+from data_prep.coordinates import Frame
 from data_prep.errors import InputError
-from data_prep.exclusion import read_exclusion
+from data_prep.exclusion import Exclusion, check_exclusion, read_exclusion
 from data_prep.files import remove_leftovers
-from data_prep.findings_table import read_findings
-from data_prep.frames import ThinEvidence, infer_fit, infer_frame
+from data_prep.findings_table import check_coverage, read_findings
+from data_prep.frame_choice import choose_frame
 from data_prep.gallery import choose_rows, read_rows
-from data_prep.pictures import Picture, find_pictures, missing_urls, write_missing
+from data_prep.lock import alone_in
+from data_prep.pictures import (
+    MISSING,
+    Picture,
+    download_command,
+    find_pictures,
+    missing_urls,
+    write_missing,
+)
 from data_prep.prompts import PromptTemplates, load_templates
+from data_prep.publishing import REJECTS, check_whole, publish, refuse_own_source
 from data_prep.rows import Mapper
-from data_prep.scan import Scan, sampled_boxes, scan
+from data_prep.scan import Scan, scan
 from data_prep.settings import Settings
 from data_prep.sources import Source, open_source
+from data_prep.sources.base import stamp
 from data_prep.splits import SPLITS, limited_rows, split_patients
 from data_prep.statistics import Tally
 from data_prep.tables import Layout
 from data_prep.tokens import load_tokenizer
-from data_prep.work import convert_all, open_work, open_workers
+from data_prep.work import convert_all, open_work, open_workers, remove_work
 from data_prep.writing import RowFile, Splitter, TrainingFiles
-
-AUDIT = "audit.json"
-
-
-@dataclass(frozen=True)
-class FrameChoice:
-    """The frame that boxes are read in, and what is known for and against it."""
-
-    frame: Frame
-    evidence: str
-    doubts: list[str]
 
 
 def prepare(settings: Settings) -> dict[str, Any]:
     """Runs the whole preparation and returns the audit. Raises InputError, in one line."""
+    with ExitStack() as held:
+        return _prepare(settings, held)
+
+
+def _prepare(settings: Settings, held: ExitStack) -> dict[str, Any]:
+    """`prepare`, which holds the output folder from when it first writes there."""
     source = open_source(settings.source)
     if not source.rows:
         raise InputError(f"{source.label} has no rows")
+    refuse_own_source(source.files, settings.out)
     captions = read_findings(settings.findings) if settings.findings else None
     exclusion = read_exclusion(settings.exclude)
     templates = load_templates(settings.prompts)
@@ -61,10 +67,12 @@ def prepare(settings: Settings) -> dict[str, Any]:
     kept = limited_rows(source.rows, settings.limit, settings.seed)
     with open_workers(settings.workers, source.rows) as workers:
         found = scan(source, kept, is_spread="auto" in (settings.frame, settings.fit))
+        notes = _check_lists(settings, found, captions, exclusion)
         pictures = find_pictures(found.names, settings.images, settings.workers)
         choice = choose_frame(settings, found, pictures)
         mapper = Mapper(choice.frame, settings.family, settings.min_pixels, settings.max_pixels)
         settings.out.mkdir(parents=True, exist_ok=True)
+        held.enter_context(alone_in(settings.out))
         remove_leftovers(settings.out)
         described = _describe_run(settings, source, templates, choice.frame, pictures)
         work = open_work(settings.out, described)
@@ -79,7 +87,7 @@ def prepare(settings: Settings) -> dict[str, Any]:
     written = write_files(settings, source, work, parts, stats, splits, values, captions)
     _check_conservation(source.rows, stats, written.tallies, kept)
     missing = missing_urls(pictures)
-    shown = read_rows(work, parts, choose_rows(most_boxes))
+    shown = read_rows(work, choose_rows(most_boxes))
     audit = build_audit(
         settings=settings,
         values=values,
@@ -92,58 +100,43 @@ def prepare(settings: Settings) -> dict[str, Any]:
         pictures=pictures,
         missing=len(missing),
         evidence=choice.evidence,
-        doubts=choice.doubts,
+        doubts=[*choice.doubts, *notes],
     )
-    write_missing(settings.out, missing)
-    _publish(settings.out, written.folder, audit, shown)
-    shutil.rmtree(work)
+    write_audit(written.folder, audit, shown)
+    write_missing(written.folder, missing)
+    check_whole(written.folder, written.files)
+    publish(settings.out, written.folder)
+    remove_work(work)
     if not written.files:
-        reason, count = stats.rejects.most_common(1)[0]
-        raise InputError(
-            f"no row of {source.label} is usable, {count} are rejected as {reason}: see "
-            f"{settings.out / 'audit.html'}"
-        )
+        raise InputError(_nothing_usable(settings, source, stats, missing))
     return audit
 
 
-def choose_frame(
-    settings: Settings, found: Scan, pictures: Mapping[str, Picture | str]
-) -> FrameChoice:
-    """The frame and fit as given or inferred; what is given is checked against the boxes.
+def _nothing_usable(
+    settings: Settings, source: Source, stats: PartStats, missing: Sequence[str]
+) -> str:
+    reason, count = stats.rejects.most_common(1)[0]
+    text = f"no row of {source.label} is usable, {count} are rejected as {reason}: "
+    if reason == "missing_image" and missing:
+        listed = settings.out / MISSING
+        return (
+            f"{text}name the folder that image_path is relative to (--images {settings.images}), "
+            f"or fetch the images listed in {listed}: {download_command(listed, settings.images)}"
+        )
+    return f"{text}see {settings.out / 'audit.html'}"
 
-    Raises InputError where something is to be inferred and the evidence is thin.
-    """
-    boxes = sampled_boxes(found.sample, pictures)
-    seen, doubts = [], []
-    try:
-        size, evidence = infer_frame(boxes)
-        if settings.frame == "auto":
-            seen.append(evidence)
-        elif size != parse_frame(settings.frame):
-            doubts.append(f"--frame {settings.frame} is at odds with the boxes ({evidence})")
-    except ThinEvidence as doubt:
-        if settings.frame == "auto":
-            raise InputError(str(doubt)) from None
-        size = None
-    if settings.frame != "auto":
-        size = parse_frame(settings.frame)
-        seen.append("frame as given by --frame")
-    if size is None:
-        return FrameChoice(Frame(None), "; ".join(seen), doubts)
-    try:
-        fit, evidence = infer_fit(boxes, size)
-        if settings.fit == "auto":
-            seen.append(evidence)
-        elif fit != settings.fit and not doubts:
-            doubts.append(f"--fit {settings.fit} is at odds with the boxes ({evidence})")
-    except ThinEvidence as doubt:
-        if settings.fit == "auto":
-            raise InputError(str(doubt)) from None
-        fit = "stretch"
-    if settings.fit != "auto":
-        fit = "pad" if settings.fit == "pad" else "stretch"
-        seen.append("fit as given by --fit")
-    return FrameChoice(Frame(size, fit), "; ".join(seen), doubts)
+
+def _check_lists(
+    settings: Settings, found: Scan, captions: Mapping[str, str] | None, exclusion: Exclusion
+) -> list[str]:
+    """What --findings and --exclude leave out, a line each; InputError where they name nothing."""
+    notes: list[str] = []
+    is_whole = settings.limit is None
+    if settings.findings and captions is not None:
+        notes += check_coverage(captions, settings.findings, found.names, is_whole)
+    if settings.exclude:
+        notes += check_exclusion(exclusion, settings.exclude, found.names, is_whole)
+    return notes
 
 
 @dataclass(frozen=True)
@@ -192,7 +185,7 @@ def write_files(
         for number in tqdm(range(parts), "writing", unit="part", mininterval=1):
             faulty = read_stream(rejects_file(work, number))
             if rejects is None:
-                path = folder / "rejects.parquet"
+                path = folder / REJECTS
                 schema = faulty.schema.with_metadata(source.schema.metadata)
                 rejects = RowFile(path, schema, None, 4096)
             rejects.add(faulty)
@@ -210,15 +203,6 @@ def write_files(
     return Written(folder, training.close() if training else {}, tallies, keys)
 
 
-def _publish(out: Path, folder: Path, audit: dict[str, Any], shown: list[dict[str, Any]]) -> None:
-    """Gives every file its final name, the audit's last: where it is, the others are of its run."""
-    (out / AUDIT).unlink(missing_ok=True)
-    write_audit(folder, audit, shown)
-    names = sorted(path.name for path in folder.iterdir())
-    for name in sorted(names, key=lambda name: (name == AUDIT, name)):
-        os.replace(folder / name, out / name)
-
-
 def _describe_run(
     settings: Settings,
     source: Source,
@@ -231,7 +215,7 @@ def _describe_run(
     for name, picture in sorted(pictures.items()):
         seen.update(f"{name}|{picture}\n".encode("utf-8", "surrogatepass"))
     stamped = {
-        name: f"{path.resolve()}|{path.stat().st_mtime_ns}" if path else None
+        name: stamp(path) if path else None
         for name, path in (
             ("findings", settings.findings),
             ("exclude", settings.exclude),

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from data_prep.coordinates import Size
 from data_prep.files import whole_file
 
+FILTER = Image.Resampling.BILINEAR
+"""A triangle as wide as the pixels are merged (Pillow's filters do not alias). It takes half the
+time of the bicubic one; what the copies lose by it is less than what JPEG of quality 90 loses."""
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 
@@ -50,7 +52,7 @@ def make_copy(source: Path, target: Path, recipe: Recipe) -> dict[str, Any]:
         picture.draft(picture.mode, draft_size(size))
         picture.load()
         plain = picture if picture.mode in ("L", "RGB") else _plain(picture)
-        small = plain.resize(size, Image.Resampling.BICUBIC, reducing_gap=1.5)
+        small = plain.resize(size, FILTER, reducing_gap=1.5)
     buffer = io.BytesIO()
     options: dict[str, Any] = {} if recipe.ending == "png" else {"quality": recipe.quality}
     small.save(buffer, FORMATS[recipe.ending], **options)
@@ -69,6 +71,8 @@ def make_copy(source: Path, target: Path, recipe: Recipe) -> dict[str, Any]:
 def _plain(picture: Image.Image) -> Image.Image:
     """The picture with 8 bits a channel: deep greyscale is scaled to its own range."""
     if picture.mode.startswith("I") or picture.mode == "F":
+        import numpy as np  # for these pictures only
+
         values = np.asarray(picture, dtype=np.float64)
         low, high = float(values.min()), float(values.max())
         scaled = (values - low) * (255 / max(high - low, 1e-9))

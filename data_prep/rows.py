@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,12 @@ from data_prep.coordinates import (
     smart_resize,
 )
 from data_prep.pictures import Picture, patient_and_study
+from data_prep.plain import PlainText, read_plain, rewrite_plain
+from data_prep.unread import has_unread, has_unread_between, loses_regions
 from reward.ground_truth import GroundTruth
 from reward.numbers import Box, cited_groups
 from reward.response import (
+    LONGEST_RESPONSE,
     Region,
     cited_regions,
     parse_response,
@@ -44,8 +47,10 @@ REJECT_CODES = {
     "no_response": "the response is missing or empty",
     "no_answer": "the response holds no <answer> or an empty one",
     "unknown_question_type": "the question type is none of the four published ones",
-    "answer_not_in_choices": "the answer is not one that the question allows",
-    "bad_box": "a box has other than four finite numbers",
+    "answer_not_in_choices": "the answer is not certainly one that the question allows",
+    "bad_box": "a box has other than four finite numbers, or a region of the answer does not read",
+    "unread_box": "four numbers in a text look like a box and are in no form that is read",
+    "too_long": f"reasoning and response have more than {LONGEST_RESPONSE} characters",
     "degenerate_box": "a box has swapped or equal corners, or vanishes in the model's pixels",
     "box_outside": "a box lies more than 2 % of the frame outside it",
     "no_patient": "the image path names no patient, so its split is unknown",
@@ -58,13 +63,11 @@ REJECT_CODES = {
 MOST_OVERHANG = 0.02
 UNNAMED = "region"
 
-_MEDIA = re.compile(r"<(?:image|video|audio)>")
+# Tags that verl takes for a medium, and tokens that only a chat template may write.
+_MEDIA = re.compile(r"<(?:image|video|audio|\|\w{1,40}\|)>")
 _TAG = re.compile(r"<[^<>]*>|[<>]")
 _BLOCK_TAGS = re.compile(r"</?(?:think|answer|location|response)\s*>", re.IGNORECASE)
 _LOCATION = re.compile(r"<location\s*>(.*?)(?:</location\s*>|$)", re.IGNORECASE | re.DOTALL)
-PLAIN_BOX = re.compile(r"\[(\d{1,6}), ?(\d{1,6}), ?(\d{1,6}), ?(\d{1,6})\]")
-# Brackets that hold words or a plain box only.
-_ROUND_PAIR = re.compile(r"\((?:\[[\d, ]*\]|[^()\[\]\d]*|choice [A-Z])\)")
 _MAY_HOLD_BOX = re.compile(r"[\[(>]\s*[+-]?(?:\.?\d|inf|nan)", re.IGNORECASE)
 _NUMBERS = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+|inf|nan)(?:e[+-]?\d+)?", re.IGNORECASE)
 
@@ -86,15 +89,20 @@ class ParsedRow:
     choices: dict[str, str] | None
     answer: Answer
     reasoning: str
-    # All boxes in the reasoning stand as `[1, 2, 3, 4]`, so that they are found at once.
-    is_plain: bool
+    # The reasoning taken apart, where all of its boxes stand as `[1, 2, 3, 4]`.
+    plain: PlainText | None
     regions: tuple[Region, ...]
     media_tags: int
 
     def boxes(self) -> list[Box]:
         """Every box of the row, in its regions and in its reasoning."""
-        cited = cited_regions(self.reasoning)
-        return [region.box for region in (*self.regions, *cited) if region.box is not None]
+        cited = (
+            [region.box for region in cited_regions(self.reasoning)]
+            if self.plain is None
+            else self.plain.boxes
+        )
+        final = [region.box for region in self.regions]
+        return [box for box in (*final, *cited) if box is not None]
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ class Example:
 
 def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
     """Reads the texts of a row. Raises RowFault with a code of `REJECT_CODES`."""
-    question, in_question = _without_media(_text(row.get("question")))
+    question, in_question = _without_media(plain_brackets(_text(row.get("question"))))
     response, in_response = _without_media(plain_brackets(_text(row.get("response"))))
     if not question:
         raise RowFault("no_question")
@@ -120,6 +128,9 @@ def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
     question_type = read_question_type(_text(row.get("question_type")))
     if question_type is None:
         raise RowFault("unknown_question_type")
+    told = _text(row.get("thinkVG"))
+    if len(response) + len(told) > LONGEST_RESPONSE:
+        raise RowFault("too_long")
     read = parse_response(response)
     if not read.answer:
         raise RowFault("no_answer")
@@ -127,14 +138,20 @@ def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
     answer = normalise_answer(read.answer, question_type, choices)
     if answer is None:
         raise RowFault("answer_not_in_choices")
-    told, in_reasoning = _without_media(plain_brackets(_text(row.get("thinkVG"))))
-    reasoning = " ".join(_BLOCK_TAGS.sub(" ", told).split())
-    plain = is_plain(reasoning)
-    if not plain:
+    told, in_reasoning = _without_media(plain_brackets(told))
+    reasoning = " ".join((_BLOCK_TAGS.sub(" ", told) if "<" in told else told).split())
+    plain = read_plain(reasoning)
+    if plain is None:
         _check_boxes(reasoning)
+    if has_unread(reasoning) if plain is None else has_unread_between(plain.gaps):
+        raise RowFault("unread_box")
+    if has_unread(question) or (question_type == "open" and has_unread(read.answer)):
+        raise RowFault("unread_box")
     if any(region.box is None for region in read.regions):
         for text in _LOCATION.findall(response):
             _check_boxes(text)
+        raise RowFault("bad_box")
+    if loses_regions(response, len(read.regions)):
         raise RowFault("bad_box")
     image_path = _text(row.get("image_path"))
     if not image_path:
@@ -152,15 +169,17 @@ def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
         choices=choices,
         answer=answer,
         reasoning=reasoning,
-        is_plain=plain,
+        plain=plain,
         regions=read.regions,
         media_tags=in_question + in_response + in_reasoning,
     )
 
 
 def _without_media(text: str) -> tuple[str, int]:
-    """The text without tags that verl takes for an image, and how many there were."""
+    """The text without tags and tokens that stand for something else, and how many there were."""
     count = 0
+    if "<" not in text:
+        return text.strip(), count
     while found := len(_MEDIA.findall(text)):
         # Again, since two halves of a tag may have stood around it.
         text, count = _MEDIA.sub("", text), count + found
@@ -169,17 +188,6 @@ def _without_media(text: str) -> tuple[str, int]:
 
 def _text(value: object) -> str:
     return value.strip() if isinstance(value, str) else ""
-
-
-def is_plain(text: str) -> bool:
-    """Whether every box in the text is a good one in the usual form, told at little cost.
-
-    False tells nothing; True, that `cited_groups` would find just what `PLAIN_BOX` finds.
-    """
-    boxes = PLAIN_BOX.findall(text)
-    if len(boxes) != text.count("[") or "<" in text or "(" in _ROUND_PAIR.sub("", text):
-        return False
-    return all(int(x1) < int(x2) and int(y1) < int(y2) for x1, y1, x2, y2 in boxes)
 
 
 def _check_boxes(text: str) -> None:
@@ -227,18 +235,34 @@ class Mapper:
 
         Raises RowFault for a box too far outside the picture, or one that vanishes.
         """
+        return self.writer(picture, image_size)(box)
+
+    def writer(self, picture: Picture, image_size: Size) -> Callable[[Box], tuple[Box, bool]]:
+        """`written` for the boxes of one picture."""
         width, height = self.family.box_space(image_size)
-        unit = self.frame.to_unit(box, picture.original)
-        is_clipped = min(unit) < 0 or max(unit) > 1
-        if is_clipped:
-            if overhang(unit) > MOST_OVERHANG:
-                raise RowFault("box_outside")
-            unit = clip_unit(unit)
-        x1, y1 = float(round(unit[0] * width)), float(round(unit[1] * height))
-        x2, y2 = float(round(unit[2] * width)), float(round(unit[3] * height))
-        if x2 <= x1 or y2 <= y1:
-            raise RowFault("degenerate_box")
-        return (x1, y1, x2, y2), is_clipped
+        (left, top), (wide, high) = self.frame.place(picture.original)
+
+        def write(box: Box) -> tuple[Box, bool]:
+            x1, y1, x2, y2 = box
+            x1, y1, x2, y2 = (
+                (x1 - left) / wide,
+                (y1 - top) / high,
+                (x2 - left) / wide,
+                (y2 - top) / high,
+            )
+            is_clipped = not (0 <= x1 <= 1 and 0 <= y1 <= 1 and 0 <= x2 <= 1 and 0 <= y2 <= 1)
+            if is_clipped:
+                unit = (x1, y1, x2, y2)
+                if overhang(unit) > MOST_OVERHANG:
+                    raise RowFault("box_outside")
+                x1, y1, x2, y2 = clip_unit(unit)
+            x1, y1 = float(round(x1 * width)), float(round(y1 * height))
+            x2, y2 = float(round(x2 * width)), float(round(y2 * height))
+            if x2 <= x1 or y2 <= y1:
+                raise RowFault("degenerate_box")
+            return (x1, y1, x2, y2), is_clipped
+
+        return write
 
     def example(self, parsed: ParsedRow, picture: Picture) -> Example:
         """Maps every box of a row, in its texts as in its ground truth.
@@ -246,13 +270,15 @@ class Mapper:
         Raises RowFault for a box too far outside the picture, or too small for its pixels.
         """
         image_size = self.model_size(picture.size)
-        clipped: set[Box] = set()
+        # A region's box stands in the reasoning too, often more than once.
+        known: dict[Box, tuple[Box, bool]] = {}
+        write = self.writer(picture, image_size)
 
         def to_model(box: Box) -> Box:
-            mapped, is_clipped = self.written(box, picture, image_size)
-            if is_clipped:
-                clipped.add(box)
-            return mapped
+            found = known.get(box)
+            if found is None:
+                found = known[box] = write(box)
+            return found[0]
 
         regions = tuple(
             Region(_plain_name(region.ref), to_model(region.box))
@@ -263,15 +289,11 @@ class Mapper:
         def rewritten(text: str) -> str:
             return replace_boxes(text, to_model) if _MAY_HOLD_BOX.search(text) else text
 
-        def rewritten_plain(match: re.Match[str]) -> str:
-            x1, y1, x2, y2 = map(float, match.groups())
-            mapped = to_model((x1, y1, x2, y2))
-            return f"[{mapped[0]:.0f}, {mapped[1]:.0f}, {mapped[2]:.0f}, {mapped[3]:.0f}]"
-
-        if parsed.is_plain:
-            reasoning = PLAIN_BOX.sub(rewritten_plain, parsed.reasoning)
+        if parsed.plain is not None:
+            reasoning, cited = rewrite_plain(parsed.plain, to_model)
         else:
             reasoning = rewritten(parsed.reasoning)
+            cited = cited_regions(reasoning)
         answer = parsed.answer
         if parsed.question_type == "open":
             answer = rewritten(answer_text(answer))
@@ -283,7 +305,7 @@ class Mapper:
             answer=answer,
             choices=choices,
             regions=regions,
-            think_regions=tuple(cited_regions(reasoning)),
+            think_regions=cited,
             image_size=image_size,
             coordinates=self.family.coordinates,
         )
@@ -293,7 +315,7 @@ class Mapper:
             question=rewritten(parsed.question),
             ground_truth=truth,
             response=_write_response(reasoning, answer, regions) if reasoning else None,
-            clipped_boxes=len(clipped),
+            clipped_boxes=sum(is_clipped for _, is_clipped in known.values()),
         )
 
 
@@ -303,5 +325,9 @@ def _plain_name(ref: str) -> str:
 
 
 def _write_response(reasoning: str, answer: Answer, regions: tuple[Region, ...]) -> str:
-    named = [Region(region.ref or UNNAMED, region.box) for region in regions]
+    # A name without a letter is none to the strict reader.
+    named = [
+        region if region.ref.lower() != region.ref.upper() else Region(UNNAMED, region.box)
+        for region in regions
+    ]
     return render_response(reasoning, answer_text(answer), named)

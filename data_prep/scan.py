@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,10 @@ from tqdm import tqdm
 from data_prep.convert import read_records
 from data_prep.coordinates import Size
 from data_prep.pictures import Picture
-from data_prep.rows import ParsedRow, RowFault, parse_row
+from data_prep.rows import ParsedRow, parse_row
 from data_prep.sources import Source
 from data_prep.sources.base import GEMEX_COLUMNS
-from data_prep.sources.gemex import UnknownForm, as_thinkvg
+from data_prep.sources.gemex import as_thinkvg
 from reward.numbers import Box
 
 BATCH = 2048
@@ -107,14 +107,18 @@ def _names(batch: pa.RecordBatch, positions: np.ndarray | None) -> set[str]:
             pass  # row by row, so that only the row at fault is left out
     places = range(batch.num_rows) if positions is None else positions.tolist()
     table = pa.Table.from_batches([batch])
-    found = (_name(record) for record in read_records(table, list(places)))
+    read = dict if has_paths(batch.schema) else as_thinkvg
+    found = (_name(record, read) for record in read_records(table, list(places)))
     return {name for name in found if name}
 
 
-def _name(record: Mapping[str, Any] | None) -> str:
+def _name(
+    record: Mapping[str, Any] | None, read: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> str:
     try:
-        path = as_thinkvg(record or {}).get("image_path")
-    except UnknownForm:
+        path = read(record or {}).get("image_path")
+    except Exception:
+        # The conversion meets the row again and says what is wrong with it.
         return ""
     return path.strip() if isinstance(path, str) else ""
 
@@ -128,8 +132,8 @@ def _parsed(batch: pa.RecordBatch, places: np.ndarray, start: int) -> list[Parse
     ):
         try:
             parsed.append(parse_row(as_thinkvg(record or {}), start + position))
-        except (RowFault, UnknownForm):
-            continue
+        except Exception:
+            continue  # the conversion meets the row again and says what is wrong with it
     return parsed
 
 

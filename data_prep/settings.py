@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data_prep.coordinates import MODEL_FAMILIES, ModelFamily, parse_frame
 from data_prep.errors import InputError
+from data_prep.files import is_utf8
 from data_prep.splits import STRATIFY
 
 EPILOG = """\
@@ -125,8 +126,14 @@ def settings_from(options: argparse.Namespace) -> Settings:
             parse_frame(options.frame)
         except ValueError as error:
             raise InputError(f"--frame: {error}") from None
+    if options.frame == "original" and options.fit:
+        raise InputError(f"--fit {options.fit} says nothing of --frame original: leave it out")
     if not options.images.is_dir():
         raise InputError(f"--images {options.images} is not a folder")
+    for option in ("images", "out"):
+        path = getattr(options, option).resolve()
+        if not is_utf8(path):
+            raise InputError(f"--{option} {str(path)!a} is a name that is no UTF-8: rename it")
     if options.out.exists() and not options.out.is_dir():
         raise InputError(f"--out {options.out} is a file: name a folder")
     return Settings(

@@ -5,11 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _REWARD = pa.struct([("style", pa.string()), ("ground_truth", pa.string())])
+
+# The columns of flat rows (`convert.FLAT`) that a row of each kind is made of.
+_BOTH = (
+    *("index", "patient", "study", "image_path", "image", "question", "prompt"),
+    *("findings", "prompt_tokens", "response_tokens"),
+)
+ROLLOUT_INPUT = (*_BOTH, "ground_truth")
+SFT_INPUT = (*_BOTH, "response")
 
 
 @dataclass(frozen=True)
@@ -128,18 +137,13 @@ def _messages(turns: list[tuple[str, pa.ChunkedArray]]) -> pa.Array:
     roles = pa.array([role for role, _ in turns], pa.string())
     # Contents lie turn after turn; the order wanted is row after row.
     contents = pa.concat_arrays([content.combine_chunks() for _, content in turns])
-    order = pc.add(
-        pc.multiply(
-            pa.array([turn for _ in range(rows) for turn in range(count)], pa.int64()), rows
-        ),
-        pa.array([row for row in range(rows) for _ in range(count)], pa.int64()),
-    )
-    which = pa.array([turn for _ in range(rows) for turn in range(count)], pa.int64())
-    messages = _struct(_MESSAGES.value_type, [roles.take(which), contents.take(order)])
+    which = np.tile(np.arange(count), rows)
+    if count > 1:
+        contents = contents.take(pa.array(which * rows + np.arange(rows).repeat(count)))
+    messages = _struct(_MESSAGES.value_type, [roles.take(pa.array(which)), contents])
     return _lists(messages, count)
 
 
 def _lists(values: pa.Array, length: int) -> pa.Array:
-    rows = len(values) // length
-    offsets = pa.array(range(0, rows * length + 1, length), pa.int32())
-    return pa.ListArray.from_arrays(offsets, values)
+    offsets = np.arange(0, len(values) + 1, length, dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values)

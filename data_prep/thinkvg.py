@@ -10,6 +10,10 @@ from data_prep.pictures import MISSING, download_command
 from data_prep.pipeline import prepare
 from data_prep.program import run
 from data_prep.settings import Settings, build_parser, settings_from
+from data_prep.splits import SPLITS
+
+# Of a set in the frame that is named, hardly any box lies outside; so many rows are pointed out.
+MOST_OUTSIDE = 0.01
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,6 +44,17 @@ def _summarise(audit: Mapping[str, Any]) -> None:
 def remarks(settings: Settings, audit: Mapping[str, Any]) -> list[str]:
     """What a user should know before training, a line each."""
     lines = list(audit["doubts"])
+    read = audit["rows"]["source"] - audit["rows"]["left_out"]
+    if (outside := audit["rejects"].get("box_outside", 0)) > MOST_OUTSIDE * read:
+        lines.append(
+            f"{outside} of {read} rows have boxes outside of the frame: check --frame "
+            f"{settings.frame} and --fit {settings.fit}"
+        )
+    accepted = sum(audit["rows"][split] for split in SPLITS)
+    if count := audit["rows_without_boxes"]:
+        lines.append(f"{count} of {accepted} rows ({count / accepted:.1%}) want no box")
+    if not audit["rows"]["train"] and audit["files"]:
+        lines.append("train.parquet is empty: all patients are in the other splits")
     for split in ("val", "test"):
         if getattr(settings, split) > 0 and not audit["rows"][split]:
             lines.append(

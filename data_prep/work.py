@@ -25,6 +25,7 @@ from data_prep.scan import BATCH, numbered_batches
 from data_prep.sources import Source
 
 FOLDER = ".parts"
+STAMP = "run.json"  # what the parts were made of; without it they count for nothing
 _CODE = [Path(__file__).parent, Path(__file__).parents[1] / "reward"]
 
 
@@ -32,14 +33,20 @@ def open_work(out: Path, described: dict[str, object]) -> Path:
     """The folder for parts in `out`; parts of a run with other settings or rows are removed."""
     folder = out / FOLDER
     named = json.dumps(described | {"code": _code_digest()}, sort_keys=True, default=str)
-    stamp = folder / "run.json"
+    stamp = folder / STAMP
     if not stamp.is_file() or stamp.read_text(encoding="utf-8") != named:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_work(folder)
         folder.mkdir(parents=True)
         with whole_file(stamp) as temporary:
             temporary.write_text(named, encoding="utf-8")
     remove_leftovers(folder)
     return folder
+
+
+def remove_work(folder: Path) -> None:
+    """Removes the folder of parts; killed at it, it leaves none that a later run would use."""
+    (folder / STAMP).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _code_digest() -> str:

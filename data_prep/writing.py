@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from data_prep.metadata import encode_metadata
 from data_prep.splits import FRACTIONS, SPLITS, fraction_levels
-from data_prep.tables import Layout
+from data_prep.tables import ROLLOUT_INPUT, SFT_INPUT, Layout
 
 ROW_GROUP = 4096
 EMBEDDED_ROW_GROUP = 256  # an image is some hundred kilobytes
@@ -48,7 +48,7 @@ class RowFile:
             self._writer.write_table(whole.slice(0, full), row_group_size=self._group)
             # A copy, so that the rows written can be freed.
             rest = whole.slice(full)
-            self._held = [rest.take(pa.array(range(rest.num_rows), pa.int64()))]
+            self._held = [rest.take(pa.array(np.arange(rest.num_rows)))]
             self._count = rest.num_rows
 
     def close(self) -> None:
@@ -100,6 +100,7 @@ class TrainingFiles:
         group = EMBEDDED_ROW_GROUP if layout.embed_images else ROW_GROUP
         self._slice = group if layout.embed_images else 1 << 30
         self._files: dict[str, RowFile] = {}
+        self._filling: dict[str, Future[None]] = {}  # the last job of each file
         for name in file_names():
             plain = name.removeprefix("sft_")
             described = {
@@ -112,7 +113,10 @@ class TrainingFiles:
             self._files[name] = RowFile(path, schema, described, group)
 
     def add(self, split: str, flat: pa.Table, levels: np.ndarray, pool: ThreadPoolExecutor) -> None:
-        """Adds rows of one split to its files, and training rows to their fractions'."""
+        """Adds rows of one split to its files, and training rows to their fractions'.
+
+        The files may still be filled when this returns, until the next rows come for them.
+        """
         for begin in range(0, flat.num_rows, self._slice):
             rows = flat.slice(begin, self._slice)
             self._add(split, rows, levels[begin : begin + self._slice], pool)
@@ -120,30 +124,37 @@ class TrainingFiles:
     def _add(
         self, split: str, flat: pa.Table, levels: np.ndarray, pool: ThreadPoolExecutor
     ) -> None:
-        kinds = {"": self._layout.rollout} | ({"sft_": self._layout.sft} if split != "test" else {})
-        jobs: list[Future[None]] = []
-        for prefix, make in kinds.items():
+        kinds = [("", self._layout.rollout, flat.select(ROLLOUT_INPUT))]
+        if split != "test":
+            kinds.append(("sft_", self._layout.sft, flat.select(SFT_INPUT)))
+        for prefix, make, rows in kinds:
             for part in (1, *FRACTIONS) if split == "train" else (1,):
                 name = f"{prefix}{split}" if part == 1 else f"{prefix}{split}-1of{part}"
-                chosen = flat
-                if part > 1:
-                    chosen = flat.take(pa.array(np.flatnonzero(levels >= part), pa.int64()))
+                chosen = None if part == 1 else np.flatnonzero(levels >= part)
+                if name in self._filling:
+                    self._filling[name].result()
                 # Each job has a file of its own; Arrow lets go of the interpreter in its work.
-                jobs.append(pool.submit(_fill, self._files[name], make, chosen, split))
-        for job in jobs:
-            job.result()
+                job = pool.submit(_fill, self._files[name], make, rows, chosen, split)
+                self._filling[name] = job
 
     def close(self) -> dict[str, int]:
         """Ends the files and returns the number of rows in each."""
+        for job in self._filling.values():
+            job.result()
         for file in self._files.values():
             file.close()
         return {f"{name}.parquet": file.rows for name, file in self._files.items()}
 
 
 def _fill(
-    file: RowFile, make: Callable[[pa.Table, str], pa.Table], flat: pa.Table, split: str
+    file: RowFile,
+    make: Callable[[pa.Table, str], pa.Table],
+    flat: pa.Table,
+    chosen: np.ndarray | None,
+    split: str,
 ) -> None:
-    file.add(make(flat, split))
+    """Adds rows of a part to a file: all, or those at the positions `chosen`."""
+    file.add(make(flat if chosen is None else flat.take(pa.array(chosen)), split))
 
 
 def file_names() -> list[str]:

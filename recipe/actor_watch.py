@@ -21,6 +21,7 @@ PATIENCE = 30.0
 """Seconds that a run has to end by itself once one of its actors has died."""
 NEWS = 3.0
 """Seconds that news of a death may take to Ray's table."""
+WITH_OWNER = " with its owner"
 MEANT = ("RAY_KILL", "OUT_OF_SCOPE", "REF_DELETED")
 """Ray's reasons for the end of an actor that somebody wanted."""
 
@@ -37,7 +38,7 @@ def describe(actor: Mapping[str, Any]) -> str | None:
     if reason in MEANT:
         return None
     name = actor["ActorClassName"].rpartition(".")[2]
-    told = {"NODE_DIED": " with its node", "OWNER_DIED": " with its owner"}.get(reason, "")
+    told = {"NODE_DIED": " with its node", "OWNER_DIED": WITH_OWNER}.get(reason, "")
     return f"{name} (process {actor['Pid']} on {actor['Address']['IPAddress']}) died{told}"
 
 
@@ -82,11 +83,12 @@ class ActorWatch:
         self._over.set()
 
     def cause(self) -> str:
-        """What died, looked up where nothing was found so far; empty without a death."""
+        """What died, looked up once more; empty without a death."""
         deadline = time.monotonic() + NEWS
-        while not self.found and time.monotonic() < deadline:
+        # News of an owner may come behind those of what it owned.
+        while (not self.found or self.found.endswith(WITH_OWNER)) and time.monotonic() < deadline:
             with contextlib.suppress(Exception):  # Ray itself may be gone
-                self.found = self.look()
+                self.found = self.look() or self.found
             time.sleep(0.2)
         return self.found
 
@@ -100,7 +102,8 @@ class ActorWatch:
         job = ray.get_runtime_context().get_job_id()
         dead = actors(actor_state_name="DEAD").values()
         ours = sorted((a for a in dead if a["JobID"] == job), key=lambda a: a["EndTime"])
-        return next(filter(None, map(describe, ours)), "")
+        told = list(filter(None, map(describe, ours)))
+        return min(told, key=lambda line: line.endswith(WITH_OWNER), default="")
 
     def _watch(self) -> None:
         while not self._over.wait(self._every):
@@ -115,11 +118,10 @@ class ActorWatch:
 
 
 def _leave(fault: str) -> None:
-    """End this process with one line, its Ray cluster first; the main thread waits within Ray."""
-    import ray
+    """End this process with one line; the main thread waits within Ray.
 
-    closing = threading.Thread(target=ray.shutdown, daemon=True)
-    closing.start()
-    closing.join(timeout=20)
+    Without `ray.shutdown`, which can end the process by itself, with another code. A private
+    cluster ends with its driver, and a running one clears up behind it.
+    """
     print(f"error: the run failed: {fault}; the same command goes on", file=sys.stderr, flush=True)
     os._exit(1)

@@ -85,6 +85,8 @@ def start_engine(config: DictConfig) -> Any:
         config: composed ``configs/evaluate.yaml``; ``cluster.env`` is in the environment already.
     """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    # A process of its own for the engine, beside which this one prepares pictures.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
     from vllm import LLM
 
     kwargs = OmegaConf.to_container(config.cluster.engine_kwargs, resolve=True)

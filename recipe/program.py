@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 import hydra
@@ -74,8 +74,15 @@ def require(config: DictConfig, *keys: str) -> None:
             raise InputError(f"{key} is not set: add {key}=VALUE to the command line")
 
 
+def name_gpus_once(environment: MutableMapping[str, str]) -> None:
+    """Leave GPUs their CUDA name: SLURM may set AMD's variable beside it, which verl refuses."""
+    if "CUDA_VISIBLE_DEVICES" in environment:
+        environment.pop("ROCR_VISIBLE_DEVICES", None)
+
+
 def set_environment(config: DictConfig) -> None:
     """Set the variables of ``cluster.env`` that are not set yet; before verl is imported."""
+    name_gpus_once(os.environ)
     for name, value in config.cluster.env.items():
         os.environ.setdefault(str(name), str(value))
 

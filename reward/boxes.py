@@ -6,9 +6,6 @@ image, which overlaps nothing.
 
 from collections.abc import Sequence
 
-import numpy as np
-from scipy.optimize import linear_sum_assignment
-
 from reward.numbers import Box
 from reward.response import Region
 
@@ -63,6 +60,10 @@ def matched_values(values: Sequence[Sequence[float]]) -> list[float]:
         return best
     if len(values) == len(values[0]) <= 3:
         return list(max(_matchings(values), key=sum))
+    # Takes half a second to import, which the data preparation, for one, does without.
+    import numpy as np
+    from scipy.optimize import linear_sum_assignment
+
     matrix = np.array(values)
     chosen: list[float] = matrix[linear_sum_assignment(matrix, maximize=True)].tolist()
     return chosen

@@ -17,6 +17,7 @@ Coordinates = Literal["absolute", "norm1000"]
 QUESTION_TYPES: tuple[QuestionType, ...] = ("closed", "single", "multi", "open")
 COORDINATES: tuple[Coordinates, ...] = ("absolute", "norm1000")
 _SMALLEST_AREA = 1e-12
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 _KEYS = (
     "question_type",
     "answer",
@@ -104,17 +105,13 @@ class GroundTruth:
     def to_json(self) -> str:
         """Write the JSON string that `parse` reads; whole numbers are written as integers."""
         answer = list(self.answer) if isinstance(self.answer, tuple) else self.answer
-        return json.dumps(
-            {
-                "question_type": self.question_type,
-                "answer": answer,
-                "choices": self.choices,
-                "regions": _plain(self.regions),
-                "think_regions": _plain(self.think_regions),
-                "image_size": list(self.image_size),
-                "coordinates": self.coordinates,
-            },
-            ensure_ascii=False,
+        # Put together here because json's encoder takes thrice as long for so many short lists.
+        return (
+            f'{{"question_type": {_encode(self.question_type)}, "answer": {_encode(answer)}, '
+            f'"choices": {_encode(self.choices)}, "regions": {_regions_text(self.regions)}, '
+            f'"think_regions": {_regions_text(self.think_regions)}, '
+            f'"image_size": {_encode(list(self.image_size))}, '
+            f'"coordinates": {_encode(self.coordinates)}}}'
         )
 
 
@@ -158,14 +155,21 @@ def _check_inside(truth: GroundTruth) -> None:
                 )
 
 
-def _plain(regions: tuple[Region, ...]) -> list[dict[str, Any]]:
-    plain = []
-    for region in regions:
-        if region.box is None:
-            raise ValueError(f"region {region.ref!r} has no box to write")
-        box = [int(value) if float(value).is_integer() else value for value in region.box]
-        plain.append({"ref": region.ref, "box": box})
-    return plain
+def _regions_text(regions: tuple[Region, ...]) -> str:
+    """Regions as JSON."""
+    parts = []
+    for ref, box in regions:
+        if box is None:
+            raise ValueError(f"region {ref!r} has no box to write")
+        parts.append(f'{{"ref": {_encode(ref)}, "box": {_box_text(box)}}}')
+    return f"[{', '.join(parts)}]"
+
+
+def _box_text(box: Box) -> str:
+    x1, y1, x2, y2 = box
+    if x1 % 1 == y1 % 1 == x2 % 1 == y2 % 1 == 0:
+        return f"[{int(x1)}, {int(y1)}, {int(x2)}, {int(y2)}]"
+    return _encode([int(value) if float(value).is_integer() else value for value in box])
 
 
 def _load(source: str | Mapping[str, Any]) -> Mapping[str, Any]:

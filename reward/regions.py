@@ -6,7 +6,7 @@ from functools import lru_cache
 _WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 _REF_BEGIN = re.compile(r"<ref\s*+>", re.IGNORECASE)
 _TAG = re.compile(r"</ref\s*+>|</?box\s*+>", re.IGNORECASE)
-_BREAK = re.compile(r"[.,;:!?()\[\]<>\n]")
+_CLAUSE = re.compile(r"[^.,;:!?()\[\]<>\n]+")
 _MOST_WORDS = 6
 _LONGEST_NAME = 200
 _REGION_WORDS = frozenset(
@@ -41,11 +41,12 @@ def words_before(text: str) -> str:
     `"left lower lung zone"`.
     """
     marked = _TAG.sub(" ", _REF_BEGIN.sub(";", text)) if "<" in text else text
-    clauses = [clause for clause in _BREAK.split(marked) if clause and not clause.isspace()]
-    for clause in reversed(clauses[-2:]):
-        name = _name_at_end(clause)
-        if name:
-            return name
+    tries = 0
+    for clause in reversed(_CLAUSE.findall(marked)):
+        if not clause.isspace():
+            name, tries = _name_at_end(clause), tries + 1
+            if name or tries == 2:
+                return name
     return ""
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "Region",
     "Response",
     "cited_regions",
+    "name_before",
     "parse_location",
     "parse_response",
     "render_response",
@@ -40,6 +41,11 @@ _STRICT_RESPONSE = re.compile(
     rf"\s*+<location>{_CONTENT}</location>\s*+"
 )
 _STRICT_REGION = re.compile(r"\s*+<ref>([^<>]++)</ref>\s*+<box>\s*+\[([^\[\]<>]*+)\]\s*+</box>")
+# The datasets' own form, which has its reasoning elsewhere.
+_BARE_RESPONSE = re.compile(
+    rf"\s*+(?:<response>)?+\s*+<answer>{_CONTENT}</answer>"
+    rf"\s*+<location>{_CONTENT}</location>\s*+(?:</response>)?+\s*+"
+)
 _LONGEST_LEAD = 100
 _ONLY_LINKS = re.compile(r"(?:[\s,;&/()\[\]]|\band\b|</?box>)*+", re.IGNORECASE)
 
@@ -81,8 +87,12 @@ def parse_response(text: str) -> Response:
     Answers and locations inside it do not count. Of several answers the first counts, and of
     several locations all do. An unclosed block ends at the next block.
     """
-    strict = _STRICT_RESPONSE.fullmatch(text) if len(text) <= LONGEST_RESPONSE else None
+    is_short = len(text) <= LONGEST_RESPONSE
+    strict = _STRICT_RESPONSE.fullmatch(text) if is_short else None
     if strict is None:
+        bare = _BARE_RESPONSE.fullmatch(text) if is_short else None
+        if bare is not None:
+            return _parse_bare(bare[1], bare[2])
         return _parse_tolerantly(text[:LONGEST_RESPONSE])
     think, answer, location = map(str.strip, strict.groups())
     regions = _strict_location(location)
@@ -92,6 +102,18 @@ def parse_response(text: str) -> Response:
         regions=parse_location(location) if regions is None else regions,
         think_regions=cited_regions(think),
         well_formed=bool(think and answer) and regions is not None,
+    )
+
+
+def _parse_bare(answer: str, location: str) -> Response:
+    """What `_parse_tolerantly` finds in a response of these two blocks alone."""
+    regions = _strict_location(location.strip())
+    return Response(
+        think=None,
+        answer=answer.strip(),
+        regions=parse_location(location) if regions is None else regions,
+        think_regions=(),
+        well_formed=False,
     )
 
 
@@ -147,15 +169,22 @@ def cited_regions(text: str) -> tuple[Region, ...]:
     each other directly share it. Brackets are square or round, or the tags of a `<box>`.
     """
     regions: list[Region] = []
-    previous_end, ref = 0, ""
+    previous_end, ref = 0, None
     for begin, end, box in cited_groups(text):
-        start = max(previous_end, begin - _LONGEST_LEAD)
-        before = text[start:begin]
-        if not (regions and start == previous_end and _ONLY_LINKS.fullmatch(before)):
-            ref = words_before(before)
+        ref = name_before(text[previous_end:begin], ref)
         regions.append(Region(ref, box))
         previous_end = end
     return tuple(regions)
+
+
+def name_before(gap: str, previous: str | None) -> str:
+    """Return the name of a cited box; `gap` is the text between it and the box before it.
+
+    `previous` is the name of that box, None where `gap` begins the text.
+    """
+    if previous is not None and len(gap) <= _LONGEST_LEAD and _ONLY_LINKS.fullmatch(gap):
+        return previous
+    return words_before(gap[-_LONGEST_LEAD:])
 
 
 def replace_boxes(text: str, mapping: Callable[[Box], Box]) -> str:

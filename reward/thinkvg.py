@@ -11,6 +11,9 @@ from copy import deepcopy
 from functools import lru_cache
 from typing import Any
 
+# Half a second that `reward.boxes` would else take within the first response that needs it.
+import scipy.optimize  # noqa: F401
+
 from reward.components import SCORE_KEYS, score_response, weighted_mean
 from reward.ground_truth import GroundTruth
 from reward.judge.ready import missing_package

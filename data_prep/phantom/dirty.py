@@ -51,6 +51,10 @@ def _think(row: Row, box: str) -> Row:
     return {**row, "thinkVG": f"The left lung {box} is clear."}
 
 
+def _without_location(row: Row) -> str:
+    return re.sub(r"</?response>|<location>.*</location>", "", row["response"] or "")
+
+
 # Further faults by a name of their own, each with its reject code.
 MORE_FAULTS: dict[str, tuple[str, Callable[[Row], Row]]] = {
     "null question": ("no_question", lambda row: {**row, "question": None}),
@@ -84,6 +88,26 @@ MORE_FAULTS: dict[str, tuple[str, Callable[[Row], Row]]] = {
     "no number": ("bad_box", lambda row: _with_boxes(row, "[12, 40, nan, 80]")),
     "endless": ("bad_box", lambda row: _with_boxes(row, "[12, 40, inf, 80]")),
     "words for a box": ("bad_box", lambda row: _with_boxes(row, "lower left")),
+    "corners apart": ("unread_box", lambda row: _think(row, "[12, 40] to [90, 80]")),
+    "box without bracket": ("unread_box", lambda row: _think(row, "12, 40, 90, 80")),
+    "box without tags": (
+        "bad_box",
+        lambda row: {
+            **row,
+            "response": f"{_without_location(row)}<location>lung 12, 40, 90, 80</location>",
+        },
+    ),
+    "region without box": (
+        "bad_box",
+        lambda row: {
+            **row,
+            "response": f"{_without_location(row)}<location><ref>lung</ref></location>",
+        },
+    ),
+    "endless reasoning": (
+        "too_long",
+        lambda row: {**row, "thinkVG": "The left lung is clear. " * 1400},
+    ),
     "bad box in reasoning": ("bad_box", lambda row: _think(row, "[12, 40, 90]")),
     "swapped in y": ("degenerate_box", lambda row: _with_boxes(row, "[12, 80, 90, 40]")),
     "equal corners": ("degenerate_box", lambda row: _with_boxes(row, "[12, 40, 12, 80]")),

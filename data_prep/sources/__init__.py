@@ -14,6 +14,7 @@ from data_prep.sources.parquet_files import ParquetSource
 __all__ = ["Source", "is_hub_name", "open_source"]
 
 JSON_SUFFIXES = (".jsonl", ".json")
+SUFFIXES = (".parquet", *JSON_SUFFIXES)
 
 
 def is_hub_name(source: str) -> bool:
@@ -43,8 +44,16 @@ def source_files(source: Path) -> list[Path]:
         hint = f": for the hub write {HUB}{source}" if _looks_like_hub(source) else ""
         raise InputError(f"--source {source} does not exist{hint}")
     for folder in (source / "data", source):
-        for suffix in (".parquet", *JSON_SUFFIXES):
-            if files := sorted(folder.glob(f"*{suffix}")):
+        kinds = {suffix: sorted(folder.glob(f"*{suffix}")) for suffix in SUFFIXES}
+        # A .json file beside parquet is often a description of it, so it is no other source.
+        if kinds[".jsonl"] and (kinds[".parquet"] or kinds[".json"]):
+            other = (kinds[".parquet"] or kinds[".json"])[0].name
+            raise InputError(
+                f"--source {source} holds files of two kinds, such as {other} and "
+                f"{kinds['.jsonl'][0].name}: name one file, or a folder of one kind"
+            )
+        for files in kinds.values():
+            if files:
                 return files
     raise InputError(
         f"--source {source} holds no data/*.parquet, *.jsonl or *.json: name a file or such a "

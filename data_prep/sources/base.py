@@ -70,6 +70,11 @@ def stamps(paths: list[Path]) -> str:
     )
 
 
+def stamp(path: Path) -> str:
+    """The same of a file, or of the files in a folder, whose own time does not change with them."""
+    return stamps(sorted(path.iterdir()) if path.is_dir() else [path])
+
+
 def rebatch(pieces: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
     """Batches of exactly `size` rows, the last one excepted, from pieces of any length."""
     held: list[pa.RecordBatch] = []

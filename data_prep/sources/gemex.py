@@ -60,6 +60,8 @@ def _load(text: Any) -> Mapping[str, Any]:
 
 def _from_sample(record: Mapping[str, Any]) -> Record:
     question, choices = _text(record.get("question")), record.get("choices")
+    if isinstance(choices, Mapping):
+        choices = [f"{letter}: {text}" for letter, text in choices.items()]
     if question and isinstance(choices, Sequence) and len(choices) and "<choices>" not in question:
         listed = choices if isinstance(choices, str) else ", ".join(map(str, choices))
         question = f"{question} <choices>: [{listed.strip('[]')}]"
@@ -89,6 +91,8 @@ def _answer(answer: Any) -> str:
 
 def _response(answer: str, refs: Any, locations: Any) -> str:
     """ThinkVG's response; boxes that are no list of four numbers are written as they are."""
+    if not (refs is None or isinstance(refs, str | list | tuple)):
+        raise UnknownForm("unknown_form")
     names = [refs] if isinstance(refs, str) else list(refs or [])
     boxes = list(locations) if isinstance(locations, list | tuple) else []
     if len(boxes) == 4 and not any(isinstance(box, list | tuple) for box in boxes):
@@ -121,9 +125,7 @@ def _from_conversation(record: Mapping[str, Any]) -> Record:
     turns = record["conversations"]
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise UnknownForm("unknown_form")
-    said = {str(turn.get("from")): turn.get("value") for turn in turns}
-    asked = said.get("human", said.get("user"))
-    told = said.get("gpt", said.get("assistant"))
+    asked, told = _only(turns, ("human", "user")), _only(turns, ("gpt", "assistant"))
     answer, reason, location = _blocks(_text(told))
     return {
         "image_path": record.get("image") or record.get("image_path"),
@@ -134,9 +136,19 @@ def _from_conversation(record: Mapping[str, Any]) -> Record:
     }
 
 
+def _only(turns: list[Record], names: Sequence[str]) -> Any:
+    """What one side says. With more than one turn a question would lose its context, or be lost."""
+    said = [turn.get("value") for turn in turns if turn.get("from") in names]
+    if len(said) > 1:
+        raise UnknownForm("unknown_form")
+    return said[0] if said else None
+
+
 def _blocks(text: str) -> tuple[str, str, str]:
     """Answer, reason and location: each goes from its mark to the next one."""
     marks = list(_MARKS.finditer(text))
+    if not marks:
+        return "", "", ""
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     found = {
         mark[1].lower(): re.sub(r"</\w+>", "", text[mark.end() : end]).strip()

@@ -67,8 +67,8 @@ def _chunks(file: object) -> Iterator[str]:
 def list_items(chunks: Iterator[str], name: str) -> Iterator[str]:
     """The texts of the values in a JSON list that arrives in pieces.
 
-    Raises InputError where the list is no JSON, is cut off, or holds a value of more than 64
-    million characters.
+    Raises InputError where the list is no JSON, is cut off, is followed by anything, or holds a
+    value of more than 64 million characters.
     """
     decoder = json.JSONDecoder()
     text = next(chunks, "").lstrip("\ufeff \t\r\n").removeprefix("[")
@@ -77,6 +77,7 @@ def list_items(chunks: Iterator[str], name: str) -> Iterator[str]:
         while place < len(text) and text[place] in " \t\r\n,":
             place += 1
         if place < len(text) and text[place] == "]":
+            _refuse_more(text[place + 1 :], chunks, name)
             return
         try:
             _, stop = decoder.raw_decode(text, place)
@@ -105,3 +106,16 @@ def list_items(chunks: Iterator[str], name: str) -> Iterator[str]:
             more += another
         is_end = more is None
         text, place = text[place:] + (more or ""), 0
+
+
+def _refuse_more(text: str, chunks: Iterator[str], name: str) -> None:
+    """Raises InputError where something stands behind the list."""
+    while not text.strip():
+        following = next(chunks, None)
+        if following is None:
+            return
+        text = following
+    raise InputError(
+        f"{name} goes on after its list, with {text.strip()[:20]!r}: write one list, or JSON lines "
+        "of one object each"
+    )

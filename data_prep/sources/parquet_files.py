@@ -29,7 +29,7 @@ class ParquetSource(LocalFiles):
         for file in files:
             try:
                 metadata = pq.read_metadata(file)
-                schemas.append(pq.read_schema(file))
+                schemas.append(plain_texts(pq.read_schema(file), str(file)))
             except (pa.ArrowInvalid, OSError) as error:
                 first = str(error).splitlines()[0]
                 raise InputError(f"{file} is not a readable parquet file: {first}") from None
@@ -70,6 +70,30 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds text, in whatever way it keeps it."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def plain_texts(schema: pa.Schema, name: str) -> pa.Schema:
+    """The schema with dictionaries and views of text, and empty columns of ThinkVG, as plain text.
+
+    Raises InputError where two columns have the same name.
+    """
+    for place, field in enumerate(schema):
+        if schema.names.index(field.name) != place:
+            raise InputError(f"{name} has the column {field.name} twice: rename or drop one")
+        is_plain = pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+        is_empty = pa.types.is_null(field.type) and field.name in COLUMNS
+        if is_empty or (is_text(field.type) and not is_plain):
+            schema = schema.set(place, field.with_type(pa.string()))
+    return schema
+
+
 def check_columns(schema: pa.Schema, name: str) -> None:
     """Raises InputError where the columns are neither ThinkVG's nor GEMeX's."""
     if any(column in schema.names for column in GEMEX_COLUMNS):
@@ -81,5 +105,5 @@ def check_columns(schema: pa.Schema, name: str) -> None:
         )
     for column in COLUMNS:
         kind = schema.field(column).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        if not is_text(kind):
             raise InputError(f"{name}: the column {column} holds {kind}, not text")

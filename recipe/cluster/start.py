@@ -8,13 +8,13 @@ import os
 import socket
 import sys
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from recipe.child import leave_on_sigterm, run_child
 from recipe.cluster.ports import BLOCK, FIRST_WORKER, check_free, ray_ports
 from recipe.errors import InputError
-from recipe.program import fail
+from recipe.program import fail, name_gpus_once
 
 
 def wait_for_head(address: str, timeout: float) -> None:
@@ -54,12 +54,6 @@ def ray_command(arguments: argparse.Namespace) -> list[str]:
     else:
         command += [f"--address={arguments.address}"]
     return command + list(arguments.ray)
-
-
-def name_gpus_once(environment: MutableMapping[str, str]) -> None:
-    """Leave GPUs their CUDA name: SLURM may set AMD's variable beside it, which verl refuses."""
-    if "CUDA_VISIBLE_DEVICES" in environment:
-        environment.pop("ROCR_VISIBLE_DEVICES", None)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from data_prep.frames import ThinEvidence, band_evidence, infer_fit, infer_frame
+from data_prep.frames import ThinEvidence, band_evidence, doubt_frame, infer_fit, infer_frame
 from data_prep.phantom.dataset import write_dataset
 from data_prep.phantom.dirty import Dirt
 from data_prep.phantom.variant import Variant
@@ -42,11 +42,51 @@ def test_a_single_stray_does_not_change_the_verdict():
     assert infer_frame([*boxes((336, 336), count=2000), stray])[0] == (336, 336)
 
 
+@pytest.mark.parametrize("stray", [[20, 40, 400, 80], [20, 40, 90, 9000], [-40, 40, 900, 80]])
+def test_boxes_that_are_going_to_be_rejected_do_not_decide(stray):
+    strays = [(tuple(map(float, stray)), (2544, 3056))] * 4
+    size, evidence = infer_frame([*boxes((336, 336)), *strays])
+    assert size == (336, 336)
+    assert "but for 4 boxes outside" in evidence
+    with pytest.raises(ThinEvidence):  # one in ten is no stray
+        infer_frame([*boxes((336, 336)), *strays * 10])
+
+
+@pytest.mark.parametrize(
+    ("largest", "given", "doubt"),
+    [
+        ((336, 336), (336, 336), None),
+        ((224, 224), (224, 224), None),
+        ((512, 512), (336, 336), "reach outside"),
+        ((448, 448), (336, 336), "reach outside"),
+        ((256, 256), (336, 336), "further than 76%"),
+        ((300, 300), (336, 336), "further than 89%"),
+        ((448, 336), (448, 336), None),
+        ((200, 336), (448, 336), None),  # one side is enough: bands may take of the other
+        ((448, 336), (336, 448), "reach outside"),
+        ((2544, 3056), None, None),
+        ((448, 448), None, "further than 15%"),
+        ((4000, 3056), None, "reach outside"),
+    ],
+)
+def test_a_given_frame_is_checked_by_itself(largest, given, doubt):
+    found = doubt_frame(boxes(largest), given)
+    assert found is None if doubt is None else doubt in found
+
+
+def test_too_few_boxes_check_no_frame():
+    with pytest.raises(ThinEvidence, match="not checked, for that takes 200 boxes, found 3"):
+        doubt_frame(boxes((336, 336), count=3), (336, 336))
+
+
 @pytest.mark.parametrize(
     ("evidence", "reason"),
     [
         (boxes((336, 336), count=50), "50"),  # too few
         (boxes((270, 270)), "no known frame"),  # between the two
+        (boxes((320, 320)), "no known frame"),  # close to one, but not it
+        (boxes((230, 230)), "no known frame"),
+        (boxes((342, 342)), "no known frame"),
         (boxes((500, 500)), "no known frame"),  # too large for both, far from the pictures' edges
         (boxes((336, 336), size=(336, 336)), "two frames"),  # pictures of the frame's own size
         ([], "0"),
@@ -71,9 +111,15 @@ def with_reach(in_band, count=400):
 
 
 def test_boxes_in_bands_mean_stretched():
-    fit, evidence = infer_fit(with_reach(in_band=50), (300, 300))
+    fit, evidence = infer_fit(with_reach(in_band=700), (300, 300))
     assert fit == "stretch"
-    assert "50 reach into them" in evidence
+    assert "700 reach into them" in evidence
+
+
+def test_boxes_in_bands_tell_where_nothing_says_how_many_there_would_be():
+    assert infer_fit([(INSIDE, UPRIGHT)] * 300 + [(IN_BAND, UPRIGHT)] * 10, (300, 300))[0] == (
+        "stretch"
+    )
 
 
 def test_no_box_in_bands_where_many_would_be_means_padded():
@@ -85,6 +131,7 @@ def test_no_box_in_bands_where_many_would_be_means_padded():
 @pytest.mark.parametrize(
     ("evidence", "reason"),
     [
+        (with_reach(in_band=50), "cannot tell"),  # padded with noise: stretched it would be more
         (with_reach(in_band=3), "cannot tell"),  # more than strays, fewer than stretched ones
         ([(INSIDE, UPRIGHT)] * 400, "cannot tell"),  # no picture tells how far boxes reach
         ([(INSIDE, UPRIGHT)] * 400 + [(INSIDE, LYING)] * 400, "about 0 would"),  # none reaches far
@@ -162,6 +209,31 @@ def test_a_frame_or_fit_that_the_boxes_contradict_is_pointed_out(
     assert main([*paths(sets[case], tmp_path), *given, "--workers", "1"]) == 0
     assert doubt in capsys.readouterr().err
     assert doubt in (tmp_path / "audit.html").read_text()
+
+
+@pytest.mark.parametrize("side", [512, 300])
+def test_a_frame_that_is_none_of_the_known_ones_is_pointed_out(paths, tmp_path, side, capsys):
+    variant = Variant((side, side), "stretch", "mixed", 480, all_regions=True, rows=500)
+    write_dataset(tmp_path / "set", 70, 5, 1, Dirt(), variant)
+    arguments = [*paths(tmp_path / "set", tmp_path / "out"), "--workers", "1"]
+    code = main(arguments)
+    error = capsys.readouterr().err
+    assert code == 0
+    assert "--frame 336 is at odds with the boxes" in error
+    assert ("rows have boxes outside of the frame: check --frame 336" in error) is (side == 512)
+    assert main([*arguments, "--frame", "auto"]) == 2
+    assert "fits no known frame: name the frame" in capsys.readouterr().err
+
+
+def test_a_frame_that_was_not_checked_is_said_to_be_so(sets, paths, tmp_path, capsys):
+    assert main([*paths(sets[336, "pad"], tmp_path), "--limit", "5", "--workers", "1"]) == 0
+    assert "frame as given by --frame, not checked" in capsys.readouterr().out
+
+
+def test_a_fit_beside_original_pixels_is_refused(make_dataset, paths, tmp_path, capsys):
+    options = ["--frame", "original", "--fit", "pad"]
+    assert main([*paths(make_dataset({}), tmp_path / "out"), *options]) == 2
+    assert "--fit pad says nothing of --frame original" in capsys.readouterr().err
 
 
 def test_the_fit_alone_can_be_inferred(sets, paths, tmp_path):

@@ -1,16 +1,19 @@
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from data_prep.images import main
+from data_prep.lock import alone_in
 from data_prep.pictures import read_manifest
 from data_prep.thinkvg import main as thinkvg_main
 from reward.ground_truth import GroundTruth
@@ -92,7 +95,7 @@ def test_a_killed_run_goes_on(phantom, tmp_path):
     process.wait()
     whole = copies(tmp_path / "whole")
     for name, content in copies(out).items():
-        assert name.endswith((".part", ".log")) or content == whole[name]
+        assert name.endswith((".part", ".log", ".lock")) or content == whole[name]
     assert not (out / "manifest.jsonl").exists()
     assert main([*reference, "--out", str(out), "--workers", "1"]) == 0
     assert copies(out) == whole
@@ -175,8 +178,118 @@ def test_an_option_at_fault_is_named_in_one_line(phantom, tmp_path, capsys, opti
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """Two pictures of other names in MIMIC-CXR-JPG's layout."""
+    for number in (1, 2):
+        path = tmp_path / "images" / "p10" / f"p1000000{number}" / "s50000001" / f"{number}.jpg"
+        path.parent.mkdir(parents=True)
+        Image.new("L", (400, 200), 90).save(path)
+    return tmp_path / "images"
+
+
+def source_of(tmp_path, *numbers):
+    """A dataset about some of the pictures."""
+    row = {"question": "Is it?", "question_type": "closed_ended_questions", "thinkVG": ""}
+    row["response"] = "<answer>No</answer><location><ref>a</ref><box>[40, 20, 200, 100]</box>"
+    paths = [f"/p10/p1000000{number}/s50000001/{number}.jpg" for number in numbers]
+    file = tmp_path / f"{'-'.join(map(str, numbers))}.parquet"
+    pq.write_table(pa.Table.from_pylist([row | {"image_path": path} for path in paths]), file)
+    return str(file)
+
+
+@pytest.mark.parametrize("change", [[], ["--quality", "50"], ["--format", "png"]])
+def test_the_manifest_keeps_the_copies_of_earlier_runs(folder, tmp_path, change):
+    arguments = ["--images", str(folder), "--out", str(tmp_path / "small"), "--long-side", "100"]
+    assert main([*arguments, "--source", source_of(tmp_path, 1)]) == 0
+    assert main([*arguments, *change, "--source", source_of(tmp_path, 2)]) == 0
+    assert [entry["original_size"] for entry in manifest(tmp_path / "small")] == [[400, 200]] * 2
+    arguments = ["--images", str(tmp_path / "small"), "--frame", "original"]
+    source = source_of(tmp_path, 1, 2)
+    assert thinkvg_main([*arguments, "--source", source, "--out", str(tmp_path / "out")]) == 0
+    for row in pq.read_table(tmp_path / "out" / "train.parquet").to_pylist():
+        truth = GroundTruth.parse(row["reward_model"]["ground_truth"])
+        width, height = truth.image_size
+        assert truth.regions[0].box == (
+            round(width / 10),
+            round(height / 10),
+            width / 2,
+            height / 2,
+        )
+
+
+def test_a_copy_that_is_gone_leaves_the_manifest(folder, tmp_path):
+    arguments = ["--images", str(folder), "--out", str(tmp_path / "small")]
+    assert main(arguments) == 0
+    (tmp_path / "small" / "p10/p10000001/s50000001/1.jpg").unlink()
+    assert main([*arguments, "--source", source_of(tmp_path, 2)]) == 0
+    assert [entry["path"] for entry in manifest(tmp_path / "small")] == [
+        "p10/p10000002/s50000001/2.jpg"
+    ]
+
+
+def test_a_picture_that_is_not_in_the_manifest_is_an_error(folder, tmp_path, capsys):
+    small = tmp_path / "small"
+    arguments = ["--images", str(folder), "--out", str(small), "--long-side", "100"]
+    assert main([*arguments, "--source", source_of(tmp_path, 1)]) == 0
+    copy = small / "p10" / "p10000002" / "s50000001" / "2.jpg"
+    copy.parent.mkdir(parents=True)
+    Image.new("L", (100, 50)).save(copy)
+    arguments = ["--source", source_of(tmp_path, 1, 2), "--images", str(small)]
+    assert thinkvg_main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"{copy} is not in the manifest.jsonl of its folder" in error
+
+
+@pytest.mark.parametrize(
+    ("images", "out", "words"),
+    [
+        ("images", "images/small", "lies in --images"),  # the next run would copy its copies
+        ("small", "other", "holds copies"),  # whose originals' sizes would be lost
+    ],
+)
+def test_copies_are_not_copied(folder, tmp_path, capsys, images, out, words):
+    assert main(["--images", str(folder), "--out", str(tmp_path / "small")]) == 0
+    capsys.readouterr()
+    assert main(["--images", str(tmp_path / images), "--out", str(tmp_path / out)]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / out).exists()
+
+
+def test_two_runs_into_one_folder_are_refused(folder, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    with alone_in(tmp_path / "out"):
+        assert main(["--images", str(folder), "--out", str(tmp_path / "out")]) == 2
+    assert "another run writes to" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_utf8_is_named(folder, tmp_path, capsys):
+    try:
+        (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    assert main(["--images", str(folder), "--out", str(tmp_path / "out")]) == 2
+    assert "'caf\\udce9.jpg' is a name that is no UTF-8" in capsys.readouterr().err
+
+
 def test_two_pictures_that_would_become_one_are_refused(tmp_path, capsys):
+    (tmp_path / "images").mkdir()
     for name in ("a.jpg", "a.png"):
-        Image.new("L", (20, 20)).save(tmp_path / name)
-    assert main(["--images", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+        Image.new("L", (20, 20)).save(tmp_path / "images" / name)
+    assert main(["--images", str(tmp_path / "images"), "--out", str(tmp_path / "out")]) == 2
     assert "a.jpg and a.png would both become one copy" in capsys.readouterr().err
+
+
+def test_a_copy_is_near_the_best_that_there_is(tmp_path):
+    waves = np.indices((900, 1200)) / np.array([23, 31])[:, None, None]
+    drawn = (127 + 60 * np.sin(waves[0]) + 60 * np.cos(waves[1])).astype(np.uint8)
+    (tmp_path / "images").mkdir()
+    picture = Image.fromarray(drawn)
+    picture.save(tmp_path / "images" / "a.png")
+    arguments = ["--images", str(tmp_path / "images"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--long-side", "400", "--format", "png"]) == 0
+    with Image.open(tmp_path / "out" / "a.png") as copy:
+        found = np.asarray(copy, dtype=float)
+    best = np.asarray(picture.resize((400, 300), Image.Resampling.LANCZOS), dtype=float)
+    # JPEG of quality 90 costs about 44 dB on a radiograph.
+    assert 10 * np.log10(255**2 / np.mean((found - best) ** 2)) > 46

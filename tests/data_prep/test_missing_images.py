@@ -74,3 +74,23 @@ def test_the_command_puts_pictures_where_they_are_looked_for(incomplete, tmp_pat
     assert main([*arguments, "--out", str(out)]) == 0
     assert "3 rows" not in capsys.readouterr().err
     assert not (out / "missing_images.txt").exists()
+
+
+def test_a_wrong_folder_of_images_is_told_what_to_do(make_dataset, tmp_path, capsys):
+    dataset = make_dataset({}, {"image_path": f"/{PATH}"})
+    (tmp_path / "an empty folder").mkdir()
+    out = tmp_path / "my out"
+    arguments = ["--source", str(dataset), "--images", str(tmp_path / "an empty folder")]
+    assert main([*arguments, "--out", str(out)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        "2 are rejected as missing_image: name the folder that image_path is relative to" in error
+    )
+    assert f"listed in {out / 'missing_images.txt'}: wget" in error
+    # Paths with spaces stay whole in a shell.
+    command = shlex.split(error[error.index("wget") :])
+    assert command[-3:] == [
+        str(tmp_path / "an empty folder"),
+        "--input-file",
+        str(out / "missing_images.txt"),
+    ]

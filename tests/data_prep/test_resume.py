@@ -1,6 +1,7 @@
 """Killed at any moment, the preparation leaves only whole files, and a second run ends it."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.convert import Converter
+from data_prep.convert import Converter, rejects_file
+from data_prep.sources.base import stamp
 from data_prep.thinkvg import main
 
 OPTIONS = ["--val", "0.1", "--test", "0.1"]
@@ -120,3 +122,33 @@ def test_an_earlier_result_stays_until_the_new_one_is_whole(large, phantom, whol
     assert files.keys() == whole.keys()
     assert files["test.parquet"] != whole["test.parquet"]
     assert json.loads(files["audit.json"])["parameters"]["seed"] == 1
+
+
+def test_a_tokenizer_that_changed_is_noticed(tmp_path):
+    """Its folder's own time stays the same when a file in it is written anew."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")
+    before, when = stamp(tmp_path / "model"), (tmp_path / "model").stat().st_mtime_ns
+    assert stamp(tmp_path / "model") == before
+    (tmp_path / "model" / "tokenizer.json").write_text('{"a": 1}')
+    assert (tmp_path / "model").stat().st_mtime_ns == when
+    assert stamp(tmp_path / "model") != before
+
+
+def test_a_run_killed_while_it_removes_its_parts_goes_on(
+    large, phantom, whole, tmp_path, monkeypatch
+):
+    remove = shutil.rmtree
+
+    def stop_after_one(folder, **options):
+        if not (tmp_path / "audit.json").exists():
+            return remove(folder, **options)
+        rejects_file(folder, 1).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", stop_after_one)
+        assert main(arguments(large, phantom, tmp_path)) == 130
+    assert main(arguments(large, phantom, tmp_path)) == 0
+    assert contents(tmp_path) == whole
+    assert not (tmp_path / ".parts").exists()

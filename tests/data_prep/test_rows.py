@@ -5,9 +5,10 @@ from hypothesis import strategies as st
 from data_prep.brackets import plain_brackets
 from data_prep.coordinates import MODEL_FAMILIES, Frame
 from data_prep.pictures import Picture
-from data_prep.rows import PLAIN_BOX, Mapper, RowFault, is_plain, parse_row
-from reward.numbers import cited_groups
-from reward.response import parse_response
+from data_prep.plain import read_plain, rewrite_plain
+from data_prep.rows import Mapper, RowFault, parse_row
+from reward.numbers import MOST_BRACKETS, cited_groups
+from reward.response import cited_regions, parse_response, replace_boxes
 
 BOX = "[84, 42, 168, 210]"
 PICTURE = Picture("/pictures/a.jpg", (672, 336), (672, 336))
@@ -146,6 +147,115 @@ def test_a_row_without_reasoning_has_no_text_to_imitate():
     assert example.ground_truth.think_regions == ()
 
 
+LONG = "The lung is clear. " * 2000
+
+
+@pytest.mark.parametrize(
+    ("code", "response"),
+    [
+        ("bad_box", "<location>left lung 84, 42, 168, 210</location>"),
+        ("bad_box", "<location><ref>left lung</ref>84, 42, 168, 210</location>"),
+        ("bad_box", "<location><ref>left lung</ref></location>"),
+        ("bad_box", "<ref>left lung</ref><box>[84, 42, 168, 210]</box>"),  # no location around it
+        ("bad_box", "[84, 42, 168, 210]"),
+        # One of two is lost.
+        ("bad_box", f"<location><box>{BOX}</box><ref>heart</ref>1, 2, 30, 40</location>"),
+        ("too_long", f"{LONG}<location><box>{BOX}</box></location>"),
+        (None, "<location></location>"),
+        (None, "<location>[]</location>"),
+        (None, f"<think>The lung {BOX}.</think>"),
+        (None, f"<location><ref>rib 5, 6, 7</ref><box>{BOX}</box></location>"),
+        (None, "<location><box>(84, 42), (168, 210)</box></location>"),
+    ],
+)
+def test_no_box_of_a_response_is_lost_without_a_word(code, response):
+    row = make_row(response=f"<answer>Yes</answer>{response}")
+    if code is None:
+        parse_row(row, 0)
+        return
+    with pytest.raises(RowFault, match=f"^{code}$"):
+        parse_row(row, 0)
+
+
+def test_boxes_in_an_answer_are_not_taken_for_regions():
+    row = make_row(
+        response=f"<answer>It is at {BOX}.</answer>", question_type="open_ended_questions"
+    )
+    assert parse_row(row, 0).regions == ()
+
+
+UNREAD = [
+    "[63, 20] to [98, 80]",
+    "(63, 20) to (98, 80)",
+    "[63,20]-[98,80]",
+    "[63px, 20px, 98px, 80px]",
+    "[bbox: 63, 20, 98, 80]",
+    "(left lung: 63, 20, 98, 80)",
+    '{"x1": 63, "y1": 20, "x2": 98, "y2": 80}',
+    "<bbox>63, 20, 98, 80</bbox>",
+    "[63, 20, 98, 80",  # never closed
+    "63, 20, 98, 80",
+    "x from 63 to 98 and y 20 to 80",
+    "top-left (63, 20), bottom-right (98, 80)",
+    "[63.5|20.0|98.1|80.2]",
+    "[x1=63, x2=98, y1=120, y2=180]",  # read as they stand, these numbers would be another box
+    "[top 20, left 63, bottom 80, right 98]",
+]
+
+
+@pytest.mark.parametrize("place", ["thinkVG", "question", "response"])
+@pytest.mark.parametrize("box", UNREAD)
+def test_a_box_that_is_not_read_rejects_the_row(box, place):
+    """It would stay in the dataset's frame, beside others that are mapped."""
+    text = f"Is the left lung {box} clear? The heart {BOX} is."
+    row = make_row(**{place: f"<answer>{text}</answer>" if place == "response" else text})
+    with pytest.raises(RowFault, match=r"^unread_box$"):
+        parse_row(row | {"question_type": "open_ended_questions"}, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ribs 3, 4, 5, and 6 are broken; so are ribs 8, 9, 10 and 11.",
+        f"The lung {BOX} and the heart ([1, 2, 30, 40]).",
+        f"The lung {BOX}, {BOX} and (1, 2, 30, 40).",
+        "The corners (63, 20), (98, 80).",
+        "Nodules of 3 mm, 14 mm, 25 mm and 26 mm.",
+        "As seen before [1]. And then [2]. 20 of 30. 40 of 50.",
+    ],
+)
+def test_other_numbers_are_no_boxes(text):
+    parse_row(make_row(thinkVG=text), 0)
+
+
+@pytest.mark.parametrize(
+    "box", ["{84, 42, 168, 210}", "【84, 42, 168, 210】", "[84，42，168，210]"]
+)
+def test_unusual_brackets_are_read_in_questions_and_open_answers(box):
+    row = make_row(
+        question=f"What is at {box}?",
+        question_type="open_ended_questions",
+        response=f"<answer>An opacity at {box}</answer>",
+    )
+    example = make_mapper().example(parse_row(row, 0), PICTURE)
+    assert example.question == "What is at [168, 42, 336, 210]?"
+    assert example.ground_truth.answer == "An opacity at [168, 42, 336, 210]"
+
+
+def test_tokens_of_a_chat_template_are_taken_out():
+    row = make_row(question="<|im_start|>Is it <|image_pad|>clear?<|im_end|> 3 <| 4")
+    parsed = parse_row(row, 0)
+    assert parsed.question == "Is it clear? 3 <| 4"
+    assert parsed.media_tags == 3
+
+
+@pytest.mark.parametrize("name", ["-", "7", "()", ""])
+def test_a_region_whose_name_is_none_is_written_with_one(name):
+    row = make_row(response=located(BOX).replace("left lung", name))
+    example = make_mapper().example(parse_row(row, 0), PICTURE)
+    assert parse_response(example.response).well_formed
+
+
 def test_a_row_may_have_no_box():
     example = make_mapper().example(parse_row(make_row(response="<answer>No</answer>"), 0), PICTURE)
     assert example.ground_truth.regions == ()
@@ -167,7 +277,8 @@ def test_a_picture_too_narrow_to_resize_is_named():
     ("written", "plain"),
     [
         ("at {84, 42, 168, 210}.", "at [84, 42, 168, 210]."),
-        ("at 【84，42, 168, 210】", "at 【84，42, 168, 210】"),  # no separator known
+        ("at 【84，42, 168、210】", "at [84, 42, 168, 210]"),  # full-width commas
+        ("at [84；42；168；210]", "at [84; 42; 168; 210]"),
         ("at 【84, 42, 168, 210】", "at [84, 42, 168, 210]"),
         ("at （84; 42; 168; 210）", "at [84, 42, 168, 210]"),
         ("at <84 42 168 210>", "at [84, 42, 168, 210]"),
@@ -175,6 +286,8 @@ def test_a_picture_too_narrow_to_resize_is_named():
         ("at [x1=84, y1=42, x2=168, y2=210]", "at [84, 42, 168, 210]"),
         ("at (xmin: 84.5, ymin: 42, xmax: 168, ymax: 210)", "at [84.5, 42, 168, 210]"),
         ("at {left 84, top 42, right 168, bottom 210}", "at [84, 42, 168, 210]"),
+        ("at [x1=84, x2=168, y1=142, y2=210]", None),  # in another order
+        ("at {top 42, left 84, bottom 210, right 168}", None),
         ("sets {1, 2, 3}, a < b, |x| and {a, b, c, d}", None),
         ("as [84, 42, 168, 210] and (84, 42, 168, 210)", None),
     ],
@@ -229,11 +342,14 @@ REASONING = st.lists(
 @settings(deadline=None, max_examples=300)
 @given(REASONING)
 def test_the_short_cut_for_usual_boxes_finds_what_the_reader_finds(text):
-    if not is_plain(text):
+    plain = read_plain(text)
+    if plain is None:
         return
-    assert [group.box for group in cited_groups(text)] == [
-        tuple(map(float, match.groups())) for match in PLAIN_BOX.finditer(text)
-    ]
+    assert [group.box for group in cited_groups(text)] == plain.boxes
+    # Coordinates of another length, so that places in the text shift.
+    rewritten, regions = rewrite_plain(plain, lambda box: tuple(9.0 * side for side in box))
+    assert rewritten == replace_boxes(text, lambda box: tuple(9 * side for side in box))
+    assert regions == cited_regions(rewritten)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +362,22 @@ def test_the_short_cut_for_usual_boxes_finds_what_the_reader_finds(text):
         ("The lung (1, 2, 30, 40).", False),
         ("The lung <box>1, 2, 30, 40</box>.", False),
         ("The lung [1.5, 2, 30, 40].", False),
+        ("The lung [1, 2, 30, 40] and (nan, nan, nan, nan).", False),
+        ("The lung [1, 2, 30, 40] (+Inf, 2, 3).", False),
     ],
 )
 def test_the_short_cut_is_for_usual_boxes_only(text, expected):
-    assert is_plain(text) is expected
+    assert (read_plain(text) is not None) is expected
+
+
+def test_more_brackets_than_the_reader_reads_are_mapped_all_the_same():
+    text = "left lung [1, 2, 30, 40] " * (MOST_BRACKETS + 5)
+    rewritten, regions = rewrite_plain(read_plain(text), lambda box: box)
+    assert rewritten == text
+    assert regions == cited_regions(text)
+    assert len(regions) == MOST_BRACKETS
+
+
+def test_a_box_of_no_numbers_rejects_the_row():
+    with pytest.raises(RowFault, match=r"^bad_box$"):
+        parse_row(make_row(thinkVG="The left lung (nan, nan, nan, nan) is clear."), 0)

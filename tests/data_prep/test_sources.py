@@ -102,6 +102,10 @@ def test_the_type_of_a_sample_follows_from_its_answer(changes, kind):
         ({"question": "What?", "answer": "Nothing."}, "unknown_form"),
         ({"conversations": "hello"}, "unknown_form"),
         ({"conversations": [1]}, "unknown_form"),
+        # Two questions in one row: one of them would be lost.
+        ({"conversations": [*CONVERSATION["conversations"]] * 2}, "unknown_form"),
+        (SAMPLE | {"visual_regions": 5}, "unknown_form"),
+        (SAMPLE | {"visual_regions": {"lung": 1}}, "unknown_form"),
     ],
 )
 def test_other_forms_are_named(record, code):
@@ -128,6 +132,50 @@ def test_a_list_is_read_whole_wherever_it_is_cut(values, size, indent):
 def test_a_list_that_is_no_json_is_a_fault_of_the_file(text):
     with pytest.raises(InputError, match=r"a\.json is no JSON list after its value number"):
         list(list_items(iter([text]), "a.json"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1, 2] [3]",
+        "[1, 2]\n[3, 4]\n",  # JSON lines that are lists
+        "[1, 2]" + " " * 100 + "{}",
+        "[1], 2]",
+    ],
+)
+@pytest.mark.parametrize("size", [3, 1000])
+def test_what_follows_a_list_is_refused(text, size):
+    pieces = (text[start : start + size] for start in range(0, len(text), size))
+    with pytest.raises(InputError, match=r"a\.json goes on after its list"):
+        list(list_items(pieces, "a.json"))
+
+
+@pytest.mark.parametrize("other", ["b.json", "c.parquet"])
+def test_files_of_two_kinds_are_refused(tmp_path, other):
+    for name in ("a.jsonl", other):
+        (tmp_path / name).write_text("[]")
+    with pytest.raises(InputError, match=rf"two kinds, such as {other} and a\.jsonl: name one"):
+        open_source(str(tmp_path))
+
+
+def test_a_conversation_without_marks_has_no_answer(make_dataset, paths, tmp_path):
+    """It must not end the run, nor take other rows with it."""
+    talk = [{"from": "human", "value": "Is it?"}, {"from": "gpt", "value": "It is normal."}]
+    dataset = make_dataset({})
+    rows = [CONVERSATION, CONVERSATION | {"conversations": talk}, SAMPLE | {"visual_regions": 5}]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["--source", str(source), "--images", str(dataset), "--frame", "224"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    audit = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert audit["rejects"] == {"unknown_form": 1, "no_answer": 1}
+    assert audit["rows"]["train"] == 1
+
+
+def test_choices_may_be_an_object():
+    choices = {"A": "right lung", "B": "spine"}
+    row = as_thinkvg(SAMPLE | {"choices": choices})
+    assert row["question"].endswith("<choices>: [A: right lung, B: spine]")
 
 
 @pytest.fixture(scope="module")
@@ -205,15 +253,16 @@ def test_batches_have_the_size_asked_for(phantom, size):
     assert set(lengths[:-1]) <= {size}
 
 
-def test_text_that_is_no_utf8_is_rejected_alone(make_dataset, paths, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "text"), [("question", b"Is it?"), ("image_path", b"/p10/p10000001/s50000001/a.jpg")]
+)
+def test_text_that_is_no_utf8_is_rejected_alone(make_dataset, paths, tmp_path, name, text):
     dataset = make_dataset({}, {}, {})
     file = dataset / "data" / "train.parquet"
     table = pq.read_table(file)
-    raw = pa.array([b"Is it?", b"Is \xff it?", b"Is it?"], pa.binary())
-    question = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
-    pq.write_table(
-        table.set_column(table.schema.get_field_index("question"), "question", question), file
-    )
+    raw = pa.array([text, b"a \xff b", text], pa.binary())
+    column = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
+    pq.write_table(table.set_column(table.schema.get_field_index(name), name, column), file)
     assert main(paths(dataset, tmp_path / "out")) == 0
     audit = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert audit["rejects"] == {"bad_text": 1}
@@ -245,3 +294,58 @@ def test_a_source_that_is_none_is_named(tmp_path, monkeypatch, source, named):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=named):
         open_source(source)
+
+
+@pytest.mark.parametrize("kind", [pa.dictionary(pa.int32(), pa.string()), pa.string_view()])
+def test_text_is_read_however_it_is_kept(make_dataset, paths, tmp_path, kind):
+    dataset = make_dataset({}, {})
+    file = dataset / "data" / "train.parquet"
+    table = pq.read_table(file)
+    plain = tmp_path / "plain"
+    assert main(paths(dataset, plain)) == 0
+    try:
+        table = table.cast(pa.schema([(name, kind) for name in table.column_names]))
+    except pa.ArrowNotImplementedError:
+        columns = [column.combine_chunks().dictionary_encode() for column in table.columns]
+        table = pa.table(columns, table.column_names)
+    pq.write_table(table, file)
+    assert main(paths(dataset, tmp_path / "out")) == 0
+    assert rows_of(tmp_path / "out" / "train.parquet") == rows_of(plain / "train.parquet")
+
+
+def test_a_column_may_be_empty(make_dataset, paths, tmp_path):
+    dataset = make_dataset({"thinkVG": None})
+    file = dataset / "data" / "train.parquet"
+    assert pa.types.is_null(pq.read_schema(file).field("thinkVG").type)
+    assert main(paths(dataset, tmp_path / "out")) == 0
+    assert len(rows_of(tmp_path / "out" / "train.parquet")) == 1
+
+
+@pytest.mark.parametrize("name", ["question", "more"])
+def test_a_column_that_is_there_twice_is_named(make_dataset, paths, tmp_path, capsys, name):
+    dataset = make_dataset({})
+    file = dataset / "data" / "train.parquet"
+    table = pq.read_table(file)
+    for _ in range(2 - (name in table.column_names)):
+        table = table.append_column(name, pa.array(["a"]))
+    pq.write_table(table, file)
+    assert main(paths(dataset, tmp_path / "out")) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == f"{file} has the column {name} twice: rename or drop one"
+
+
+def test_rejects_keep_columns_that_are_called_like_theirs(make_dataset, tmp_path):
+    dataset = make_dataset({})
+    rows = [SAMPLE, SAMPLE | {"visual_locations": [[9, 9, 1, 1]], "visual_regions": ["lung"]}]
+    source = tmp_path / "rows.parquet"
+    pq.write_table(
+        pa.Table.from_pylist([row | {"source_index": 7, "source_reason": "x"} for row in rows]),
+        source,
+    )
+    arguments = ["--source", str(source), "--images", str(dataset), "--frame", "224"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    (row,) = rows_of(tmp_path / "out" / "rejects.parquet")
+    assert row["reason"] == "degenerate_box"
+    assert row["source_reason_"] == SAMPLE["reason"]
+    assert row["source_reason"] == "x"
+    assert (row["source_index"], row["source_source_index"]) == (1, 7)

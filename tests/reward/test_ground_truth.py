@@ -26,6 +26,19 @@ def test_json_goes_round() -> None:
     assert GroundTruth.parse(truth.to_json()) == truth
 
 
+def test_json_is_spelt_as_the_library_spells_it() -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"question_type": "open", "answer": 'a "quoted" é\n\\ {x}', "choices": None},
+        {"question_type": "single", "answer": "B"},
+        {"regions": [{"ref": 'le"ft', "box": [0, 2, 30, 1000000]}] * 2, "coordinates": "norm1000"},
+        {"think_regions": [{"ref": "", "box": [1e-7, 2.25, 30, 40]}]},
+    ]
+    for change in changes:
+        expected = json.dumps(PLAIN | change, ensure_ascii=False)
+        assert GroundTruth.parse(PLAIN | change).to_json() == expected
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

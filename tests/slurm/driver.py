@@ -14,8 +14,9 @@ import ray
 import wandb
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from recipe import run_identity, wandb_files
+from recipe import run_identity
 from recipe.evaluation.files import write_text_atomically
+from recipe.metrics_file import AppendingFileLogger, continue_from
 from recipe.stop_request import VARIABLE, StopRequest
 
 SAVE_EVERY = 5
@@ -51,13 +52,16 @@ def main() -> None:
     ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
     workers = start_workers(int(settings["cluster.nodes"]))
     run_identity.set_variables(run_dir)
-    wandb_files.forget_after(run_dir, os.environ["WANDB_RUN_ID"], done)
+    # As the trainer logs: a file that is written at once beside W&B, which is not.
+    continue_from(done)
+    file = AppendingFileLogger("launcher", "trivial")
     run = wandb.init(project="launcher")
     print(f"driver begins behind step {done}", flush=True)
     for step in range(done + 1, steps + 1):
         if step == int(settings.get("fail_at", 0)):
             raise RuntimeError("the trivial driver fails as it was told to")
         pids = ray.get([worker.work.remote() for worker in workers])
+        file.log({"workers": len(pids)}, step)
         run.log({"workers": len(pids)}, step=step)
         print(f"driver step {step}", flush=True)
         asked = request.asked() and step < steps
