@@ -1,6 +1,7 @@
 """What a run's folder holds decides whether a run may start in it, and what it goes on from."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from recipe.checkpoints import LAST, mark_step
 from recipe.errors import InputError
 from recipe.program import compose_config
 from recipe.resuming import check_resumable, prune
+from recipe.run_identity import PASSED_ON
 from recipe.run_lock import lock
 from recipe.same_run import FILE, check_same_run, note_settings
 from recipe.stop_request import VARIABLE, StopRequest
@@ -165,3 +167,47 @@ def test_a_launcher_is_told_where_the_marker_is(
     monkeypatch.setenv(VARIABLE, str(tmp_path / "stop"))
     StopRequest(tmp_path / "stop").tell_marker(tmp_path / LAST)
     assert (tmp_path / "stop.marker").read_text() == f"{tmp_path / LAST}\n"
+
+
+PREPARE = """
+import json, sys
+from recipe.program import compose_config
+program, folder, *overrides = sys.argv[1:]
+fixed = ["data.dir=DIR", "cluster=cpu", "model.path=MODEL", f"run_dir={folder}"]
+config = compose_config(program, [*fixed, *overrides])
+__import__(f"recipe.{program}")
+sys.modules[f"recipe.{program}"].prepare(config)
+if program == "train":
+    print(json.dumps(dict(config.ray_kwargs.ray_init.runtime_env.env_vars)))
+"""
+
+
+@pytest.mark.parametrize("program", ["train", "sft"])
+def test_a_start_leaves_its_settings_and_takes_the_folder(tmp_path: Path, program: str) -> None:
+    job = {"runtime_env": {"env_vars": {"WANDB_MODE": "offline"}}, "metadata": {}}
+    variables = {
+        **os.environ,
+        "RANK": "0",
+        "WANDB_MODE": "offline",
+        "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job),
+        VARIABLE: str(tmp_path / "stop"),
+    }
+    for name in (*PASSED_ON, "RAY_ADDRESS"):
+        if name != "WANDB_MODE":
+            variables.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, "-c", PREPARE, program, str(tmp_path / "run")],
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / FILE).read_text())["seed"] == 0
+    assert "process" in (tmp_path / "run" / "lock").read_text()
+    marker = tmp_path / "run" / "checkpoints" / LAST
+    assert (tmp_path / "stop.marker").read_text() == f"{marker}\n"
+    if program == "train":
+        given = json.loads(done.stdout.splitlines()[-1])
+        assert "WANDB_MODE" not in given  # the job's own; Ray refuses it twice
+        assert given["WANDB_RUN_ID"]
