@@ -44,7 +44,7 @@ TARGETS = {
     "program": r"-m recipe\.train",
     "task runner": r"^ray::TaskRunner",
     "actor": r"^ray::WorkerDict",
-    "vLLM's server": r"^ray::vLLMHttpServer",
+    "vLLM's server": r"^ray::WatchedHttpServer",
     "vLLM's engine": r"^VLLM::EngineCore",
     "agent loop": r"^ray::AgentLoopWorker",
     "reward worker": r"^ray::RewardLoopWorker",
@@ -278,11 +278,14 @@ def check_history(run: Run) -> str:
     return f"{last} steps; " + "; ".join(f"{key}: {value}" for key, value in found.items())
 
 
-def series(run: Run, count: int, rng: random.Random) -> list[Outcome]:
-    """`count` kills in turns of three, each of an attempt of its own; then an end on request."""
+def series(run: Run, count: int, names: list[str], rng: random.Random) -> list[Outcome]:
+    """`count` kills in turns of three, each of an attempt of its own; then an end on request.
+
+    Args:
+        names: of `TARGETS`, what is killed in turn.
+    """
     outcomes: list[Outcome] = []
     waiting: list[tuple[Outcome, float]] = []
-    names = list(TARGETS)
     run.start()
     await_step(run, 0, time.monotonic())
     for number in tqdm(range(count), desc="kills"):
@@ -333,7 +336,8 @@ def main() -> None:
     run = Run(options.model.resolve(), options.data.resolve(), options.out.resolve())
     if run.run_dir.exists():
         raise SystemExit(f"error: {run.run_dir} is there already: give another --out, or remove it")
-    outcomes = series(run, options.kills, random.Random(options.seed))
+    names = options.only or list(TARGETS)
+    outcomes = series(run, options.kills, names, random.Random(options.seed))
     text = f"{table(outcomes)}\n\n{verdict(outcomes)} Kept: {check_history(run)}."
     print(text)
     (options.out / "kills.md").write_text(text + "\n", encoding="utf-8")
@@ -348,6 +352,8 @@ def _options() -> Any:
     parser.add_argument("data", type=Path, help="folder of data_prep.thinkvg")
     parser.add_argument("--kills", type=int, default=24, help="how many (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (%(default)s)")
+    told = ", ".join(TARGETS)
+    parser.add_argument("--only", nargs="+", choices=list(TARGETS), metavar="PART", help=told)
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/kills"))
     parser.add_argument("--docs", action="store_true", help="update docs/cluster.md as well")
     return parser.parse_args()

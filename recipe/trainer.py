@@ -19,6 +19,7 @@ from omegaconf import open_dict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 from recipe import rich_logs, step_metrics, tensorboard_file
 from recipe.checkpoints import last_step, mark_step
@@ -95,6 +96,16 @@ def _reward_rows(batch: KVBatchMeta, keys: Sequence[str]) -> list[Mapping[str, f
         keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"]
     )
     return [row["reward_extra_info"] for row in list(data["extra_fields"])]
+
+
+def _load_replica() -> Any:
+    from recipe.rollout_server import WatchedReplica
+
+    return WatchedReplica
+
+
+# The place of verl's own loader under this name; vLLM is imported when the first replica starts.
+RolloutReplicaRegistry.register("vllm", _load_replica)
 
 
 @register_trainer(TRAINER_NAME)

@@ -72,3 +72,11 @@ def test_a_resumed_run_does_not_log_its_step_again(
     monkeypatch.setattr(PPOTrainerSync, "fit", lambda self, manager: None)
     trainer.fit(None)
     assert trainer.config.trainer.val_before_train is validates
+
+
+def test_rollouts_are_served_by_servers_that_end_with_their_engine() -> None:
+    from verl.workers.rollout.replica import get_rollout_replica_class
+
+    from recipe.rollout_server import WatchedReplica
+
+    assert get_rollout_replica_class("vllm") is WatchedReplica
