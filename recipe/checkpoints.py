@@ -84,7 +84,12 @@ def last_step(holder: Path) -> int:
         raise InputError(
             f"{marker} holds {said!r}, not a step: write the step to go on from into it"
         )
-    whole = [_step(path.parent) or 0 for path in holder.glob("global_step_*/data.pt")]
+    whole = [
+        _step(path.parent) or 0
+        for path in holder.glob("global_step_*/data.pt")
+        # verl leaves data.pt behind where it removes an old checkpoint
+        if (path.parent / "actor").is_dir()
+    ]
     mark_step(holder, max(whole, default=0))
     return max(whole, default=0)
 

@@ -47,7 +47,12 @@ def check_model_folder(path: str, key: str) -> dict[str, Any]:
             f"{key}={path}: no preprocessor_config.json; copy the processor of the base model, or "
             "save it with AutoProcessor.save_pretrained"
         )
-    loaded: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    try:
+        loaded: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise InputError(
+            f"{key}={path}: its config.json is not JSON ({error}): copy that of the base model"
+        ) from error
     return loaded
 
 
@@ -105,21 +110,27 @@ def check_family(metadata: dict[str, Any], model: dict[str, Any], data_key: str)
         )
 
 
-def check_training_input(config: DictConfig, columns: tuple[str, ...]) -> None:
+def check_training_input(
+    config: DictConfig, columns: tuple[str, ...], elsewhere: bool = False
+) -> list[dict[str, Any]]:
     """Check model and data of a training configuration.
 
     Args:
         config: with ``model.path``, ``data.dir``, ``data.train_files`` and ``data.val_files``.
         columns: that both files must have.
+        elsewhere: the run is on machines of a cluster, and this one may have no GPU.
+
+    Returns:
+        What each of the two files says of itself.
 
     Raises:
         InputError: the first fault found.
     """
     check_settings(config)
-    check_accelerator(config)
+    if not elsewhere:
+        check_accelerator(config)
     model = check_model_folder(config.model.path, "model.path")
-    for key in DATA_KEYS:
-        check_data_file(config, key, columns, model)
+    return [check_data_file(config, key, columns, model) for key in DATA_KEYS]
 
 
 def check_settings(config: DictConfig) -> None:

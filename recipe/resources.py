@@ -1,5 +1,6 @@
 """What a training run needs of Ray, checked first: with too little, verl waits without a word."""
 
+import json
 import os
 import time
 
@@ -26,6 +27,21 @@ def needed(config: DictConfig) -> dict[str, int]:
 def joins_a_cluster() -> bool:
     """Whether the user named a running cluster (``RAY_ADDRESS``)."""
     return os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
+
+
+def variables_of_the_job() -> dict[str, str]:
+    """Environment variables that `ray job submit` gave this program and all its workers."""
+    text = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}"
+    runtime = json.loads(text).get("runtime_env") or {}
+    return dict(runtime.get("env_vars") or {})
+
+
+def gpus_are_elsewhere() -> bool:
+    """Whether this machine is none of those that compute: the head of a cluster may have no GPU.
+
+    The cluster of a SLURM job is on the job's own nodes.
+    """
+    return joins_a_cluster() and "SLURM_JOB_ID" not in os.environ
 
 
 def check_declared(config: DictConfig) -> None:

@@ -8,11 +8,20 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 
 from recipe import checks, program, run_identity
+from recipe.checkpoints import LAST
 from recipe.child import leave_on_sigterm, run_child
+from recipe.resuming import check_resumable, prune
+from recipe.run_lock import lock
+from recipe.same_run import check_same_run, note_settings
 from recipe.stop_request import STOPPED, StopRequest
 
 
 def prepare(config: DictConfig) -> None:
+    """Take the run's folder and say where the logs of this run go.
+
+    Raises:
+        InputError: another program is running in the folder.
+    """
     run_dir = Path(config.run_dir).resolve()
     run_dir.mkdir(parents=True, exist_ok=True)
     with open_dict(config):
@@ -20,6 +29,11 @@ def prepare(config: DictConfig) -> None:
         config.stop_file = str(Path(config.stop_file).resolve())
     if int(os.environ["RANK"]) == 0:
         # the process that logs
+        lock(run_dir)
+        note_settings(config, "sft")
+        prune(config, "sft")
+        marker = Path(config.trainer.default_local_dir).absolute() / LAST
+        StopRequest(config.stop_file).tell_marker(marker)
         run_identity.set_variables(run_dir)
 
 
@@ -44,6 +58,8 @@ def _launch_processes(config: DictConfig) -> None:
 def train(config: DictConfig) -> None:
     """Check, then train: in this process under torchrun, else start torchrun on this node."""
     checks.check_training_input(config, checks.SFT_COLUMNS)
+    check_same_run(config, "sft")
+    check_resumable(config, "sft")
     program.set_environment(config)
     if "RANK" not in os.environ:
         checks.check_smoothing(config)

@@ -11,6 +11,7 @@ from verl.utils.distributed import destroy_global_process_group, initialize_glob
 
 from recipe.coordinate_loss import CoordinateLoss
 from recipe.metrics_file import continue_from
+from recipe.redaction import hide_secrets
 from recipe.soft_targets import LARGEST_COORDINATE, coordinate_ids
 from recipe.stop_request import StopRequest
 
@@ -56,6 +57,7 @@ class ThinkVGSFTTrainer(SFTTrainer):
         """Train from the step that was loaded, to the end or until asked; see verl's trainer."""
         self._stop = StopRequest(self.config.stop_file)
         self._steps_begun = self.resume_global_step
+        hide_secrets(self.config)
         if self.rank == 0:
             continue_from(self.resume_global_step)
         with contextlib.suppress(_Stopped):

@@ -37,6 +37,11 @@ class StopRequest:
         """The step that was saved, or None where the training did not end on request."""
         return int(self._done.read_text()) if self._done.exists() else None
 
+    def tell_marker(self, marker: Path) -> None:
+        """Leave a launcher the path of the last checkpoint's marker, which says how far it is."""
+        if VARIABLE in os.environ:
+            write_text_atomically(Path(f"{self._path}.marker"), f"{marker}\n")
+
     def begin(self) -> None:
         """Forget an earlier run's answer, and an earlier run's request.
 

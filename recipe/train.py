@@ -10,11 +10,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe import checks, program, resources, run_identity
 from recipe.actor_watch import ActorWatch
-from recipe.checkpoints import last_step
+from recipe.checkpoints import LAST, last_step
 from recipe.errors import InputError
 from recipe.failed_rollouts import RolloutsFailing
 from recipe.preflight.batch import batch_faults
+from recipe.preflight.services import picture_faults
+from recipe.preflight.values import value_faults
 from recipe.preflight.workload import read_workload
+from recipe.resuming import check_resumable, prune
+from recipe.run_lock import lock
+from recipe.same_run import check_same_run, note_settings
 from recipe.stop_request import STOPPED, StopRequest
 from reward.judge.failures import JudgeFailing
 
@@ -28,19 +33,31 @@ def check(config: DictConfig) -> None:
     Raises:
         InputError: the first fault found.
     """
-    checks.check_training_input(config, checks.ROLLOUT_COLUMNS)
+    away = resources.gpus_are_elsewhere()
+    files = checks.check_training_input(config, checks.ROLLOUT_COLUMNS, elsewhere=away)
+    for fault in picture_faults(config, [file.get("notice") for file in files]):
+        raise InputError(fault)
     checks.check_reward(config)
     checks.check_gdpo(config)
+    for fault in value_faults(config, "train"):
+        raise InputError(fault)
     for fault in batch_faults(config, read_workload(config, "train")):
         raise InputError(fault)
     if not resources.joins_a_cluster():
         resources.check_declared(config)
+    check_same_run(config, "train")
+    check_resumable(config, "train")
 
 
 def prepare(config: DictConfig) -> None:
-    """Make paths absolute for the workers, and say where the logs of this run go."""
+    """Take the run's folder, make paths absolute for the workers, say where the logs go.
+
+    Raises:
+        InputError: another program is running in the folder.
+    """
     run_dir = Path(config.run_dir).resolve()
     run_dir.mkdir(parents=True, exist_ok=True)
+    lock(run_dir)
     with open_dict(config):
         config.run_dir = str(run_dir)
         config.stop_file = str(Path(config.stop_file).resolve())
@@ -57,12 +74,18 @@ def prepare(config: DictConfig) -> None:
     if config.cluster.platform == "cpu":
         # A private cluster, unless the user names one: logical resources are ours to declare.
         os.environ.setdefault("RAY_ADDRESS", "local")
-    last_step(Path(config.trainer.default_local_dir))  # mends a marker that a kill left empty
-    StopRequest(config.stop_file).begin()
+    note_settings(config, "train")
+    prune(config, "train")
+    request = StopRequest(config.stop_file)
+    request.begin()
+    request.tell_marker(Path(config.trainer.default_local_dir).absolute() / LAST)
     # The process that trains and logs inherits nothing from this one on a running cluster.
     with open_dict(config):
         workers = config.ray_kwargs.ray_init.runtime_env
-        workers.env_vars = {**workers.env_vars, **run_identity.set_variables(run_dir)}
+        wanted = {**workers.env_vars, **run_identity.set_variables(run_dir)}
+        # Ray refuses a variable that the job's own runtime environment has as well.
+        given = resources.variables_of_the_job()
+        workers.env_vars = {name: value for name, value in wanted.items() if name not in given}
 
 
 def run_engine(config: DictConfig) -> None:

@@ -27,6 +27,7 @@ from recipe.failed_rollouts import failed_rollouts
 from recipe.gdpo import components_of_step
 from recipe.judge_watch import JudgeWatch
 from recipe.metrics_file import continue_from
+from recipe.redaction import hide_secrets
 from recipe.settings import GDPO
 from recipe.stop_request import StopRequest
 from reward.ground_truth import GroundTruth
@@ -133,6 +134,11 @@ class ThinkVGTrainer(PPOTrainerSync):
         tensorboard_file.continue_from(self.config.run_dir, self.global_steps)
         # W&B would stage the pictures of tables in the home folder until they are synced.
         os.environ.setdefault("WANDB_DATA_DIR", str(self.config.run_dir))
+        if self.global_steps > 0 and not self.config.trainer.val_only:
+            # The step that was loaded is logged already: validating it would log it a second time.
+            with open_dict(self.config):
+                self.config.trainer.val_before_train = False
+        hide_secrets(self.config)
         super().fit(agent_loop_manager)
         self._mark_logged()
 

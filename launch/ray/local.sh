@@ -24,7 +24,8 @@ trap ask USR1
 trap on_term TERM
 trap 'kill -TERM "$driver" 2>/dev/null || true; rm -rf "$folder"' EXIT
 
-read -ra command <<<"${THINKVG_DRIVER:-${THINKVG_PYTHON:-python} -m recipe.train}"
+command=(launch/ray/preflight.sh)
+if [[ -n ${THINKVG_DRIVER:-} ]]; then read -ra command <<<"$THINKVG_DRIVER"; fi
 "${command[@]}" "$@" &
 driver=$!
 code=0

@@ -3,7 +3,8 @@
 #   launch/ray/submit.sh http://HEAD:8265 run_dir=/shared/runs/dense reward=dense data.dir=/shared/…
 # Ray takes a copy of this repository to every node; runtime_env.yaml says what goes along. run_dir,
 # data.dir and model.path are on a disk that all nodes share: the copy is deleted behind the job.
-# Options of `ray job submit` (--no-wait, --headers …) go into RAY_JOB_OPTIONS.
+# Options of `ray job submit` (--no-wait, --headers …) go into RAY_JOB_OPTIONS, another file in the place
+# of runtime_env.yaml into THINKVG_RUNTIME_ENV.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -24,7 +25,9 @@ done
     fail "run_dir=$run_dir: add run_dir=/SHARED/DIR, an absolute path on a disk that all nodes share"
 
 read -ra options <<<"${RAY_JOB_OPTIONS:-}"
-# The command runs on the head node, with the cluster's own environment.
-read -ra command <<<"${THINKVG_DRIVER:-python -m recipe.train}"
-exec ray job submit --address "$address" --runtime-env launch/ray/runtime_env.yaml "${options[@]}" \
+# The command runs on the head node, with the cluster's own environment: the checks, then the run.
+command=(env "THINKVG_PREFLIGHT=${THINKVG_PREFLIGHT:-on}" bash launch/ray/preflight.sh)
+if [[ -n ${THINKVG_DRIVER:-} ]]; then read -ra command <<<"$THINKVG_DRIVER"; fi
+exec ray job submit --address "$address" \
+    --runtime-env "${THINKVG_RUNTIME_ENV:-launch/ray/runtime_env.yaml}" "${options[@]}" \
     -- "${command[@]}" "$@"

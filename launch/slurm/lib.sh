@@ -16,19 +16,33 @@ fail() {
 if ! declare -F address_of >/dev/null; then
     address_of() {
         local address
-        address=$(scontrol show node --oneliner "$1" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
-        getent ahostsv4 "${address:-$1}" | awk 'NR == 1 { print $1 }'
+        address=$(scontrol show node --oneliner "$1" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p') || true
+        address=${address:-$1}
+        { getent ahostsv4 "$address" || getent ahosts "$address" || true; } | awk 'NR == 1 { print $1 }'
     }
 fi
 
-# Fills nodes, addresses, head, base_port, attempt and log_dir.
+# What the site loads. Module systems and conda keep neither to `set -e` nor to `set -u`.
+set_up_site() {
+    local status=0
+    declare -F site_setup >/dev/null || return 0
+    set +u
+    site_setup || status=$?
+    set -u
+    ((status == 0)) || say "site_setup ended with code $status (${THINKVG_SITE:-}); going on"
+}
+
+# Fills job, nodes, addresses, head, base_port, attempt and log_dir.
 describe_allocation() {
     local node
     [[ -n ${SLURM_JOB_ID:-} ]] || fail "this is a job script: sbatch --nodes=N launch/slurm/train.sbatch OVERRIDES"
+    # One task of an array has the number of the whole array, which SLURM would take for all tasks.
+    job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID:-}}
+    job=${job:-$SLURM_JOB_ID}
     mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
     declare -gA addresses=()
     for node in "${nodes[@]}"; do
-        addresses[$node]=$(address_of "$node")
+        addresses[$node]=$(address_of "$node") || true
         [[ -n ${addresses[$node]} ]] ||
             fail "$node: no address; define address_of in the site file (${THINKVG_SITE:-none is set})"
     done
@@ -52,7 +66,7 @@ describe_allocation() {
     # Ahead of the folder `recipe` that TransferQueue leaves in site-packages.
     export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
     python=${THINKVG_PYTHON:-python}
-    say "job $SLURM_JOB_ID, attempt $attempt: ${#nodes[@]} nodes (${nodes[*]}), $gpus GPUs each, ports from $base_port, logs in $log_dir"
+    say "job $job, attempt $attempt: ${#nodes[@]} nodes (${nodes[*]}), $gpus GPUs each, ports from $base_port, logs in $log_dir"
 }
 
 # How commands enter the container, where THINKVG_CONTAINER names one.
@@ -78,7 +92,8 @@ step() {
     local on=$1 count
     shift
     count=$(tr ',' '\n' <<<"$on" | wc -l)
-    exec srun --overlap --nodes="$count" --ntasks="$count" --ntasks-per-node=1 --nodelist="$on" \
+    # --export: a job submitted with --export=NONE would have its steps start without its variables
+    exec srun --export=ALL --overlap --nodes="$count" --ntasks="$count" --ntasks-per-node=1 --nodelist="$on" \
         --cpus-per-task="$cpus" --mem=0 --kill-on-bad-exit=1 --unbuffered \
         "${site_srun[@]}" "${site_wrap[@]}" "$@" </dev/null
 }
@@ -92,14 +107,42 @@ lost=          # why the allocation can no longer be used
 asked=         # a signal has asked for an end
 declare -A daemons=() # process id of a step that has to live as long as the driver, by node
 
+# field NAME TEXT: the first NAME=VALUE in what scontrol says; empty where it says nothing.
+field() { [[ ! $2 =~ (^|[[:space:]])$1=([^[:space:]]*) ]] || echo "${BASH_REMATCH[2]}"; }
+
+# [DAYS-]HOURS:MINUTES:SECONDS in seconds; a large number where there is no limit.
+seconds_of() {
+    if [[ $1 =~ ^(([0-9]+)-)?([0-9]+):([0-9]+):([0-9]+)$ ]]; then
+        echo $((10#${BASH_REMATCH[2]:-0} * 86400 + 10#${BASH_REMATCH[3]} * 3600 +
+            10#${BASH_REMATCH[4]} * 60 + 10#${BASH_REMATCH[5]}))
+    else
+        echo 999999999
+    fi
+}
+
 # USR1 comes before the time limit or a pre-emption: --signal=B:USR1@SECONDS.
 on_warning() {
     [[ $phase != ending && -z $asked ]] || return 0
     asked=yes
     touch "$THINKVG_STOP_FILE"
-    local end left
-    end=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/.* EndTime=\([^ ]*\).*/\1/p')
-    left=$(($(date -d "$end" +%s 2>/dev/null || echo 0) - $(date +%s) - ${THINKVG_MARGIN:-30}))
+    local said end left limit
+    said=$(scontrol show job "$job") || said=
+    end=$(date -d "$(field EndTime "$said")" +%s 2>/dev/null) || end=
+    if [[ -n $(field EndTime "$said") && -n $end ]]; then
+        left=$((end - $(date +%s)))
+    else
+        # SLURM does not answer: what the signal was asked for
+        left=${SBATCH_SIGNAL:-B:USR1@600}
+        left=${left##*@}
+    fi
+    limit=$(seconds_of "$(field TimeLimit "$said")")
+    # Not a pre-emption, which leaves less than the limit. SLURM sends the signal half a minute early at
+    # most, so a longer limit would have let this attempt run for longer than that.
+    if [[ $phase == starting ]] && ((SECONDS < 25 && limit <= SECONDS + left + 30)); then
+        fail "the time limit of $limit s is no longer than the lead of its signal: raise --time," \
+            "or lower --signal=B:USR1@SECONDS"
+    fi
+    left=$((left - ${THINKVG_MARGIN:-30}))
     ((left > 0)) || left=0
     say "signal before the end of this job: the trainer has $left s to save a checkpoint"
     (
@@ -184,11 +227,21 @@ drive() {
 # preflight PROGRAM OVERRIDES…: `recipe.preflight` on the head, ahead of the first attempt. With a
 # driver of one's own there is no configuration that it could check.
 preflight() {
-    if ((attempt > 0)) || [[ -n ${THINKVG_DRIVER:-} || ! -d recipe/preflight ]]; then return 0; fi
+    local mode=${THINKVG_PREFLIGHT:-on}
+    [[ $mode == on || $mode == warn || $mode == off ]] ||
+        fail "THINKVG_PREFLIGHT=$mode: choose on, warn (problems are told and do not end the job) or off"
+    if ((attempt > 0)) || [[ $mode == off || -n ${THINKVG_DRIVER:-} || ! -d recipe/preflight ]]; then
+        return 0
+    fi
     drive "$head" "$python" -m recipe.preflight --program "$@"
     await "$driver"
     driver=
-    ((code == 0)) || fail "the checks ahead of the run found problems (above)"
+    [[ -z $asked ]] || again "the end of the job came before its checks were done"
+    ((code != 0)) || return 0
+    if ((code != 2)) && node_is_gone; then again_by_slurm "$silent does not answer"; fi
+    [[ $mode == warn ]] ||
+        fail "the checks ahead of the run found problems (above); THINKVG_PREFLIGHT=warn passes them"
+    say "the checks ahead of the run found problems (above); going on, as THINKVG_PREFLIGHT=warn says"
 }
 
 # Waits for a child through any number of signals; its exit code is in `code`.
@@ -217,11 +270,45 @@ node_is_gone() {
     [[ -n $silent ]]
 }
 
+# The step of the run's last checkpoint: what the program saved when asked, or what the marker says, whose
+# path it leaves beside the stop file. An attempt that ended before that has the marker of the one before.
+checkpoint_step() {
+    local number marker
+    if [[ -s $THINKVG_STOP_FILE.done ]]; then
+        cat "$THINKVG_STOP_FILE.done"
+        return 0
+    fi
+    for ((number = attempt; number >= 0; number--)); do
+        marker=${log_dir%/*}/attempt-$number/${THINKVG_STOP_FILE##*/}.marker
+        [[ -s $marker ]] || continue
+        marker=$(<"$marker")
+        [[ ! -s $marker ]] || cat "$marker"
+        return 0
+    done
+}
+
+# check_progress WHY: fails where this job was requeued several times and got no further by it.
+check_progress() {
+    local step before count=0 number most=${THINKVG_MAX_IDLE_RESTARTS:-3}
+    step=$(checkpoint_step)
+    step=${step:-0}
+    echo "$step" >"$log_dir/step"
+    for ((number = attempt - 1; number >= 0; number--)); do
+        before=${log_dir%/*}/attempt-$number/step
+        [[ -s $before && $(<"$before") == "$step" ]] || break
+        count=$((count + 1))
+    done
+    ((count < most)) ||
+        fail "$1; requeued $count times without a new checkpoint (the last is of step $step):" \
+            "look for the cause in $log_dir, or raise THINKVG_MAX_IDLE_RESTARTS=$most"
+}
+
 # again WHY: puts this job back into the queue; a new attempt goes on from the last checkpoint.
 again() {
     stop_everything
-    say "$1; requeueing job $SLURM_JOB_ID"
-    scontrol requeue "$SLURM_JOB_ID" ||
+    check_progress "$1"
+    say "$1; requeueing job $job"
+    scontrol requeue "$job" ||
         fail "$1; SLURM did not requeue the job: submit the same command again to go on"
     exit 0
 }
@@ -230,8 +317,9 @@ again() {
 # requeues itself before that gets no GPUs in its next attempt (SLURM 22.05: "Invalid generic resource").
 again_by_slurm() {
     local patience
-    patience=$(scontrol show config | sed -n 's/^SlurmdTimeout *= *\([0-9]*\).*/\1/p')
+    patience=$(scontrol show config | sed -n 's/^SlurmdTimeout *= *\([0-9]*\).*/\1/p') || patience=
     stop_everything
+    check_progress "$1"
     say "$1; SLURM requeues the job when it takes the node for down (within ${patience:-300} s)"
     sleep $((${patience:-300} + 60)) &
     timer=$!

@@ -23,7 +23,8 @@ export SBATCH_GPUS_PER_NODE=8
 export THINKVG_PYTHON=$PWD/.venv-gpu/bin/python
 # Runs in the job, on its first node, before anything is started; steps inherit its variables.
 site_setup() {
-    # module load cuda/12.8
+    # torch brings its CUDA libraries; a toolkit is for building flash-attn (docs/install-gpu.md)
+    # module load cuda/13
     :
 }
 
@@ -48,6 +49,8 @@ export THINKVG_SCRATCH=/tmp
 # export THINKVG_LOGS=$PWD/outputs/slurm
 # export THINKVG_MARGIN=30          # seconds kept for the end itself, out of those before the limit
 # export THINKVG_MAX_RESTARTS=50    # a job that was requeued this often fails instead
+# export THINKVG_MAX_IDLE_RESTARTS=3 # as does one that was requeued this often without a new checkpoint
+# export THINKVG_PREFLIGHT=on       # warn: tell the problems that the checks find, and go on; off
 # export THINKVG_PROBE_TIMEOUT=30   # seconds that nodes have to answer after the driver failed
 # export THINKVG_RAY_CPUS=64        # CPUs that Ray may give out on each node; by default the job's
 # site_srun=(--network=...)         # further options of every srun

@@ -39,6 +39,12 @@ def _rollout_faults(config: DictConfig, work: Workload) -> Iterator[str]:
             f"actor_rollout_ref.actor.ppo_mini_batch_size={mini} does not divide "
             f"data.train_batch_size={work.prompts}: set it to {_divisor(work.prompts, mini)}"
         )
+    elif mini * work.group % work.gpus and not work.prompts * work.group % work.gpus:
+        yield (
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={mini} x actor_rollout_ref.rollout.n="
+            f"{work.group} are {mini * work.group} sequences, which {work.gpus} GPUs do not share "
+            f"evenly: set actor_rollout_ref.actor.ppo_mini_batch_size={_shared(work, mini)}"
+        )
     share = mini * work.group // work.gpus
     micro = int(actor.ppo_micro_batch_size_per_gpu or 1)
     if not actor.use_dynamic_bsz and share and share % micro:
@@ -73,6 +79,16 @@ def layout_faults(shape: ModelShape, work: Workload) -> Iterator[str]:
             f"{shape.name} knows: lower data.max_prompt_length, data.max_response_length or "
             "data.max_length"
         )
+
+
+def _shared(work: Workload, wish: int) -> int:
+    """The divisor of a batch's prompts next to `wish` whose sequences all GPUs share evenly."""
+    fitting = [
+        n
+        for n in range(1, work.prompts + 1)
+        if not work.prompts % n and not n * work.group % work.gpus
+    ]
+    return min(fitting, key=lambda n: abs(n - wish))
 
 
 def _next_multiple(prompts: int, group: int, gpus: int) -> int:

@@ -1,6 +1,7 @@
 """All checks of a run, in order, and what they found."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ from recipe import checks, resources
 from recipe.errors import InputError
 from recipe.preflight import machine, services
 from recipe.preflight.batch import batch_faults, layout_faults
+from recipe.preflight.choices import choice_faults
 from recipe.preflight.communication import Traffic, traffic
 from recipe.preflight.data import DataFile, data_faults, enough_rows, rows_of
 from recipe.preflight.memory import Estimate, estimate
 from recipe.preflight.problems import Problems
 from recipe.preflight.shape import ModelShape, read_shape
+from recipe.preflight.values import value_faults
 from recipe.preflight.workload import GIB, Workload, read_workload
+from recipe.resuming import check_resumable
+from recipe.same_run import check_same_run
 
 
 @dataclass(frozen=True)
@@ -40,30 +45,33 @@ def examine(config: DictConfig, program: str, elsewhere: bool = False) -> Plan:
             not looked at.
     """
     problems = Problems()
-    problems.collect(lambda: checks.check_settings(config))
+    problems.collect("the settings", lambda: checks.check_settings(config))
+    if not problems.messages:
+        problems.extend("numbers", lambda: value_faults(config, program))
     if problems.messages:
         return Plan(program, problems=tuple(problems.messages))
-    if not elsewhere:
-        problems.collect(lambda: checks.check_accelerator(config))
-    model = problems.collect(lambda: checks.check_model_folder(config.model.path, "model.path"))
+    if not elsewhere and not (program == "train" and resources.gpus_are_elsewhere()):
+        problems.collect("the accelerator", lambda: checks.check_accelerator(config))
+    path = config.model.path
+    model = problems.collect("the model", lambda: checks.check_model_folder(path, "model.path"))
     shape = None
     if model is not None:
-        shape = problems.collect(lambda: read_shape(config.model.path))
+        shape = problems.collect("the model's shape", lambda: read_shape(path))
     files = _check_files(config, program, model or {}, shape, problems)
     _check_program(config, program, problems)
+    notices = [file.metadata.get("notice") for file in files]
     if program == "train":
-        for fault in services.picture_faults(config, [f.metadata.get("notice") for f in files]):
-            problems.add(fault)
+        problems.extend("loggers", lambda: services.picture_faults(config, notices))
     pixels = max((int(file.metadata.get("max_pixels", 0)) for file in files), default=0)
-    work = problems.collect(lambda: _workload(config, program, pixels))
+    work = problems.collect("the workload", lambda: _workload(config, program, pixels))
     if work is None:
         return Plan(program, files, shape, problems=tuple(problems.messages))
-    for fault in batch_faults(config, work):
-        problems.add(fault)
-    memory = _check_memory(config, shape, work, problems)
+    problems.extend("batch sizes", lambda: batch_faults(config, work))
+    problems.extend("names", lambda: choice_faults(config, program, work))
+    memory = problems.collect("memory", lambda: _check_memory(config, shape, work, problems))
     if not elsewhere:
         _check_machine(config, shape, work, problems)
-    moved = traffic(shape, work) if shape else None
+    moved = problems.collect("traffic", lambda: traffic(shape, work) if shape else None)
     return Plan(program, files, shape, work, memory, moved, tuple(problems.messages))
 
 
@@ -85,11 +93,12 @@ def _check_files(
     problems: Problems,
 ) -> tuple[DataFile, ...]:
     columns = checks.ROLLOUT_COLUMNS if program == "train" else checks.SFT_COLUMNS
-    processor = _processor(config.model.path) if model else None
+    processor = _processor(config.model.path, problems) if model else None
     files = []
     for key in checks.DATA_KEYS:
         metadata = problems.collect(
-            lambda key=key: checks.check_data_file(config, key, columns, model)  # type: ignore[misc]
+            f"data.{key}",
+            lambda key=key: checks.check_data_file(config, key, columns, model),  # type: ignore[misc]
         )
         if metadata is None:
             continue
@@ -103,38 +112,48 @@ def _check_files(
             response_limit=config.data.max_response_length if training else None,
         )
         files.append(file)
-        for fault in data_faults(file, shape, processor):
-            problems.add(fault)
-        for fault in enough_rows(file, int(config.data.train_batch_size)):
-            problems.add(fault)
+        batch = int(config.data.train_batch_size)
+        problems.extend(f"data.{key}", partial(data_faults, file, shape, processor))
+        problems.extend(f"data.{key}", partial(enough_rows, file, batch))
     return tuple(files)
 
 
-def _processor(path: str) -> Any:
+def _processor(path: str, problems: Problems) -> Any:
     """The processor of a local model folder; None where there is none to be loaded."""
     from transformers import AutoProcessor
 
     if not Path(path).is_dir():
         return None
     try:
-        return AutoProcessor.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError):
-        return None  # check_model_folder names what is missing
+        processor = AutoProcessor.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # files that are broken fail in many ways
+        problems.add(
+            f"model.path={path}: its processor does not load ({type(error).__name__}: {error}): "
+            "copy tokenizer and processor of the base model"
+        )
+        return None
+    if not getattr(processor, "chat_template", None):
+        problems.add(
+            f"model.path={path}: no chat template: copy chat_template.jinja of the base model"
+        )
+        return None
+    return processor
 
 
 def _check_program(config: DictConfig, program: str, problems: Problems) -> None:
     """The checks that the program itself makes before it starts."""
+    problems.collect("the run's folder", lambda: check_same_run(config, program))
+    problems.collect("the checkpoint", lambda: check_resumable(config, program))
     if program == "sft":
-        problems.collect(lambda: checks.check_smoothing(config))
+        problems.collect("soft targets", lambda: checks.check_smoothing(config))
         return
     known = len(problems.messages)
-    problems.collect(lambda: checks.check_reward(config))
+    problems.collect("the reward", lambda: checks.check_reward(config))
     if len(problems.messages) == known:
-        for fault in services.judge_faults(config):
-            problems.add(fault)
-    problems.collect(lambda: checks.check_gdpo(config))
+        problems.extend("the judge", lambda: services.judge_faults(config))
+    problems.collect("GDPO", lambda: checks.check_gdpo(config))
     if not resources.joins_a_cluster():
-        problems.collect(lambda: resources.check_declared(config))
+        problems.collect("Ray's resources", lambda: resources.check_declared(config))
 
 
 def _check_memory(
@@ -179,8 +198,8 @@ def _remedy(moment: str, work: Workload) -> str:
 def _check_machine(
     config: DictConfig, shape: ModelShape | None, work: Workload, problems: Problems
 ) -> None:
-    faults = [*machine.gpu_faults(work), *machine.package_faults(config, work)]
+    problems.extend("GPUs", lambda: machine.gpu_faults(work))
+    problems.extend("packages", lambda: machine.package_faults(config, work))
     if shape is not None:
-        faults += machine.disk_faults(config, shape, work)
-    for fault in [*faults, *services.wandb_faults(config)]:
-        problems.add(fault)
+        problems.extend("the disk", lambda: machine.disk_faults(config, shape, work))
+    problems.extend("W&B", lambda: services.wandb_faults(config))

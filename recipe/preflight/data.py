@@ -13,6 +13,7 @@ from PIL import Image
 from data_prep.coordinates import MODEL_FAMILIES, smart_resize
 from recipe.preflight.shape import ModelShape
 from recipe.settings import FRACTIONS
+from reward.ground_truth import GroundTruth
 
 SAMPLE = 256
 """Rows of a file whose pictures are opened and, without lengths in it, whose texts are measured."""
@@ -50,14 +51,44 @@ def data_faults(file: DataFile, shape: ModelShape | None, processor: Any) -> Ite
     chosen = sorted(random.Random(0).sample(range(len(table)), min(SAMPLE, len(table))))
     rows = table.take(chosen).to_pylist()
     yield from _picture_faults(file, table["images"].combine_chunks().flatten())
-    yield from _size_faults(file, rows)
-    yield from _length_faults(file, table, rows, processor)
+    sound = [row for row in rows if _row_fault(row) is None]
+    yield from _row_faults(file, rows)
+    yield from _size_faults(file, sound)
+    yield from _length_faults(file, table, sound, processor)
 
 
 def _columns(path: str) -> list[str]:
     names = pq.read_schema(path).names
     wanted = ("images", "extra_info", "reward_model", "prompt", "messages")
     return [name for name in wanted if name in names]
+
+
+def _row_fault(row: Mapping[str, Any]) -> str | None:
+    """What is wrong with a row by itself; None where nothing is."""
+    images = row.get("images") or []
+    if not images:
+        return "has no picture"
+    if any(not (image.get("image") or image.get("bytes")) for image in images):
+        return "has a picture without path or bytes"
+    messages = row.get("prompt") or row.get("messages") or []
+    marks = sum(str(message.get("content")).count("<image>") for message in messages)
+    if marks != len(images):
+        return f"has {len(images)} pictures and {marks} <image> in its text"
+    if "reward_model" in row:
+        try:
+            GroundTruth.parse(row["reward_model"]["ground_truth"])
+        except (KeyError, TypeError, ValueError) as error:
+            return f"has a broken ground_truth ({error})"
+    return None
+
+
+def _row_faults(file: DataFile, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    faults = [fault for fault in map(_row_fault, rows) if fault]
+    if faults:
+        yield (
+            f"data.{file.key}={file.path}: {len(faults)} of {len(rows)} rows looked at are broken, "
+            f"the first {faults[0]}: make the file anew with python -m data_prep.thinkvg"
+        )
 
 
 def _patch_faults(file: DataFile, shape: ModelShape | None) -> Iterator[str]:
@@ -74,7 +105,7 @@ def _picture_faults(file: DataFile, images: Any) -> Iterator[str]:
     """Pictures that are not where the file says; every name is looked for, each once."""
     if "image" not in {field.name for field in images.type}:
         return  # embedded in the file
-    paths = images.field("image").unique().to_pylist()
+    paths = [path for path in images.field("image").unique().to_pylist() if path]
     missing = [path for path in paths if not Path(path).is_file()]
     if missing:
         yield (

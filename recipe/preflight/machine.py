@@ -8,10 +8,16 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from recipe import resources
+from recipe.preflight.memory import trained_parameters
+from recipe.preflight.services import loggers
 from recipe.preflight.shape import ModelShape
+from recipe.preflight.values import AFTER_EACH_EPOCH, saves
 from recipe.preflight.workload import GIB, Workload
 
 FLASH = ("flash_attention_2", "flash_attention_3")
+UNLIMITED = 10
+"""Checkpoints that are assumed where all are kept and the number of steps is not given."""
+
 SPARE = 1.05
 """A checkpoint's files beside the tensors: tokenizer, optimizer's names, data loader."""
 
@@ -43,9 +49,9 @@ def package_faults(config: DictConfig, work: Workload) -> Iterator[str]:
     model = config.actor_rollout_ref.model if work.rollout else config.model
     if model.get("use_liger", False):
         wanted["liger_kernel"] = "install liger-kernel, or set use_liger=false on the model"
-    if "wandb" in config.trainer.logger:
+    if {"wandb", "tracking"} & set(loggers(config)):
         wanted["wandb"] = "install wandb, or leave it out of trainer.logger"
-    if "tensorboard" in config.trainer.logger:
+    if "tensorboard" in loggers(config):
         wanted["tensorboard"] = "install tensorboard, or leave it out of trainer.logger"
     for name, remedy in wanted.items():
         try:
@@ -57,7 +63,8 @@ def package_faults(config: DictConfig, work: Workload) -> Iterator[str]:
 
 def checkpoint_bytes(shape: ModelShape, work: Workload) -> float:
     """Bytes of one checkpoint: parameters, AdamW's moments, and a Hugging Face folder in bf16."""
-    return SPARE * shape.parameters * (3 * work.stored_bytes + 2)
+    moments = 2 * trained_parameters(shape, work) * work.stored_bytes
+    return SPARE * (shape.parameters * (work.stored_bytes + 2) + moments)
 
 
 def disk_faults(config: DictConfig, shape: ModelShape, work: Workload) -> Iterator[str]:
@@ -66,7 +73,7 @@ def disk_faults(config: DictConfig, shape: ModelShape, work: Workload) -> Iterat
     key = keys[work.program]
     if config.trainer.save_freq == 0:
         return
-    kept = int(config.trainer[key] or 1) if config.trainer.save_freq > 0 else 0
+    kept = _kept(config, key) if saves(config) else 0
     needed = (kept + 1) * checkpoint_bytes(shape, work)
     folder = Path(config.trainer.default_local_dir).absolute()
     while not folder.exists():
@@ -79,6 +86,16 @@ def disk_faults(config: DictConfig, shape: ModelShape, work: Workload) -> Iterat
             f"take {needed / GIB:.0f} GiB and {(free + held) / GIB:.0f} are free on {folder}: "
             f"lower trainer.{key}, or set run_dir to a larger disk"
         )
+
+
+def _kept(config: DictConfig, key: str) -> int:
+    """Checkpoints that are kept; where that is unlimited (null), all that the run will save."""
+    if config.trainer[key]:
+        return int(config.trainer[key])
+    steps = config.trainer.get("total_training_steps")
+    if not steps or config.trainer.save_freq == AFTER_EACH_EPOCH:
+        return UNLIMITED
+    return max(1, int(steps) // int(config.trainer.save_freq))
 
 
 def _files(config: DictConfig) -> Iterator[Path]:

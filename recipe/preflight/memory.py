@@ -16,6 +16,9 @@ activations    with checkpointing: L t h c + one block's inner ones, else those 
                vision tower the same way over its patches. Without flash attention also
                2 t s heads c for the attention matrices of one block at sequence length s
 logits         3 t V c: the logits, their softmax, their gradient
+with LoRA      the base is frozen: P s / N of parameters (verl keeps them in float32 too, unless
+               model_dtype=bf16), and of optimizer, gradients and update only the share of the
+               adapters, rank (in + out) values for each linear layer
 update         P s / N for AdamW's temporaries on a GPU; on a CPU, one parameter at a time
 reserve        a CUDA context, NCCL's buffers and fragments: 3 GiB and 5 %; none on a CPU
 =============  ====================================================================================
@@ -124,6 +127,17 @@ class Estimate:
         return found
 
 
+def trained_parameters(shape: ModelShape, work: Workload) -> float:
+    """Parameters that the optimizer moves: all, or those of the adapters on all linear layers."""
+    if not work.lora_rank:
+        return float(shape.parameters)
+    queries, key_values = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
+    attention = 2 * (shape.width + queries) + 2 * (shape.width + key_values)
+    text = shape.layers * (attention + 3 * (shape.width + shape.inner))
+    seen = 3 * (shape.vision_width + shape.vision_inner) + 6 * shape.vision_width
+    return float(work.lora_rank * (text + shape.vision_layers * seen))
+
+
 def estimate(shape: ModelShape, work: Workload) -> Estimate:
     """Memory of a run; the formulas are in the module's docstring."""
     training = _training(shape, work)
@@ -141,22 +155,23 @@ def estimate(shape: ModelShape, work: Workload) -> Estimate:
 
 def _training(shape: ModelShape, work: Workload) -> Training:
     stored = shape.parameters * work.stored_bytes / work.shards
-    optimizer = 0.0 if work.offload_optimizer else 2 * stored
+    moved = trained_parameters(shape, work) * work.stored_bytes / work.shards
+    optimizer = 0.0 if work.offload_optimizer else 2 * moved
     gathered = float((2 * shape.root + 3 * shape.block) * work.compute_bytes)
     activations = _activations(shape, work)
     logits = 3.0 * work.tokens * shape.vocabulary * work.compute_bytes
-    used = 3 * stored + optimizer + gathered + activations + logits
+    used = stored + 2 * moved + optimizer + gathered + activations + logits
+    one = min(float(shape.largest), trained_parameters(shape, work))
+    temporary = 2 * one * work.stored_bytes / work.shards if work.on_cpu else moved
     return Training(
         parameters=stored,
         optimizer=optimizer,
-        gradients=stored,
+        gradients=moved,
         gathered=gathered,
         activations=activations,
         logits=logits,
         # An optimizer that is offloaded between steps comes back for the step itself.
-        update=2 * stored
-        - optimizer
-        + (2 * shape.largest * work.stored_bytes / work.shards if work.on_cpu else stored),
+        update=2 * moved - optimizer + temporary,
         reserve=0.0 if work.on_cpu else CONTEXT + FRAGMENTS * used,
     )
 
@@ -206,6 +221,7 @@ def _host(shape: ModelShape, work: Workload) -> float:
     """Memory of one node's host for loading, the reference and what is offloaded."""
     per_gpu = 2.0 * shape.parameters / work.shards if work.reference else 0.0
     stored = shape.parameters * work.stored_bytes / work.shards
-    per_gpu += stored * (2 * work.offload_optimizer + work.offload_parameters)
+    moved = trained_parameters(shape, work) * work.stored_bytes / work.shards
+    per_gpu += 2 * moved * work.offload_optimizer + stored * work.offload_parameters
     copies = work.gpus_per_node if shape.tied else 1
     return work.gpus_per_node * per_gpu + copies * shape.parameters * work.stored_bytes

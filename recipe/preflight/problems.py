@@ -1,6 +1,6 @@
 """Collects what checks find, instead of stopping at the first."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -21,10 +21,21 @@ class Problems:
         if line not in self.messages:
             self.messages.append(line)
 
-    def collect(self, check: Callable[[], Found]) -> Found | None:
-        """Run a check; keep the fault it raises and return None, or what it returns."""
+    def collect(self, what: str, check: Callable[[], Found]) -> Found | None:
+        """Run a check of `what`; keep the fault it raises and return None, or what it returns."""
         try:
             return check()
         except InputError as error:
             self.add(str(error))
-            return None
+        except Exception as error:  # a check that fails must not keep the others from speaking
+            self.add(f"preflight could not check {what}: {type(error).__name__}: {error}")
+        return None
+
+    def extend(self, what: str, check: Callable[[], Iterable[str]]) -> None:
+        """Run a check of `what` that yields faults; keep them all."""
+
+        def keep_all() -> None:
+            for fault in check():
+                self.add(fault)
+
+        self.collect(what, keep_all)

@@ -1,4 +1,4 @@
-"""Whether the services that a run talks to are there: the judge, W&B."""
+"""Whether the services that a run talks to are there and may be talked to: the judge, loggers."""
 
 import netrc
 import os
@@ -12,6 +12,45 @@ from reward.judge.health import check_health
 from reward.judge.settings import JudgeSettings
 
 OFFLINE = ("offline", "disabled", "dryrun")
+WANDB = ("wandb", "tracking", "vemlp_wandb")
+"""verl's names of loggers that are W&B."""
+
+LOCAL = ("console", "file", "tensorboard")
+TABLE = "trainer.v1.thinkvg.rollout_table.every"
+GENERATIONS = "trainer.log_val_generations"
+
+
+def loggers(config: DictConfig) -> list[str]:
+    """Names of the loggers of a run."""
+    given = config.trainer.logger or []
+    return [given] if isinstance(given, str) else [str(name) for name in given]
+
+
+def hosted_loggers(config: DictConfig) -> list[str]:
+    """Those loggers whose data would leave this machine, as far as the environment tells."""
+    return [name for name in loggers(config) if name not in LOCAL and not _stays(config, name)]
+
+
+def _stays(config: DictConfig, name: str) -> bool:
+    if name in ("wandb", "tracking"):
+        return wandb_mode(config) in OFFLINE
+    if name == "swanlab":
+        return os.environ.get("SWANLAB_MODE", "cloud") in ("local", "offline", "disabled")
+    if name == "mlflow":
+        return os.environ.get("MLFLOW_TRACKING_URI", "sqlite:").startswith(
+            ("sqlite:", "file:", "/")
+        )
+    if name == "clearml":
+        return os.environ.get("CLEARML_OFFLINE_MODE", "").lower() in ("1", "true")
+    if name == "trackio":
+        return not os.environ.get("TRACKIO_SPACE_ID")
+    return False
+
+
+def wandb_mode(config: DictConfig) -> str:
+    """W&B's mode of a run; offline where nobody says otherwise."""
+    kept = OmegaConf.select(config, "cluster.env") or {}
+    return str(os.environ.get("WANDB_MODE", kept.get("WANDB_MODE", "offline")))
 
 
 def judge_faults(config: DictConfig) -> Iterator[str]:
@@ -28,23 +67,31 @@ def judge_faults(config: DictConfig) -> Iterator[str]:
 
 
 def picture_faults(config: DictConfig, notices: Sequence[str | None]) -> Iterator[str]:
-    """Pictures of an online run's rollouts that may be patients'.
+    """Pictures and texts of rollouts that may be patients' and would leave this machine.
 
     `notices` are what the data files say of themselves; a synthetic set says so.
     """
+    hosted = hosted_loggers(config)
+    if not hosted or (notices and all(notices)):
+        return
     table = config.trainer.v1.thinkvg.rollout_table
-    online = os.environ.get("WANDB_MODE", "offline") not in OFFLINE
-    if table.every and online and "wandb" in config.trainer.logger and not all(notices):
+    if table.every and set(hosted) & set(WANDB):
         yield (
-            "trainer.v1.thinkvg.rollout_table.every: pictures of rollouts would be sent to W&B, "
-            "and the data does not say that it is synthetic: set it to 0, or WANDB_MODE=offline"
+            f"{TABLE}: pictures of rollouts would be sent to W&B, and the data does not say that "
+            "it is synthetic: set it to 0, or WANDB_MODE=offline"
+        )
+    if (config.trainer.get("log_val_generations") or 0) > 0:
+        yield (
+            f"{GENERATIONS}: questions and answers would be sent to {', '.join(hosted)}, and the "
+            "data does not say that it is synthetic: set it to 0, or keep the logger offline "
+            "(WANDB_MODE=offline)"
         )
 
 
 def wandb_faults(config: DictConfig) -> Iterator[str]:
     """An online run without a login; runs are offline by default and need none."""
-    mode = os.environ.get("WANDB_MODE", "offline")
-    if "wandb" not in config.trainer.logger or mode in OFFLINE:
+    mode = wandb_mode(config)
+    if not {"wandb", "tracking"} & set(loggers(config)) or mode in OFFLINE:
         return
     if os.environ.get("WANDB_API_KEY") or _in_netrc():
         return

@@ -46,6 +46,7 @@ class Workload:
     reference: bool
     max_pixels: int
     rollout: Rollout | None
+    lora_rank: int = 0
 
     @property
     def gpus(self) -> int:
@@ -89,6 +90,7 @@ def read_workload(config: DictConfig, program: str, max_pixels: int = 0) -> Work
         and bool(config.actor_rollout_ref.actor.use_kl_loss or config.algorithm.use_kl_in_reward),
         max_pixels=max_pixels,
         rollout=_rollout(config, on_cpu) if training else None,
+        lora_rank=int(model.get("lora_rank") or 0),
     )
 
 

@@ -1,6 +1,7 @@
 """``python -m recipe.sweep``: runs that differ in one thing each, then a table and a plot."""
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,11 +16,12 @@ from recipe.sweep.compare import compare
 from recipe.sweep.runs import BASE, Run, ablations, plan_runs
 
 EPILOG = f"""\
-A VARIANT is the name of an ablation, `{BASE}`, or overrides in quotes:
-  python -m recipe.sweep --out outputs/sweeps/paper {BASE} dapo "seed=1" \\
+A VARIANT is the name of an ablation, `{BASE}`, or overrides in quotes, behind such a name or alone:
+  python -m recipe.sweep --out outputs/sweeps/paper {BASE} dapo "seed=1" "rl_only base_model=…" \\
       "actor_rollout_ref.rollout.n=4 seed=1" -- model.path=outputs/sft/… data.dir=…
 What follows `--` are overrides of all runs. Runs that are finished are skipped, interrupted ones go
-on from their last checkpoint. Ablations: {", ".join(ablations())}."""
+on from their last checkpoint, those that wait in SLURM's queue are left alone.
+Ablations: {", ".join(ablations())}."""
 
 
 def _options() -> tuple[argparse.Namespace, list[str]]:
@@ -77,7 +79,11 @@ def sweep(options: argparse.Namespace, shared: Sequence[str]) -> int:
         print(f"{said}\nwhen they are done: the same command with --table")
     elif waiting and not options.dry_run:
         failed = local.run_all(runs)
+    if options.dry_run:
+        return 0
     table = compare(runs, out, _notice(runs[0]))
+    if table.empty and options.table:
+        raise InputError(f"{out}: no run has metrics yet: start them, without --table")
     if not table.empty:
         print(f"{table.to_string(float_format='{:.3g}'.format)}\n{out}/table.md, {out}/plot.svg")
     for run in failed:
@@ -86,12 +92,15 @@ def sweep(options: argparse.Namespace, shared: Sequence[str]) -> int:
 
 
 def _check(runs: Sequence[Run], elsewhere: bool) -> None:
-    """Preflight of every run that will be started."""
-    for run in runs:
+    """Preflight of every run that will be started, unless THINKVG_PREFLIGHT says otherwise."""
+    mode = os.environ.get("THINKVG_PREFLIGHT", "on")
+    for run in runs if mode != "off" else ():
         config = compose_config("train", list(run.overrides))
         set_environment(config)
         problems = examine(config, "train", elsewhere).problems
-        if problems:
+        if problems and mode == "warn":
+            print(f"{run.name}: {'; '.join(problems)}", file=sys.stderr)
+        elif problems:
             raise InputError(f"{run.name}: {'; '.join(problems)}")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,9 @@ class Run:
     def is_as_before(self) -> bool:
         """Whether the folder holds a run with the same overrides, or none at all."""
         file = self.folder / OVERRIDES
-        return not file.is_file() or json.loads(file.read_text()) == list(self.overrides)
+        return not file.is_file() or _apart_from_place(json.loads(file.read_text())) == (
+            _apart_from_place(self.overrides)
+        )
 
     def note_overrides(self) -> None:
         """Keep the overrides in the run's folder, which tells a later sweep what it holds."""
@@ -47,6 +50,10 @@ class Run:
         return self.folder / "metrics.jsonl"
 
 
+def _apart_from_place(overrides: Sequence[str]) -> list[str]:
+    return [override for override in overrides if not override.startswith("run_dir=")]
+
+
 def ablations() -> list[str]:
     """Names of the shipped ablations."""
     return sorted(path.stem for path in (CONFIG_FOLDER / "ablation").glob("*.yaml"))
@@ -57,7 +64,8 @@ def plan_runs(out: Path, variants: Iterable[str], shared: Sequence[str]) -> list
 
     Args:
         out: folder of the sweep.
-        variants: each an ablation's name, ``base``, or overrides separated by spaces.
+        variants: each an ablation's name or ``base``, overrides behind it, or overrides alone,
+            quoted as in a shell.
         shared: overrides of all runs.
 
     Raises:
@@ -78,17 +86,26 @@ def plan_runs(out: Path, variants: Iterable[str], shared: Sequence[str]) -> list
 
 
 def _run(out: Path, variant: str, shared: Sequence[str]) -> Run:
-    own = tuple(variant.split())
-    if len(own) == 1 and "=" not in own[0]:
-        if own[0] != BASE and own[0] not in ablations():
-            raise InputError(
-                f"{own[0]}: no such ablation; there are {BASE}, {', '.join(ablations())}"
-            )
-        own = () if own[0] == BASE else (f"ablation={own[0]}",)
+    own = _overrides_of(variant)
     name = run_name(own)
-    folder = out / name
-    named = (f"run_dir={folder}", f"trainer.experiment_name={out.name}-{name}")
+    folder = out.resolve() / name
+    named = (f"run_dir={folder}", f"trainer.experiment_name={out.resolve().name}-{name}")
     return Run(name, folder, own, (*shared, *own, *named))
+
+
+def _overrides_of(variant: str) -> tuple[str, ...]:
+    try:
+        own = shlex.split(variant)
+    except ValueError as error:
+        raise InputError(f"{variant}: {error}: quote a variant as in a shell") from error
+    if own and "=" not in own[0]:
+        first = own.pop(0)
+        if first != BASE and first not in ablations():
+            raise InputError(
+                f"{first}: no such ablation; there are {BASE}, {', '.join(ablations())}"
+            )
+        own = own if first == BASE else [f"ablation={first}", *own]
+    return tuple(own)
 
 
 def run_name(own: Sequence[str]) -> str:

@@ -43,11 +43,16 @@ def host_of(base_url: str, option: Option = judge_option) -> str:
         or int(netloc["port"] or 0) > 65535
     ):
         raise ValueError(
-            f"{option('base_url')} is {base_url!r}, not an address such as "
+            f"{option('base_url')} is {_shown(base_url)!r}, not an address such as "
             "http://127.0.0.1:8000/v1 (a key goes into the variable that "
             f"{option('api_key_env')} names)"
         )
     return netloc["host"].strip("[]").lower()
+
+
+def _shown(base_url: str) -> str:
+    """A URL without what may be a password or a key."""
+    return re.sub(r"//[^/]*@", "//***@", base_url.split("?")[0])
 
 
 def check_address(

@@ -55,3 +55,9 @@ def test_a_step_is_marked_and_taken_back(tmp_path):
     assert last_step(tmp_path) == 15
     mark_step(tmp_path, 0)
     assert last_step(tmp_path) == 0
+
+
+def test_what_verl_leaves_of_an_old_checkpoint_is_no_checkpoint(tmp_path):
+    folder = holder(tmp_path, "", [5, 10], [])
+    (folder / "global_step_10" / "actor").rmdir()
+    assert last_step(folder) == 5

@@ -17,6 +17,7 @@ class Saving(ThinkVGTrainer):
 
     def __init__(self, stop: Path, step: int, save_freq: int) -> None:
         self._stop, self._stops = StopRequest(stop), False
+        self._unmarked = 0
         self.global_steps, self.total_training_steps = step, 10
         self.config = SimpleNamespace(trainer=SimpleNamespace(save_freq=save_freq))
         self.saved: list[int] = []

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from recipe.errors import InputError
 from recipe.program import compose_config
 from recipe.sweep import slurm
+from recipe.sweep.__main__ import sweep
 from recipe.sweep.compare import compare
 from recipe.sweep.runs import Run, ablations, plan_runs, run_name
 from recipe.train import FINISHED
@@ -112,28 +113,115 @@ def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return script
 
 
-def test_each_task_of_an_array_gets_the_overrides_of_its_run(
-    tmp_path: Path, launcher: Path
-) -> None:
-    out = tmp_path / "sweep"
-    runs = plan_runs(out, ["base", "dapo", "seed=1"], SHARED)
-    finish(runs[0], 0.5)
-    said = slurm.submit(runs, out, ["--nodes=2"], dry=True)
-    assert said == f"sbatch --array=0-1 --nodes=2 {out}/array.sbatch"
-    assert "#SBATCH --signal=B:USR1@600" in (out / "array.sbatch").read_text()
-    for task, run in enumerate(runs[1:]):
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Programs in SLURM's place: sbatch numbers its jobs, squeue prints the file ``queue``."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    texts = {
+        "sbatch": f'echo "$*" >>{tmp_path}/calls; echo $((11 + $(wc -l <{tmp_path}/calls)))',
+        "squeue": f"cat {tmp_path}/queue",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    (tmp_path / "queue").touch()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return tmp_path
+
+
+def tasks(folder: Path) -> list[list[str]]:
+    """What the tasks of a submission hand to the launcher."""
+    found = []
+    for task in range(len(list((folder / "tasks").iterdir()))):
         done = subprocess.run(
-            ["bash", str(out / "array.sbatch")],
+            ["bash", str(folder / "array.sbatch")],
             env={"SLURM_ARRAY_TASK_ID": str(task), "PATH": "/usr/bin:/bin"},
             capture_output=True,
             text=True,
             check=True,
             timeout=20,
         )
-        assert done.stdout.splitlines() == list(run.overrides)
+        found.append(done.stdout.splitlines())
+    return found
+
+
+def test_each_task_of_an_array_gets_the_overrides_of_its_run(
+    tmp_path: Path, launcher: Path, cluster: Path
+) -> None:
+    out = tmp_path / "sw eep"
+    runs = plan_runs(out, ["base", "dapo", "seed=1"], SHARED)
+    finish(runs[0], 0.5)
+    said = slurm.submit(runs, out, ["--nodes=2"])
+    assert said == "submitted as job 12: dapo, seed1"
+    folder = out / "submissions" / "1"
+    call = f"--parsable --array=0-1 --nodes=2 {folder}/array.sbatch\n"
+    assert (tmp_path / "calls").read_text() == call
+    script = (folder / "array.sbatch").read_text()
+    assert "#SBATCH --signal=B:USR1@600" in script
+    assert f'#SBATCH --output="{folder}/slurm-%A_%a.log"' in script
+    assert tasks(folder) == [list(run.overrides) for run in runs[1:]]
+
+
+def test_what_is_queued_is_not_submitted_again(
+    tmp_path: Path, launcher: Path, cluster: Path
+) -> None:
+    out = tmp_path / "sweep"
+    runs = plan_runs(out, ["base", "dapo", "seed=1"], SHARED)
+    slurm.submit(runs[:2], out, [])
+    (tmp_path / "queue").write_text("12_1\n")
+    said = slurm.submit(runs, out, [])
+    assert said == "dapo: still queued, as 12_1\nsubmitted as job 13: base, seed1"
+    assert len(tasks(out / "submissions" / "1")) == 2
+    (tmp_path / "queue").write_text("12_1\n13_0\n13_1\n")
+    # both queries get the same answer, which names tasks of both jobs
+    assert slurm.submit(runs, out, []).endswith("nothing is left to submit")
+
+
+def test_a_job_that_slurm_has_forgotten_is_submitted_again(
+    tmp_path: Path, launcher: Path, cluster: Path
+) -> None:
+    runs = plan_runs(tmp_path / "sweep", ["base"], SHARED)
+    slurm.submit(runs, tmp_path / "sweep", [])
+    squeue = cluster / "bin" / "squeue"
+    squeue.write_text("#!/bin/bash\necho 'slurm_load_jobs error: Invalid job id' >&2; exit 1\n")
+    assert "job 13" in slurm.submit(runs, tmp_path / "sweep", [])
+    squeue.write_text("#!/bin/bash\necho 'Unable to contact slurm controller' >&2; exit 1\n")
+    with pytest.raises(InputError, match="squeue: Unable to contact"):
+        slurm.submit(runs, tmp_path / "sweep", [])
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, launcher: Path, cluster: Path) -> None:
+    out = tmp_path / "sweep"
+    runs = plan_runs(out, ["base", "dapo"], SHARED)
+    said = slurm.submit(runs, out, [], dry=True)
+    assert said == f"sbatch --parsable --array=0-1 {out}/submissions/1/array.sbatch"
+    assert not out.exists()
+
+
+def test_a_variant_may_add_to_an_ablation_and_quote(tmp_path: Path) -> None:
+    variants = ["rl_only base_model=MODEL", "base seed=3", "+trainer.note='a b'"]
+    first, second, third = plan_runs(tmp_path, variants, SHARED)
+    assert first.own == ("ablation=rl_only", "base_model=MODEL")
+    assert (first.name, second.name) == ("rl_only-base_modelMODEL", "seed3")
+    assert third.own == ("+trainer.note=a b",)
+
+
+def test_runs_have_absolute_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (run,) = plan_runs(Path("sweep"), ["base"], SHARED)
+    assert f"run_dir={tmp_path}/sweep/base" in run.overrides
 
 
 def test_nothing_is_submitted_when_all_is_done(tmp_path: Path, launcher: Path) -> None:
     runs = plan_runs(tmp_path / "sweep", ["base"], SHARED)
     finish(runs[0], 0.5)
     assert slurm.submit(runs, tmp_path / "sweep", [], dry=True) == ""
+
+
+def test_a_table_of_nothing_says_so(tmp_path: Path) -> None:
+    from argparse import Namespace
+
+    options = Namespace(out=tmp_path, variants=["base"], slurm=None, dry_run=False, table=True)
+    with pytest.raises(InputError, match="no run has metrics yet"):
+        sweep(options, SHARED)

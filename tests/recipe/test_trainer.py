@@ -1,7 +1,12 @@
 """Metrics that the trainer adds, and its place in verl's registry."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from omegaconf import OmegaConf
+from verl.trainer.ppo.v1 import PPOTrainerSync
+from verl.utils import tracking
 
 from recipe.trainer import (
     TRAINER_NAME,
@@ -48,6 +53,25 @@ def test_verl_knows_the_trainer() -> None:
     from verl.trainer.ppo.v1 import get_trainer_cls
 
     assert get_trainer_cls(TRAINER_NAME) is ThinkVGTrainer
+
+
+@pytest.mark.parametrize(
+    ("step", "only", "validates"), [(0, False, True), (5, False, False), (5, True, True)]
+)
+def test_a_resumed_run_does_not_log_its_step_again(
+    step: int, only: bool, validates: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = object.__new__(ThinkVGTrainer)
+    trainer.global_steps, trainer._unmarked = step, 0
+    settings = {"val_before_train": True, "val_only": only, "default_local_dir": str(tmp_path)}
+    trainer.config = OmegaConf.create({"run_dir": str(tmp_path), "trainer": settings})
+    monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(tmp_path / "none"))
+    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(tracking, "FileLogger", tracking.FileLogger)
+    monkeypatch.setattr(PPOTrainerSync, "fit", lambda self, manager: None)
+    trainer.fit(None)
+    assert trainer.config.trainer.val_before_train is validates
 
 
 def test_rollouts_are_served_by_servers_that_end_with_their_engine() -> None:

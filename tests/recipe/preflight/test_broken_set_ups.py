@@ -3,13 +3,17 @@
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from data_prep.metadata import encode_metadata, read_metadata
+from recipe.errors import InputError
 from recipe.preflight.checklist import examine
+from recipe.preflight.services import picture_faults
 from recipe.program import compose_config
 from recipe.settings import CONFIG_FOLDER
 
@@ -37,6 +41,13 @@ def test_a_sound_run_has_none(prepared: Path) -> None:
     assert problems(prepared, *CPU, "experiment=demo_sft", program="sft") == ()
 
 
+def test_a_cold_start_may_save_after_each_epoch(prepared: Path) -> None:
+    overrides = ["experiment=demo_sft", "trainer.save_freq=after_each_epoch"]
+    assert problems(prepared, *CPU, *overrides, program="sft") == ()
+    found = small(prepared, "trainer.save_freq=after_each_epoch")
+    assert found == ("trainer.save_freq=after_each_epoch: give a whole number from -1",)
+
+
 @pytest.mark.parametrize("program", ["train", "sft"])
 @pytest.mark.parametrize("model", ["qwen2_5_vl_3b", "qwen2_5_vl_7b"])
 def test_shipped_configurations_have_none(prepared: Path, program: str, model: str) -> None:
@@ -54,6 +65,8 @@ UNJUDGED = sorted({path.stem for path in (CONFIG_FOLDER / "reward").glob("*")} -
 def test_shipped_rewards_have_none(prepared: Path, reward: str) -> None:
     assert small(prepared, f"reward={reward}") == ()
 
+
+ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 
 # Overrides that break a sound run on this machine, and what the message has to hold.
 BROKEN = [
@@ -97,6 +110,46 @@ BROKEN = [
     (["model.path=somebody/unknown"], "add an entry to configs/shape"),
     # data that is not there
     (["data.dir=./nowhere"], "make it with python -m data_prep.thinkvg"),
+    # mini-batches that the workers cannot share: verl fails after the first rollout
+    (
+        [f"{ACTOR}.ppo_mini_batch_size=1", "cluster.gpus_per_node=16", "cluster.ray.num_cpus=99"],
+        f"set {ACTOR}.ppo_mini_batch_size=2",
+    ),
+    # names that verl looks up late
+    (["algorithm.adv_estimator=grop"], "algorithm.adv_estimator=grop: choose one of"),
+    ([f"{ACTOR}.policy_loss.loss_mode=best"], "policy_loss.loss_mode=best: choose one of"),
+    ([f"{ACTOR}.use_kl_loss=true", f"{ACTOR}.kl_loss_type=k9"], "kl_loss_type=k9: choose one of"),
+    ([f"{ACTOR}.loss_agg_mode=mean"], "loss_agg_mode=mean: choose one of"),
+    (["trainer.logger=[console,wnadb]"], "trainer.logger=wnadb: choose one of"),
+    ([f"{ROLLOUT}.name=sglang"], "rollout.name=sglang: choose one of vllm"),
+    (["trainer.v1.trainer_mode=sync"], "trainer_mode=sync: choose one of thinkvg"),
+    ([f"{ACTOR}.strategy=megatron"], "strategy=megatron: choose one of fsdp2"),
+    ([f"{ACTOR}.fsdp_config.fsdp_size=3"], "does not divide the 1 GPUs: set"),
+    ([f"{ROLLOUT}.max_model_len=100"], "max_model_len=100 is less than"),
+    (["reward.custom_reward_function.path=./mine.py"], "path=./mine.py: no such file or module"),
+    (["actor_rollout_ref.model.external_lib=no_such"], "external_lib=no_such: no such module"),
+    (["ablation=rl_only", "base_model=./nowhere"], "model.path=./nowhere: no such folder"),
+    ([f"{ACTOR}.checkpoint.save_contents=[model]"], "save_contents lacks optimizer, extra"),
+    ([f"{ACTOR}.checkpoint.async_save=true"], "set actor_rollout_ref.actor.checkpoint.async_save"),
+    # what only verl's own check knows
+    ([f"{ACTOR}.clip_ratio_c=-1", f"{ACTOR}.loss_agg_mode=seq-mean"], "loss_agg_mode"),
+    # numbers that are none
+    (["data.train_batch_size=0"], "data.train_batch_size=0: give a whole number from 1"),
+    (["data.train_batch_size=abc"], "data.train_batch_size=abc: give a whole number"),
+    (["data.train_batch_size=null"], "data.train_batch_size=null: give a whole number"),
+    ([f"{ACTOR}.ppo_mini_batch_size=0"], "ppo_mini_batch_size=0: give a whole number"),
+    (
+        [f"{ACTOR}.ppo_micro_batch_size_per_gpu=null"],
+        "ppo_micro_batch_size_per_gpu=null: give a whole number",
+    ),
+    (["cluster.nodes=0"], "cluster.nodes=0: give a whole number"),
+    (["cluster.gpus_per_node=0"], "cluster.gpus_per_node=0: give a whole number"),
+    (["cluster.tensor_parallel=0"], "cluster.tensor_parallel=0: give a whole number"),
+    (["data.max_prompt_length=null"], "data.max_prompt_length=null: give a whole number"),
+    (["trainer.save_freq=null"], "trainer.save_freq=null: give a whole number"),
+    (["trainer.total_training_steps=0"], "trainer.total_training_steps=0: give a whole number"),
+    ([f"{ROLLOUT}.limit_images=0"], "limit_images=0: give a whole number"),
+    ([f"{ROLLOUT}.temperature=0"], "temperature=0: give a number above 0"),
 ]
 
 
@@ -185,6 +238,58 @@ def test_pictures_resized_otherwise_are_told(prepared: Path, rewritten: Any) -> 
     assert any("changed since the boxes were written" in message for message in found), found
 
 
+ROWS = {
+    "no picture": lambda row: row.update(images=[]),
+    "without path or bytes": lambda row: row["images"][0].update(image=None),
+    "has a broken ground_truth": lambda row: row["reward_model"].update(ground_truth="{"),
+    "has 2 pictures and 1 <image>": lambda row: row.update(images=row["images"] * 2),
+    "has 1 pictures and 0 <image>": lambda row: row["prompt"][-1].update(content="What?"),
+}
+
+
+@pytest.mark.parametrize("told", ROWS)
+def test_broken_rows_are_told(prepared: Path, rewritten: Any, told: str) -> None:
+    found = small(prepared, f"data.dir={rewritten(ROWS[told])}")
+    assert any("rows looked at are broken" in m and told in m for m in found), found
+    assert not any("could not check" in message for message in found), found
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("config.json", "{", "its config.json is not JSON"),
+        ("chat_template.jinja", None, "no chat template"),
+        ("tokenizer.json", "{", "its processor does not load"),
+        ("processor_config.json", "{", "its processor does not load"),
+    ],
+)
+def test_a_broken_model_folder_is_told(
+    prepared: Path, tmp_path: Path, name: str, text: str | None, told: str
+) -> None:
+    shutil.copytree(prepared / "model", tmp_path / "model")
+    file = tmp_path / "model" / name
+    file.unlink() if text is None else file.write_text(text)
+    found = small(prepared, f"model.path={tmp_path / 'model'}")
+    assert any(told in message for message in found), found
+
+
+def test_a_check_that_fails_itself_is_told(prepared: Path, monkeypatch: Any) -> None:
+    def fail(*arguments: Any) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr("recipe.preflight.checklist.batch_faults", fail)
+    told = "preflight could not check batch sizes: ZeroDivisionError: by nothing"
+    assert told in small(prepared)
+
+
+def test_what_is_broken_is_one_object_for_machines(prepared: Path) -> None:
+    command = [sys.executable, "-m", "recipe.preflight", "--json", *CPU, "data.dir=DIR"]
+    command += ["model.path=M", "data.train_batch_size=null"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert "train_batch_size=null" in json.loads(done.stdout)["problems"][0]
+
+
 def judged(url: str, *more: str) -> list[str]:
     key = "reward.custom_reward_function.reward_kwargs.judge"
     return ["reward=paper_judge", f"{key}.base_url={url}", *(f"{key}.{part}" for part in more)]
@@ -215,20 +320,68 @@ def test_an_online_run_without_a_login_is_told(
     assert small(prepared) == ()
 
 
-def test_pictures_of_real_data_that_would_leave_are_told(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def real(prepared: Path, tmp_path: Path) -> str:
+    """Override for data that does not say that it is synthetic."""
     import pyarrow.parquet as pq
 
-    monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    table = "trainer.v1.thinkvg.rollout_table.every=10"
-    assert small(prepared, table) == ()
     for name in ("train", "val"):
         source = prepared / "data" / f"{name}.parquet"
         values = read_metadata(source)
         values.pop("notice")
         rows = pq.read_table(source).replace_schema_metadata(encode_metadata(values))
         pq.write_table(rows, tmp_path / source.name)
-    found = small(prepared, f"data.dir={tmp_path}", table)
-    assert any("does not say that it is synthetic" in message for message in found), found
+    return f"data.dir={tmp_path}"
+
+
+PICTURES = "trainer.v1.thinkvg.rollout_table.every=10"
+TEXTS = "trainer.log_val_generations=4"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [PICTURES],
+        [TEXTS],
+        [PICTURES, "trainer.logger=wandb"],
+        [PICTURES, "trainer.logger=[console,tracking]"],
+        [PICTURES, "trainer.logger=[vemlp_wandb]"],
+        [TEXTS, "trainer.logger=[swanlab]"],
+        [TEXTS, "trainer.logger=[console,clearml]"],
+    ],
+    ids=str,
+)
+def test_what_may_be_patients_does_not_leave(
+    prepared: Path, real: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recipe.train import check
+
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    told = "does not say that it is synthetic"
+    found = small(prepared, real, *overrides)
+    assert any(told in message for message in found), found
+    assert not any(told in message for message in small(prepared, *overrides))
+    # a launcher of the user's own may start the program without preflight
+    given = [*CPU, "experiment=demo_grpo", f"model.path={prepared / 'model'}", real, *overrides]
+    with pytest.raises(InputError, match=told):
+        check(compose_config("train", given))
+
+
+@pytest.mark.parametrize(
+    ("logger", "variables"),
+    [
+        ("wandb", {"WANDB_MODE": "offline"}),
+        ("swanlab", {"SWANLAB_MODE": "offline"}),
+        ("mlflow", {}),
+        ("trackio", {}),
+        ("tensorboard", {}),
+    ],
+)
+def test_what_stays_here_may_be_logged(
+    logger: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    overrides = ["data.dir=DIR", "model.path=M", TEXTS, f"trainer.logger=[{logger}]"]
+    assert list(picture_faults(compose_config("train", overrides), [None])) == []

@@ -1,5 +1,7 @@
 """Parameter counts and the memory formula."""
 
+from pathlib import Path
+
 import pytest
 
 from recipe.preflight.memory import estimate
@@ -46,3 +48,27 @@ def test_the_cache_takes_what_the_weights_leave() -> None:
 def test_a_rollout_that_stays_awake_takes_its_share_from_training() -> None:
     asleep, awake = of(), of("cluster.free_cache_engine=false")
     assert awake.moments["backward"] > asleep.moments["backward"] + 40 * GIB
+
+
+def test_adapters_alone_are_optimized() -> None:
+    full, adapters = of(), of("actor_rollout_ref.model.lora_rank=64")
+    assert adapters.training.parameters == full.training.parameters
+    # rank 64 on all linear layers of the 7B makes about 0.2 B parameters
+    share = adapters.training.optimizer / full.training.optimizer
+    assert 0.01 < share < 0.04
+    assert adapters.training.gradients == pytest.approx(full.training.gradients * share)
+    assert adapters.moments["update"] < full.moments["update"] - 12 * GIB
+
+
+def test_checkpoints_without_a_limit_are_all_counted(tmp_path: Path) -> None:
+    from recipe.preflight.machine import disk_faults
+
+    def faults(*overrides: str) -> list[str]:
+        config = compose_config("train", ["data.dir=DIR", f"run_dir={tmp_path}", *overrides])
+        work = read_workload(config, "train")
+        return list(disk_faults(config, read_shape(config.model.path), work))
+
+    many = ["trainer.total_training_steps=100000000", "trainer.save_freq=1"]
+    (fault,) = faults(*many, "trainer.max_actor_ckpt_to_keep=null")
+    assert fault.startswith("trainer.default_local_dir=")
+    assert "100000001 checkpoints" in fault

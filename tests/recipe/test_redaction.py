@@ -1,0 +1,54 @@
+"""Secrets stay out of what loggers keep, and out of messages."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from recipe import resources
+from recipe.program import compose_config
+from recipe.redaction import hide_secrets
+from reward.judge.address import host_of
+
+
+def test_variables_that_look_like_secrets_are_blanked() -> None:
+    variables = "{HF_TOKEN: a, WANDB_API_KEY: b, HTTPS_PROXY: 'http://me:pw@proxy:3128', N: '1'}"
+    config = compose_config("train", ["data.dir=DIR", f"+cluster.env={variables}"])
+    OmegaConf.resolve(config)
+    hide_secrets(config)
+    hidden = {"HF_TOKEN": "***", "WANDB_API_KEY": "***", "N": "1"}
+    hidden["HTTPS_PROXY"] = "http://***@proxy:3128"
+    assert config.cluster.env == hidden
+    assert config.ray_kwargs.ray_init.runtime_env.env_vars == hidden
+
+
+@pytest.mark.parametrize("url", ["http://me:pw1@host:8000/v1", "http://host/v1?key=pw1"])
+def test_a_judge_s_password_is_not_told(url: str) -> None:
+    with pytest.raises(ValueError, match="not an address") as caught:
+        host_of(url)
+    assert "pw1" not in str(caught.value)
+    assert "host" in str(caught.value)
+
+
+def test_variables_that_a_job_has_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert resources.variables_of_the_job() == {}
+    for runtime in (None, {"env_vars": {"WANDB_MODE": "online"}}):
+        job = json.dumps({"runtime_env": runtime, "metadata": {}})
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", job)
+        expected = (runtime or {}).get("env_vars", {})
+        assert resources.variables_of_the_job() == expected
+
+
+def test_the_head_of_a_cluster_may_have_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert resources.gpus_are_elsewhere()
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert not resources.gpus_are_elsewhere()
+
+
+def test_a_cold_start_has_secrets_too() -> None:
+    config = compose_config("sft", ["data.dir=DIR", "+cluster.env={HF_TOKEN: a}"])
+    hide_secrets(config)
+    assert config.cluster.env == {"HF_TOKEN": "***"}
