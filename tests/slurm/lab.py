@@ -62,7 +62,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_min_interval=100000
 SlurmdParameters=config_overrides
 ReturnToService=2
-SlurmdTimeout=40
+SlurmdTimeout=20
 KillWait=8
 OverTimeLimit=0
 GresTypes=gpu
