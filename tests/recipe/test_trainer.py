@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import logging
+
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -77,6 +79,10 @@ def test_a_resumed_run_does_not_log_its_step_again(
 def test_rollouts_are_served_by_servers_that_end_with_their_engine() -> None:
     from verl.workers.rollout.replica import get_rollout_replica_class
 
-    from recipe.rollout_server import WatchedReplica
-
+    level = logging.getLogger().level
+    try:
+        # verl's server sets the root logger's level when it is imported.
+        from recipe.rollout_server import WatchedReplica
+    finally:
+        logging.getLogger().setLevel(level)
     assert get_rollout_replica_class("vllm") is WatchedReplica
