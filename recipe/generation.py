@@ -78,15 +78,15 @@ def load_image(prompt: Prompt, patch_size: int) -> Image.Image:
     return other.resize(own.size, Image.Resampling.BICUBIC)
 
 
-def start_engine(config: DictConfig) -> Any:
+def start_engine(config: DictConfig, own_process: bool = True) -> Any:
     """A vLLM engine for the configured model.
 
     Args:
         config: composed ``configs/evaluate.yaml``; ``cluster.env`` is in the environment already.
+        own_process: the engine runs beside this process, which then prepares pictures meanwhile.
     """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    # A process of its own for the engine, beside which this one prepares pictures.
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(own_process))
     from vllm import LLM
 
     kwargs = OmegaConf.to_container(config.cluster.engine_kwargs, resolve=True)

@@ -31,7 +31,7 @@ def main(model: str, data: str, out: Path) -> None:
 
     from recipe.generation import answer, read_prompts, start_engine
 
-    engine = start_engine(config)
+    engine = start_engine(config, own_process=False)
     processor = AutoProcessor.from_pretrained(model)
     patch = processor.image_processor.patch_size
     seen: list[list[int]] = []
