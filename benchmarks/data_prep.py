@@ -20,11 +20,13 @@ from dataclasses import dataclass
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
 from PIL import Image
+from tqdm import tqdm
 
 from data_prep.coordinates import MODEL_FAMILIES, Frame
 from data_prep.phantom.forms import PARQUET
@@ -36,6 +38,7 @@ from data_prep.rows import Mapper, parse_row
 FEW, MANY = 20_000, 2_000_000
 PIXELS = (12_544, 1_003_520)
 COPIES = Recipe(long_side=1024, ending="jpg", quality=90)
+RUNS = 5
 RADIOGRAPHS, RADIOGRAPH_SIDE, TIMES = 120, 3000, 10
 
 
@@ -53,20 +56,28 @@ class Measured:
 def measure(*arguments: str) -> Measured:
     """Runs Python with these arguments and watches it and its children.
 
-    Memory is the sum of the proportional set sizes, in which a shared page counts once.
+    Memory is the sum of the proportional set sizes, in which a shared page counts once. It is
+    looked at twice a second, since the kernel holds a process up to add its pages together.
     """
     start = time.perf_counter()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=log)
         watched, most = psutil.Process(process.pid), 0
-        while process.poll() is None:
+        while not _ends_within(process, 0.5):
             most = max(most, _memory(watched))
-            time.sleep(0.1)
         seconds = time.perf_counter() - start
         if process.returncode:
             log.seek(0)
             sys.exit(log.read().decode()[-2000:])
     return Measured(seconds, most)
+
+
+def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _memory(process: psutil.Process) -> int:
@@ -170,22 +181,30 @@ def map_rows(source: Path, images: Path, out: Path, workers: int) -> None:
 
 def compare_text(folder: Path, workers: int) -> None:
     source = full_set(folder)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        ours = prepare(source, source, Path(scratch) / "ours", workers)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        places = (str(source / PARQUET), str(source), scratch, str(workers))
-        theirs = measure("-m", "benchmarks.data_prep", "--map-rows", *places)
-        alone = float((Path(scratch) / "map-seconds.txt").read_text())
+    ours, theirs, alone = [], [], []
+    for _ in tqdm(range(RUNS), "text", unit="pair"):
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            ours.append(prepare(source, source, Path(scratch) / "ours", workers))
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            places = (str(source / PARQUET), str(source), scratch, str(workers))
+            theirs.append(measure("-m", "benchmarks.data_prep", "--map-rows", *places))
+            alone.append(float((Path(scratch) / "map-seconds.txt").read_text()))
     rows = pq.read_metadata(source / PARQUET).num_rows
-    print(f"text to parquet, {rows:,} rows, {workers} workers")
+    print(f"text to parquet, {rows:,} rows, {workers} workers, medians of {RUNS} in turn")
     for name, found in (
-        ("data_prep.thinkvg (14 files, audit)", ours),
-        ("datasets.map + to_parquet (2 files)", theirs),
+        ("data_prep.thinkvg (14 files, audit)", middle(ours)),
+        ("datasets.map + to_parquet (2 files)", middle(theirs)),
     ):
         print(f"  {name:40s} {found}  {rows / found.seconds:8.0f} rows/s")
-    print(f"  of that, datasets.map alone              {alone:8.1f} s")
-    print(f"  rate of data_prep.thinkvg to theirs: {theirs.seconds / ours.seconds:.2f}", end="")
-    print(f" (to map alone: {alone / ours.seconds:.2f})")
+    print(f"  of that, datasets.map alone              {median(alone):8.1f} s")
+    rates = [their.seconds / our.seconds for our, their in zip(ours, theirs, strict=True)]
+    print(f"  rate of data_prep.thinkvg to theirs: {median(rates):.2f}", end="")
+    print(f" ({min(rates):.2f} to {max(rates):.2f})")
+
+
+def middle(runs: list[Measured]) -> Measured:
+    """The median time and the most memory."""
+    return Measured(median(run.seconds for run in runs), max(run.bytes for run in runs))
 
 
 def compare_memory(folder: Path, workers: int) -> None:

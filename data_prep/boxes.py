@@ -27,6 +27,8 @@ def agreement(final: Sequence[Region], cited: Sequence[Region]) -> tuple[int, fl
     wanted = [region.box for region in final if region.box is not None]
     if not wanted:
         return 0, None
+    if all(box in boxes for box in wanted):
+        return len(wanted), 1.0
     best = [1.0 if box in boxes else _best(box, boxes) for box in wanted]
     return sum(box in boxes for box in wanted), sum(best) / len(best)
 

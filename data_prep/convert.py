@@ -8,6 +8,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ FLAT = pa.schema(
     ]
 )
 STATS = b"thinkvg_stats"
+ASKING = ("single", "multi")  # question types that come with choices
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,27 @@ class PartStats:
     # In each third of a part, of each question type the row with the most boxes, as (boxes, source
     # index) under "TYPE/THIRD".
     most_boxes: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def note(self, example: Example) -> None:
+        """Counts what an accepted row's columns do not tell."""
+        parsed = example.parsed
+        self.clipped_boxes += example.clipped_boxes
+        self.media_tags += parsed.media_tags
+        self.without_choices += parsed.choices is None and parsed.question_type in ASKING
+
+    def count(self, columns: Mapping[str, Sequence[Any]], start: int, rows: int) -> None:
+        """Counts a part's accepted rows by their columns (`FLAT`).
+
+        The part is of `rows` source rows, of which the first has the index `start`.
+        """
+        patients, kinds = columns["patient"], columns["question_type"]
+        for (patient, kind), count in Counter(zip(patients, kinds, strict=True)).items():
+            self.patients[patient][kind] += count
+        self.images |= zip(columns["image_path"], patients, strict=True)
+        for index, kind, regions in zip(columns["index"], kinds, columns["regions"], strict=True):
+            third = f"{kind}/{3 * (index - start) // rows}"
+            if third not in self.most_boxes or len(regions) > self.most_boxes[third][0]:
+                self.most_boxes[third] = (len(regions), index)
 
     def add(self, other: PartStats) -> None:
         """Adds another part's counts, all but `most_boxes`."""
@@ -152,11 +175,10 @@ class Converter:
                 rejected.append((position, str(fault)))
             else:
                 accepted.append(values)
-                self._count(example, stats)
-                third = 3 * position // table.num_rows
-                note_most_boxes(stats, example, third)
+                stats.note(example)
         by_column = map(list, zip(*accepted, strict=True)) if accepted else ([] for _ in FLAT)
         columns = dict(zip(FLAT.names, by_column, strict=True))
+        stats.count(columns, batch.start, table.num_rows)
         self._measure(columns)
         self._write(batch, table, columns, stats, rejected)
 
@@ -189,14 +211,6 @@ class Converter:
             stats.excluded_patients.add(parsed.patient)
             raise RowFault("excluded")
         return parsed
-
-    def _count(self, example: Example, stats: PartStats) -> None:
-        parsed, kind = example.parsed, example.parsed.question_type
-        stats.patients[parsed.patient][kind] += 1
-        stats.images[parsed.image_path] = parsed.patient
-        stats.clipped_boxes += example.clipped_boxes
-        stats.media_tags += parsed.media_tags
-        stats.without_choices += kind in ("single", "multi") and parsed.choices is None
 
     def _values(self, example: Example) -> tuple[Any, ...]:
         """In the order of `FLAT`."""
@@ -258,19 +272,17 @@ class Converter:
         write_stream(part_file(self._context.work, batch.number), flat)
 
 
-def note_most_boxes(stats: PartStats, example: Example, third: int) -> None:
-    """Keeps the row if it has more boxes than those before it of its type and third."""
-    key, boxes = f"{example.parsed.question_type}/{third}", len(example.ground_truth.regions)
-    if key not in stats.most_boxes or boxes > stats.most_boxes[key][0]:
-        stats.most_boxes[key] = (boxes, example.parsed.source_index)
-
-
 def _keys(image_path: str, question: str, answer: str) -> tuple[int, int]:
     """Hashes of image and question, and of these and the answer."""
-    asked = hashlib.blake2b(f"{image_path}\0{question}".encode(), digest_size=8)
-    answered = asked.copy()
-    answered.update(f"\0{answer}".encode())
-    return int.from_bytes(asked.digest(), "little"), int.from_bytes(answered.digest(), "little")
+    asked = _hash(f"{image_path}\0{question}")
+    return asked, asked ^ _answer_hash(answer)
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+_answer_hash = lru_cache(maxsize=1024)(_hash)  # most answers are a word or a letter
 
 
 def read_records(table: pa.Table, positions: Sequence[int]) -> list[Mapping[str, Any] | None]:

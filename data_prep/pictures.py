@@ -6,9 +6,10 @@ import json
 import re
 import shlex
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 from PIL import Image
@@ -57,6 +58,10 @@ class Folder:
         self._originals = read_manifest(folder)
         # Looked at once: a name is then sought in one place first, which matters on slow disks.
         self._files = folder / "files" if (folder / "files").is_dir() else None
+
+    def __reduce__(self) -> tuple[Callable[[Path], Folder], tuple[Path]]:
+        # Another process reads the manifest once, and is not sent it with every job.
+        return _open_once, (self._folder,)
 
     def measure(self, name: str) -> Picture | str:
         """The picture of that name, its size read from its header, or a reject code."""
@@ -135,29 +140,46 @@ def read_manifest(folder: Path) -> dict[str, Size]:
     return sizes
 
 
-def find_pictures(names: Iterable[str], folder: Path, workers: int) -> dict[str, Picture | str]:
+@lru_cache(maxsize=1)
+def _open_once(folder: Path) -> Folder:
+    return Folder(folder)
+
+
+Found = Picture | str
+Spread = Callable[[Callable[[list[str]], list[Found]], list[list[str]]], Iterable[list[Found]]]
+
+
+def find_pictures(
+    names: Iterable[str], folder: Path, workers: int, spread: Spread = map
+) -> dict[str, Found]:
     """Each named picture once: found and measured, or the reject code that says why not.
 
-    Sizes come from the files' headers; no pixels are decoded.
+    Sizes come from the files' headers; no pixels are decoded. `spread` is `map`, or does the same
+    in other processes; each has `workers` times four threads for a disk that has to be waited for.
     """
     wanted = sorted(set(names))
-    measured = _measure_all(Folder(folder), wanted, 4 * max(1, workers))
-    progress = tqdm(measured, total=len(wanted), desc="reading image headers", unit="image")
-    return dict(zip(wanted, progress, strict=True))
+    measure = partial(_measure_spell, Folder(folder), 4 * max(1, workers))
+    spells = [wanted[start : start + SPELL] for start in range(0, len(wanted), SPELL)]
+    found: dict[str, Found] = {}
+    with tqdm(total=len(wanted), desc="reading image headers", unit="image") as bar:
+        for spell, measured in zip(spells, spread(measure, spells), strict=True):
+            found |= zip(spell, measured, strict=True)
+            bar.update(len(spell))
+    return found
 
 
-def _measure_all(folder: Folder, names: list[str], threads: int) -> Iterator[Picture | str]:
+def _measure_spell(folder: Folder, threads: int, names: list[str]) -> list[Found]:
     """Measures pictures in order: in many threads where that is mostly waiting for the disk.
 
     Where it is not, threads that hand the interpreter to each other would take twice the time.
     """
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        for start in range(0, len(names), SPELL):
-            tried, rest = names[start : start + TRIED], names[start + TRIED : start + SPELL]
-            begin, busy = time.perf_counter(), time.thread_time()
-            yield from map(folder.measure, tried)
-            waited = time.perf_counter() - begin > 2 * (time.thread_time() - busy)
-            yield from pool.map(folder.measure, rest) if waited else map(folder.measure, rest)
+    tried, rest = names[:TRIED], names[TRIED:]
+    begin, busy = time.perf_counter(), time.thread_time()
+    measured = list(map(folder.measure, tried))
+    if time.perf_counter() - begin <= 2 * (time.thread_time() - busy):
+        return measured + list(map(folder.measure, rest))
+    with ThreadPoolExecutor(threads) as pool:
+        return measured + list(pool.map(folder.measure, rest))
 
 
 def missing_urls(found: dict[str, Picture | str]) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from tqdm import tqdm
 
 from data_prep.audit import build_audit, write_audit
@@ -46,6 +47,8 @@ from data_prep.tokens import load_tokenizer
 from data_prep.work import convert_all, open_work, open_workers, remove_work
 from data_prep.writing import RowFile, Splitter, TrainingFiles
 
+AT_ONCE = 4  # parts that are written together, since each column of a table costs some time
+
 
 def prepare(settings: Settings) -> dict[str, Any]:
     """Runs the whole preparation and returns the audit. Raises InputError, in one line."""
@@ -68,7 +71,9 @@ def _prepare(settings: Settings, held: ExitStack) -> dict[str, Any]:
     with open_workers(settings.workers, source.rows) as workers:
         found = scan(source, kept, is_spread="auto" in (settings.frame, settings.fit))
         notes = _check_lists(settings, found, captions, exclusion)
-        pictures = find_pictures(found.names, settings.images, settings.workers)
+        pictures = find_pictures(
+            found.names, settings.images, settings.workers, workers.map if workers else map
+        )
         choice = choose_frame(settings, found, pictures)
         mapper = Mapper(choice.frame, settings.family, settings.min_pixels, settings.max_pixels)
         settings.out.mkdir(parents=True, exist_ok=True)
@@ -182,14 +187,18 @@ def write_files(
     keys = np.empty((sum(map(sum, (c.values() for c in stats.patients.values()))), 2), np.uint64)
     place = 0
     with ThreadPoolExecutor(settings.workers) as pool:
-        for number in tqdm(range(parts), "writing", unit="part", mininterval=1):
-            faulty = read_stream(rejects_file(work, number))
+        starts = range(0, parts, AT_ONCE)
+        for start in tqdm(starts, "writing", unit="block", mininterval=1):
+            numbers = range(start, min(start + AT_ONCE, parts))
+            faulty = pa.concat_tables(read_stream(rejects_file(work, n)) for n in numbers)
             if rejects is None:
                 path = folder / REJECTS
                 schema = faulty.schema.with_metadata(source.schema.metadata)
                 rejects = RowFile(path, schema, None, 4096)
             rejects.add(faulty)
-            flat = read_stream(part_file(work, number)).replace_schema_metadata(None)
+            flat = pa.concat_tables(
+                read_stream(part_file(work, n)).replace_schema_metadata(None) for n in numbers
+            )
             if training is None or not flat.num_rows:
                 continue
             for column, name in enumerate(("question_key", "answer_key")):
@@ -211,9 +220,14 @@ def _describe_run(
     pictures: Mapping[str, Picture | str],
 ) -> dict[str, object]:
     """All that parts depend on; the numbers of workers and the split are not among it."""
-    seen = hashlib.sha256()
-    for name, picture in sorted(pictures.items()):
-        seen.update(f"{name}|{picture}\n".encode("utf-8", "surrogatepass"))
+    plain = [
+        (
+            name,
+            picture if isinstance(picture, str) else (picture.path, picture.size, picture.original),
+        )
+        for name, picture in sorted(pictures.items())
+    ]
+    seen = hashlib.sha256(repr(plain).encode("utf-8", "surrogatepass"))
     stamped = {
         name: stamp(path) if path else None
         for name, path in (

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import lru_cache
+from typing import NamedTuple, cast
 
-from reward.numbers import MOST_BRACKETS, Box
+from reward.numbers import MOST_BRACKETS, Box, box_text
 from reward.response import Region, cited_regions, name_before
 
-_BOX = re.compile(r"\[(\d{1,6}), ?(\d{1,6}), ?(\d{1,6}), ?(\d{1,6})\]")
+_BOX = re.compile(r"(\[[0-9]{1,6}, ?[0-9]{1,6}, ?[0-9]{1,6}, ?[0-9]{1,6}\])")
 # Round brackets that hold words or a plain box only; "inf" and "nan" may be numbers.
 _ROUND_PAIR = re.compile(r"\((?:\[[\d, ]*\]|(?!\s*[+-]?(?i:inf|nan))[^()\[\]\d]*)\)")
 
@@ -26,18 +27,20 @@ def read_plain(text: str) -> PlainText | None:
 
     None tells nothing; a result, that `cited_groups` would find just these boxes.
     """
-    # A gap, the four numbers of a box, the next gap, and so on.
+    # A gap, a box, the next gap, and so on.
     parts = _BOX.split(text)
-    gaps = parts[::5]
-    if len(gaps) != text.count("[") + 1 or "<" in text:
+    if len(parts) // 2 != text.count("[") or "<" in text:
         return None
     if "(" in text and "(" in _ROUND_PAIR.sub("", text):
         return None
-    x1, y1, x2, y2 = (map(float, parts[side::5]) for side in (1, 2, 3, 4))
-    boxes = list(zip(x1, y1, x2, y2, strict=True))
-    if all(left < right and top < bottom for left, top, right, bottom in boxes):
-        return PlainText(gaps, boxes)
-    return None
+    boxes = list(map(_good_box, parts[1::2]))
+    return None if None in boxes else PlainText(parts[::2], cast("list[Box]", boxes))
+
+
+@lru_cache(maxsize=1024)  # an image has a box for each of its regions, and many texts
+def _good_box(text: str) -> Box | None:
+    x1, y1, x2, y2 = map(float, text[1:-1].split(","))
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
 
 
 def rewrite_plain(text: PlainText, mapping: Callable[[Box], Box]) -> tuple[str, tuple[Region, ...]]:
@@ -49,10 +52,10 @@ def rewrite_plain(text: PlainText, mapping: Callable[[Box], Box]) -> tuple[str, 
     regions: list[Region] = []
     name: str | None = None
     for gap, source in zip(text.gaps, text.boxes, strict=False):
-        x1, y1, x2, y2 = box = mapping(source)
+        box = mapping(source)
         name = name_before(gap, name)
         regions.append(Region(name, box))
-        parts += (gap, f"[{int(x1)}, {int(y1)}, {int(x2)}, {int(y2)}]")
+        parts += (gap, box_text(box))
     parts.append(text.gaps[-1])
     rewritten = "".join(parts)
     if len(regions) + rewritten.count("(") > MOST_BRACKETS:

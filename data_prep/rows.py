@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from data_prep.answers import (
@@ -139,7 +140,7 @@ def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
     if answer is None:
         raise RowFault("answer_not_in_choices")
     told, in_reasoning = _without_media(plain_brackets(told))
-    reasoning = " ".join((_BLOCK_TAGS.sub(" ", told) if "<" in told else told).split())
+    reasoning = _one_space_between(_BLOCK_TAGS.sub(" ", told) if "<" in told else told)
     plain = read_plain(reasoning)
     if plain is None:
         _check_boxes(reasoning)
@@ -186,6 +187,14 @@ def _without_media(text: str) -> tuple[str, int]:
     return text.strip(), count
 
 
+def _one_space_between(text: str) -> str:
+    """The words of a text with one space between them."""
+    # Of ASCII's white space only the space is printable.
+    if text.isascii() and text.isprintable() and "  " not in text:
+        return text.strip()
+    return " ".join(text.split())
+
+
 def _text(value: object) -> str:
     return value.strip() if isinstance(value, str) else ""
 
@@ -197,6 +206,33 @@ def _check_boxes(text: str) -> None:
             numbers = [float(part) for part in _NUMBERS.findall(text[group.start : group.end])]
             is_four = len(numbers) == 4 and all(map(math.isfinite, numbers))
             raise RowFault("degenerate_box" if is_four else "bad_box")
+
+
+# An image has a box for each of its regions, and many questions about them.
+@lru_cache(maxsize=1024)
+def write_box(
+    box: Box, place: tuple[tuple[float, float], tuple[float, float]], space: Size
+) -> tuple[Box, bool]:
+    """A box in whole units of `space`, (width, height), and whether it had to be clipped.
+
+    `place` is where the picture lies in the frame of `box`: its top-left corner and its size.
+    Raises RowFault for a box too far outside the picture, or one that vanishes.
+    """
+    (left, top), (wide, high) = place
+    x1, y1, x2, y2 = box
+    x1, y1, x2, y2 = (x1 - left) / wide, (y1 - top) / high, (x2 - left) / wide, (y2 - top) / high
+    is_clipped = not (0 <= x1 <= 1 and 0 <= y1 <= 1 and 0 <= x2 <= 1 and 0 <= y2 <= 1)
+    if is_clipped:
+        unit = (x1, y1, x2, y2)
+        if overhang(unit) > MOST_OVERHANG:
+            raise RowFault("box_outside")
+        x1, y1, x2, y2 = clip_unit(unit)
+    width, height = space
+    x1, y1 = float(round(x1 * width)), float(round(y1 * height))
+    x2, y2 = float(round(x2 * width)), float(round(y2 * height))
+    if x2 <= x1 or y2 <= y1:
+        raise RowFault("degenerate_box")
+    return (x1, y1, x2, y2), is_clipped
 
 
 @dataclass(frozen=True)
@@ -235,34 +271,7 @@ class Mapper:
 
         Raises RowFault for a box too far outside the picture, or one that vanishes.
         """
-        return self.writer(picture, image_size)(box)
-
-    def writer(self, picture: Picture, image_size: Size) -> Callable[[Box], tuple[Box, bool]]:
-        """`written` for the boxes of one picture."""
-        width, height = self.family.box_space(image_size)
-        (left, top), (wide, high) = self.frame.place(picture.original)
-
-        def write(box: Box) -> tuple[Box, bool]:
-            x1, y1, x2, y2 = box
-            x1, y1, x2, y2 = (
-                (x1 - left) / wide,
-                (y1 - top) / high,
-                (x2 - left) / wide,
-                (y2 - top) / high,
-            )
-            is_clipped = not (0 <= x1 <= 1 and 0 <= y1 <= 1 and 0 <= x2 <= 1 and 0 <= y2 <= 1)
-            if is_clipped:
-                unit = (x1, y1, x2, y2)
-                if overhang(unit) > MOST_OVERHANG:
-                    raise RowFault("box_outside")
-                x1, y1, x2, y2 = clip_unit(unit)
-            x1, y1 = float(round(x1 * width)), float(round(y1 * height))
-            x2, y2 = float(round(x2 * width)), float(round(y2 * height))
-            if x2 <= x1 or y2 <= y1:
-                raise RowFault("degenerate_box")
-            return (x1, y1, x2, y2), is_clipped
-
-        return write
+        return write_box(box, self.frame.place(picture.original), self.family.box_space(image_size))
 
     def example(self, parsed: ParsedRow, picture: Picture) -> Example:
         """Maps every box of a row, in its texts as in its ground truth.
@@ -270,15 +279,14 @@ class Mapper:
         Raises RowFault for a box too far outside the picture, or too small for its pixels.
         """
         image_size = self.model_size(picture.size)
-        # A region's box stands in the reasoning too, often more than once.
-        known: dict[Box, tuple[Box, bool]] = {}
-        write = self.writer(picture, image_size)
+        place, space = self.frame.place(picture.original), self.family.box_space(image_size)
+        clipped: set[Box] = set()
 
         def to_model(box: Box) -> Box:
-            found = known.get(box)
-            if found is None:
-                found = known[box] = write(box)
-            return found[0]
+            written, is_clipped = write_box(box, place, space)
+            if is_clipped:
+                clipped.add(box)
+            return written
 
         regions = tuple(
             Region(_plain_name(region.ref), to_model(region.box))
@@ -315,7 +323,7 @@ class Mapper:
             question=rewritten(parsed.question),
             ground_truth=truth,
             response=_write_response(reasoning, answer, regions) if reasoning else None,
-            clipped_boxes=sum(is_clipped for _, is_clipped in known.values()),
+            clipped_boxes=len(clipped),
         )
 
 

@@ -87,11 +87,9 @@ class Tally:
 
 
 def _counts(column: pa.ChunkedArray) -> dict[Any, int]:
-    return {
-        pair["values"]: pair["counts"]
-        for pair in pc.value_counts(column).to_pylist()
-        if pair["values"] is not None
-    }
+    found = pc.value_counts(column)
+    pairs = zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)
+    return {value: count for value, count in pairs if value is not None}
 
 
 def in_order(counts: Mapping[Any, int]) -> dict[str, int]:

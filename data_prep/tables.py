@@ -96,7 +96,8 @@ class Layout:
 
     def sft(self, flat: pa.Table, split: str) -> pa.Table:
         """Rows of a part that have a response, as SFT rows."""
-        flat = flat.filter(pc.is_valid(flat["response"]))
+        if flat["response"].null_count:
+            flat = flat.filter(pc.is_valid(flat["response"]))
         columns = [
             _messages([("user", flat["prompt"]), ("assistant", flat["response"])]),
             self._images(flat),

@@ -7,12 +7,13 @@ import hashlib
 import json
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -60,6 +61,8 @@ def _code_digest() -> str:
 
 CONTEXT = "context.pickle"
 _converter: Converter | None = None
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def _start() -> None:
@@ -86,13 +89,31 @@ class Workers:
     def __init__(self, count: int) -> None:
         self.ahead = 2 * count
         self._pool = ProcessPoolExecutor(count, get_context("spawn"), _start)
-        self._pool.submit(_convert, None, Path())
+        for _ in range(count):  # it starts a process for a job that finds none idle
+            self._pool.submit(_convert, None, Path())
 
     def submit(self, batch: Batch, context: Path) -> Future[None]:
         return self._pool.submit(_convert, batch, context)
 
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """`map`, in the processes."""
+        with _told_of_killed():
+            yield from self._pool.map(function, items)
+
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _told_of_killed() -> Iterator[None]:
+    """Says in one line that a worker was killed."""
+    try:
+        yield
+    except BrokenProcessPool:
+        raise InputError(
+            "a worker process was killed, as happens when memory runs out: start again, with "
+            "fewer --workers, to go on from here"
+        ) from None
 
 
 @contextmanager
@@ -144,13 +165,8 @@ def _run(
         return
     with whole_file(context.work / CONTEXT) as temporary:
         temporary.write_bytes(pickle.dumps(context))
-    try:
+    with _told_of_killed():
         _feed(workers, jobs, bar, context.work / CONTEXT)
-    except BrokenProcessPool:
-        raise InputError(
-            "a worker process was killed, as happens when memory runs out: start again, with "
-            "fewer --workers, to go on from here"
-        ) from None
 
 
 Jobs = Iterator[tuple[Batch | None, int]]

@@ -34,7 +34,10 @@ class RowFile:
         self._held: list[pa.Table] = []
         self._count = 0
         self.rows = 0
-        self._writer = pq.ParquetWriter(path, schema, use_dictionary=_repeating(schema))
+        repeating = _repeating(schema)
+        self._writer = pq.ParquetWriter(
+            path, schema, use_dictionary=repeating, write_statistics=repeating
+        )
 
     def add(self, table: pa.Table) -> None:
         if not table.num_rows:

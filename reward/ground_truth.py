@@ -4,11 +4,11 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, cast
 
 from reward.boxes import distinct
-from reward.numbers import Box, to_box
+from reward.numbers import Box, box_text, to_box
 from reward.response import Region
 
 QuestionType = Literal["closed", "single", "multi", "open"]
@@ -107,11 +107,11 @@ class GroundTruth:
         answer = list(self.answer) if isinstance(self.answer, tuple) else self.answer
         # Put together here because json's encoder takes thrice as long for so many short lists.
         return (
-            f'{{"question_type": {_encode(self.question_type)}, "answer": {_encode(answer)}, '
-            f'"choices": {_encode(self.choices)}, "regions": {_regions_text(self.regions)}, '
-            f'"think_regions": {_regions_text(self.think_regions)}, '
-            f'"image_size": {_encode(list(self.image_size))}, '
-            f'"coordinates": {_encode(self.coordinates)}}}'
+            f'{{"question_type": {_short_json(self.question_type)}, "answer": {_encode(answer)}, '
+            f'"choices": {_encode(self.choices)}, "regions": {_regions_json(self.regions)}, '
+            f'"think_regions": {_regions_json(self.think_regions)}, '
+            f'"image_size": {_short_json(self.image_size)}, '
+            f'"coordinates": {_short_json(self.coordinates)}}}'
         )
 
 
@@ -155,21 +155,25 @@ def _check_inside(truth: GroundTruth) -> None:
                 )
 
 
-def _regions_text(regions: tuple[Region, ...]) -> str:
-    """Regions as JSON."""
-    parts = []
-    for ref, box in regions:
-        if box is None:
-            raise ValueError(f"region {ref!r} has no box to write")
-        parts.append(f'{{"ref": {_encode(ref)}, "box": {_box_text(box)}}}')
-    return f"[{', '.join(parts)}]"
+def _regions_json(regions: tuple[Region, ...]) -> str:
+    return f"[{', '.join(map(_region_json, regions))}]"
 
 
-def _box_text(box: Box) -> str:
+@lru_cache(maxsize=1024)  # the regions of an image come again with each question about it
+def _region_json(region: Region) -> str:
+    ref, box = region
+    if box is None:
+        raise ValueError(f"region {ref!r} has no box to write")
     x1, y1, x2, y2 = box
     if x1 % 1 == y1 % 1 == x2 % 1 == y2 % 1 == 0:
-        return f"[{int(x1)}, {int(y1)}, {int(x2)}, {int(y2)}]"
-    return _encode([int(value) if float(value).is_integer() else value for value in box])
+        return f'{{"ref": {_encode(ref)}, "box": {box_text(box)}}}'
+    numbers = [int(value) if float(value).is_integer() else value for value in box]
+    return f'{{"ref": {_encode(ref)}, "box": {_encode(numbers)}}}'
+
+
+@lru_cache(maxsize=1024)
+def _short_json(value: str | tuple[int, int]) -> str:
+    return _encode(value)
 
 
 def _load(source: str | Mapping[str, Any]) -> Mapping[str, Any]:

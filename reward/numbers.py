@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -68,6 +69,12 @@ def to_box(numbers: Sequence[float] | None) -> Box | None:
     if -math.inf < x1 < x2 < math.inf and -math.inf < y1 < y2 < math.inf:
         return (x1, y1, x2, y2)
     return None
+
+
+@lru_cache(maxsize=1024)  # the boxes of an image stand in many texts
+def box_text(box: Box) -> str:
+    """Write a box as `[x1, y1, x2, y2]`, rounded to integers."""
+    return "[" + ", ".join(str(round(value)) for value in box) + "]"
 
 
 def bracket_groups(text: str) -> list[Group]:

@@ -14,7 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from reward.numbers import MOST_BRACKETS, Box, bracket_groups, cited_groups, numbers_in, to_box
+from reward.numbers import (
+    MOST_BRACKETS,
+    Box,
+    box_text,
+    bracket_groups,
+    cited_groups,
+    numbers_in,
+    to_box,
+)
 from reward.regions import words_before
 
 __all__ = [
@@ -198,7 +206,7 @@ def replace_boxes(text: str, mapping: Callable[[Box], Box]) -> str:
     for group in cited_groups(text):
         if group.box is None:
             continue
-        parts += [text[position : group.start], _format_box(mapping(group.box))]
+        parts += [text[position : group.start], box_text(mapping(group.box))]
         position = group.end
     return "".join([*parts, text[position:]])
 
@@ -218,13 +226,9 @@ def render_response(think: str, answer: str, regions: Sequence[Region]) -> str:
     for region in regions:
         if region.box is None:
             raise ValueError(f"region {region.ref!r} has no box to write")
-        pairs.append(f"<ref>{region.ref}</ref><box>{_format_box(region.box)}</box>")
+        pairs.append(f"<ref>{region.ref}</ref><box>{box_text(region.box)}</box>")
     location = "".join(pairs)
     return f"<think>{think}</think>\n<answer>{answer}</answer>\n<location>{location}</location>"
-
-
-def _format_box(box: Box) -> str:
-    return "[" + ", ".join(str(round(value)) for value in box) + "]"
 
 
 def _blocks(text: str) -> Iterator[_Block]:
