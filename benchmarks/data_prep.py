@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
 from PIL import Image
@@ -53,17 +54,17 @@ class Measured:
         return f"{self.seconds:8.1f} s  {self.bytes / 2**20:8.0f} MiB"
 
 
-def measure(*arguments: str) -> Measured:
+def measure(*arguments: str, every: float = 0.5) -> Measured:
     """Runs Python with these arguments and watches it and its children.
 
     Memory is the sum of the proportional set sizes, in which a shared page counts once. It is
-    looked at twice a second, since the kernel holds a process up to add its pages together.
+    looked at every so many seconds, not more often: the kernel holds a process up meanwhile.
     """
     start = time.perf_counter()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=log)
         watched, most = psutil.Process(process.pid), 0
-        while not _ends_within(process, 0.5):
+        while not _ends_within(process, every):
             most = max(most, _memory(watched))
         seconds = time.perf_counter() - start
         if process.returncode:
@@ -104,10 +105,15 @@ def full_set(folder: Path) -> Path:
 
 
 def repeated(source: Path, folder: Path, rows: int) -> Path:
-    """A parquet file of `rows` rows: those of the full set, over and over."""
+    """A parquet file of `rows` rows: those of the full set, over and over.
+
+    Fewer rows than it has are spread evenly over it, so that they name as many pictures.
+    """
     file = folder / f"rows-{rows}.parquet"
     if not file.is_file():
         table = pq.read_table(source / PARQUET)
+        if rows < len(table):
+            table = table.take(np.linspace(0, len(table) - 1, rows).round().astype(int))
         with pq.ParquetWriter(folder / "making.parquet", table.schema) as writer:
             for start in range(0, rows, len(table)):
                 writer.write_table(table.slice(0, rows - start), row_group_size=50_000)
@@ -115,10 +121,11 @@ def repeated(source: Path, folder: Path, rows: int) -> Path:
     return file
 
 
-def prepare(source: Path, images: Path, out: Path, workers: int) -> Measured:
+def prepare(source: Path, images: Path, out: Path, workers: int, every: float = 0.5) -> Measured:
     options = ("--min-pixels", str(PIXELS[0]), "--max-pixels", str(PIXELS[1]))
     places = ("--source", str(source), "--images", str(images), "--out", str(out))
-    found = measure("-m", "data_prep.thinkvg", *places, *options, "--workers", str(workers))
+    command = ("-m", "data_prep.thinkvg", *places, *options, "--workers", str(workers))
+    found = measure(*command, every=every)
     rows = json.loads((out / "audit.json").read_text())["rows"]
     assert rows["conserved"], rows
     return found
@@ -213,7 +220,7 @@ def compare_memory(folder: Path, workers: int) -> None:
     for rows in (FEW, MANY):
         file = repeated(source, folder, rows)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            found[rows] = prepare(file, source, Path(scratch) / "out", workers)
+            found[rows] = prepare(file, source, Path(scratch) / "out", workers, every=0.1)
     print(f"memory, {workers} workers and the parent together")
     for rows, measured in found.items():
         print(f"  {rows:9,} rows {measured}")

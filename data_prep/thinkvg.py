@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from data_prep.arrow_alone import leave_pandas_out
 from data_prep.pictures import MISSING, download_command
 from data_prep.pipeline import prepare
 from data_prep.program import run
@@ -78,4 +79,6 @@ def remarks(settings: Settings, audit: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
+    if not any("hub:" in argument for argument in sys.argv):  # `datasets` may want it
+        leave_pandas_out()
     sys.exit(main())

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
+from data_prep.arrow_alone import leave_pandas_out
 from data_prep.convert import Batch, Context, Converter, PartStats, part_file, read_stats
 from data_prep.errors import InputError
 from data_prep.files import ignore_interrupts, remove_leftovers, whole_file
@@ -71,6 +72,7 @@ def _start() -> None:
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
     pa.set_cpu_count(1)
+    leave_pandas_out()
 
 
 def _convert(batch: Batch | None, context: Path) -> None:
