@@ -15,6 +15,7 @@ from recipe.reporting.origin import origin_of_patients
 
 ROOT = Path(__file__).resolve().parent.parent
 UNKNOWN = "not recorded"
+CODE = (".", ":(exclude)results", ":(exclude)docs")
 HEADER = {
     "library_name": "transformers",
     "pipeline_tag": "image-text-to-text",
@@ -92,7 +93,10 @@ def read_run_config(run: Path) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit of this code, with a mark where files differ from it."""
+    """The commit of this code, with a mark where files differ from it.
+
+    What runs write themselves, results and pages, is not the code.
+    """
     try:
         answers = [
             subprocess.run(
@@ -102,7 +106,7 @@ def commit() -> str:
                 check=True,
                 timeout=30,
             ).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno", "--", *CODE])
         ]
     except (OSError, subprocess.SubprocessError):
         return UNKNOWN
