@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from data_prep.convert import PartStats
@@ -31,7 +30,7 @@ def build_audit(
     stats: PartStats,
     tallies: Mapping[str, Tally],
     files: Mapping[str, int],
-    keys: np.ndarray,
+    repeats: Mapping[str, int],
     splits: Mapping[str, str],
     pictures: Mapping[str, Picture | str],
     missing: int,
@@ -50,7 +49,7 @@ def build_audit(
         "rejects": {code: stats.rejects[code] for code in REJECT_CODES if stats.rejects[code]},
         "splits": {split: tallies[split].describe(images[split]) for split in SPLITS},
         "histograms": _histograms(tallies),
-        "repeats": count_repeats(keys),
+        "repeats": dict(repeats),
         "patients_in_two_splits": _patient_overlap(tallies),
         "patients_partly_excluded": len(stats.excluded_patients & stats.patients.keys()),
         "clipped_boxes": stats.clipped_boxes,
@@ -89,15 +88,6 @@ def _parameters(
         "findings": str(settings.findings) if settings.findings else None,
         "exclude": str(settings.exclude) if settings.exclude else None,
     }
-
-
-def count_repeats(keys: np.ndarray) -> dict[str, int]:
-    """How many rows repeat an earlier row's image and question, and how often with other answers.
-
-    `keys` are hashes, (rows, 2): of image and question, and of these and the answer.
-    """
-    questions, answers = (len(np.unique(keys[:, column])) for column in (0, 1))
-    return {"rows": len(keys) - questions, "other_answers": answers - questions}
 
 
 def _patient_overlap(tallies: Mapping[str, Tally]) -> int:

@@ -344,8 +344,11 @@ def write_stream(path: Path, table: pa.Table) -> None:
         writer.write_table(table)
 
 
-def read_stream(path: Path) -> pa.Table:
-    with pa.OSFile(str(path), "rb") as file, pa.ipc.open_file(file) as reader:
+def read_stream(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a file of `write_stream`, with all columns of `FLAT` or those named."""
+    fields = None if columns is None else [FLAT.get_field_index(name) for name in columns]
+    options = pa.ipc.IpcReadOptions(included_fields=fields)
+    with pa.OSFile(str(path), "rb") as file, pa.ipc.open_file(file, options=options) as reader:
         return reader.read_all()
 
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from tqdm import tqdm
 
 from data_prep.audit import build_audit, write_audit
-from data_prep.convert import Context, PartStats, part_file, read_stream, rejects_file
+from data_prep.convert import Context, PartStats
 from data_prep.coordinates import Frame
+from data_prep.dealing import write_files
 from data_prep.errors import InputError
 from data_prep.exclusion import Exclusion, check_exclusion, read_exclusion
 from data_prep.files import remove_leftovers
@@ -34,20 +29,18 @@ from data_prep.pictures import (
     write_missing,
 )
 from data_prep.prompts import PromptTemplates, load_templates
-from data_prep.publishing import REJECTS, check_whole, publish, refuse_own_source
+from data_prep.publishing import check_whole, publish, refuse_own_source
 from data_prep.rows import Mapper
 from data_prep.scan import Scan, scan
 from data_prep.settings import Settings
 from data_prep.sources import Source, open_source
 from data_prep.sources.base import stamp
-from data_prep.splits import SPLITS, limited_rows, split_patients
+from data_prep.splits import limited_rows, split_patients
 from data_prep.statistics import Tally
-from data_prep.tables import Layout
 from data_prep.tokens import load_tokenizer
 from data_prep.work import convert_all, open_work, open_workers, remove_work
-from data_prep.writing import RowFile, Splitter, TrainingFiles
 
-AT_ONCE = 4  # parts that are written together, since each column of a table costs some time
+AT_ONCE = 2  # parts that are written together, since each column of a table costs some time
 
 
 def prepare(settings: Settings) -> dict[str, Any]:
@@ -89,7 +82,7 @@ def _prepare(settings: Settings, held: ExitStack) -> dict[str, Any]:
         stats.patients, settings.val, settings.test, settings.seed, settings.stratify
     )
     values = _metadata(settings, templates, choice.frame, source)
-    written = write_files(settings, source, work, parts, stats, splits, values, captions)
+    written = write_files(settings, source, work, parts, stats, splits, values)
     _check_conservation(source.rows, stats, written.tallies, kept)
     missing = missing_urls(pictures)
     shown = read_rows(work, choose_rows(most_boxes))
@@ -100,7 +93,7 @@ def _prepare(settings: Settings, held: ExitStack) -> dict[str, Any]:
         stats=stats,
         tallies=written.tallies,
         files=written.files,
-        keys=written.keys,
+        repeats=written.repeats,
         splits=splits,
         pictures=pictures,
         missing=len(missing),
@@ -142,74 +135,6 @@ def _check_lists(
     if settings.exclude:
         notes += check_exclusion(exclusion, settings.exclude, found.names, is_whole)
     return notes
-
-
-@dataclass(frozen=True)
-class Written:
-    """What was written beside the final files, not yet under its name."""
-
-    folder: Path
-    files: dict[str, int]
-    tallies: dict[str, Tally]
-    keys: np.ndarray  # (rows, 2): hashes of image and question, and of these and the answer
-
-
-def write_files(
-    settings: Settings,
-    source: Source,
-    work: Path,
-    parts: int,
-    stats: PartStats,
-    splits: Mapping[str, str],
-    values: Mapping[str, Any],
-    captions: Mapping[str, str] | None,
-) -> Written:
-    """Writes the rejects and, where there is any accepted row, every training file."""
-    folder = work / "files"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    layout = Layout(
-        min_pixels=settings.min_pixels,
-        max_pixels=settings.max_pixels,
-        with_findings=captions is not None,
-        with_tokens=settings.tokenizer is not None,
-        embed_images=settings.embed_images,
-    )
-    train_rows = sum(
-        sum(counts.values())
-        for patient, counts in stats.patients.items()
-        if splits[patient] == "train"
-    )
-    splitter = Splitter(splits, train_rows, settings.seed)
-    training = TrainingFiles(folder, layout, values) if stats.patients else None
-    rejects: RowFile | None = None
-    tallies = {split: Tally() for split in SPLITS}
-    keys = np.empty((sum(map(sum, (c.values() for c in stats.patients.values()))), 2), np.uint64)
-    place = 0
-    with ThreadPoolExecutor(settings.workers) as pool:
-        starts = range(0, parts, AT_ONCE)
-        for start in tqdm(starts, "writing", unit="block", mininterval=1):
-            numbers = range(start, min(start + AT_ONCE, parts))
-            faulty = pa.concat_tables(read_stream(rejects_file(work, n)) for n in numbers)
-            if rejects is None:
-                path = folder / REJECTS
-                schema = faulty.schema.with_metadata(source.schema.metadata)
-                rejects = RowFile(path, schema, None, 4096)
-            rejects.add(faulty)
-            flat = pa.concat_tables(
-                read_stream(part_file(work, n)).replace_schema_metadata(None) for n in numbers
-            )
-            if training is None or not flat.num_rows:
-                continue
-            for column, name in enumerate(("question_key", "answer_key")):
-                keys[place : place + flat.num_rows, column] = flat[name].to_numpy()
-            place += flat.num_rows
-            for split, rows, levels in splitter.deal(flat):
-                tallies[split].add(rows)
-                training.add(split, rows, levels, pool)
-    if rejects is not None:
-        rejects.close()
-    return Written(folder, training.close() if training else {}, tallies, keys)
 
 
 def _describe_run(

@@ -19,6 +19,11 @@ STEPS = {
     "response_tokens": 32,
 }
 IOU_STEP = 0.1
+# The columns of `convert.FLAT` that are counted.
+TALLIED = (
+    *("patient", "question_type", "answer", "regions"),
+    *("think_boxes", "cited_boxes", "cited_iou", *STEPS),
+)
 
 
 @dataclass
@@ -39,7 +44,7 @@ class Tally:
     cited_iou: Counter[int] = field(default_factory=Counter)  # by tenths
 
     def add(self, flat: pa.Table) -> None:
-        """Counts rows of a part (`convert.FLAT`)."""
+        """Counts rows by their columns `TALLIED`."""
         if not flat.num_rows:
             return
         self.rows += flat.num_rows
@@ -55,7 +60,8 @@ class Tally:
             self.answers.setdefault(kind, Counter()).update(_counts(given))
         for name in STEPS:
             self.lengths[name].update(_counts(flat[name]))
-        self.without_reasoning += flat["response"].null_count
+        # A row without reasoning has no response.
+        self.without_reasoning += pc.sum(pc.equal(flat["response_chars"], 0)).as_py()
         self.final_boxes += pc.sum(boxes).as_py() or 0
         self.cited_exactly += pc.sum(flat["cited_boxes"]).as_py() or 0
         tenths = np.minimum(flat["cited_iou"].drop_null().to_numpy() // IOU_STEP, 9).astype(int)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import data_prep.allocator  # noqa: F401, first of all
 from data_prep.arrow_alone import leave_pandas_out
 from data_prep.pictures import MISSING, download_command
 from data_prep.pipeline import prepare

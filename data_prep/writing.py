@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 
 from data_prep.metadata import encode_metadata
 from data_prep.splits import FRACTIONS, SPLITS, fraction_levels
-from data_prep.tables import ROLLOUT_INPUT, SFT_INPUT, Layout
+from data_prep.tables import Layout
 
 ROW_GROUP = 4096
 EMBEDDED_ROW_GROUP = 256  # an image is some hundred kilobytes
+SFT_PREFIX = "sft_"
 # Columns of texts that hardly repeat: looking for repeats would take half of the time of writing.
 UNIQUE_TEXTS = ("content", "ground_truth", "question", "findings", "bytes", "index")
 
@@ -96,24 +97,24 @@ class Splitter:
 
 
 class TrainingFiles:
-    """All rollout and SFT files of a run, filled part by part."""
+    """The rollout files of a run, or its SFT files, filled part by part."""
 
-    def __init__(self, folder: Path, layout: Layout, values: Mapping[str, Any]) -> None:
-        self._layout = layout
+    def __init__(self, folder: Path, layout: Layout, values: Mapping[str, Any], kind: str) -> None:
+        """`kind` is "rollout" or "sft"."""
+        is_sft = kind == "sft"
+        schema = layout.sft_schema if is_sft else layout.rollout_schema
+        self._prefix = SFT_PREFIX if is_sft else ""
+        self._make = layout.sft if is_sft else layout.rollout
         group = EMBEDDED_ROW_GROUP if layout.embed_images else ROW_GROUP
         self._slice = group if layout.embed_images else 1 << 30
         self._files: dict[str, RowFile] = {}
         self._filling: dict[str, Future[None]] = {}  # the last job of each file
         for name in file_names():
-            plain = name.removeprefix("sft_")
-            described = {
-                **values,
-                "split": plain.split("-")[0],
-                "fraction": plain.partition("-")[2] or "full",
-            }
-            schema = layout.sft_schema if name.startswith("sft_") else layout.rollout_schema
-            path = folder / f"{name}.parquet"
-            self._files[name] = RowFile(path, schema, described, group)
+            if name.startswith(SFT_PREFIX) != is_sft:
+                continue
+            split, _, fraction = name.removeprefix(self._prefix).partition("-")
+            described = {**values, "split": split, "fraction": fraction or "full"}
+            self._files[name] = RowFile(folder / f"{name}.parquet", schema, described, group)
 
     def add(self, split: str, flat: pa.Table, levels: np.ndarray, pool: ThreadPoolExecutor) -> None:
         """Adds rows of one split to its files, and training rows to their fractions'.
@@ -127,18 +128,16 @@ class TrainingFiles:
     def _add(
         self, split: str, flat: pa.Table, levels: np.ndarray, pool: ThreadPoolExecutor
     ) -> None:
-        kinds = [("", self._layout.rollout, flat.select(ROLLOUT_INPUT))]
-        if split != "test":
-            kinds.append(("sft_", self._layout.sft, flat.select(SFT_INPUT)))
-        for prefix, make, rows in kinds:
-            for part in (1, *FRACTIONS) if split == "train" else (1,):
-                name = f"{prefix}{split}" if part == 1 else f"{prefix}{split}-1of{part}"
-                chosen = None if part == 1 else np.flatnonzero(levels >= part)
-                if name in self._filling:
-                    self._filling[name].result()
-                # Each job has a file of its own; Arrow lets go of the interpreter in its work.
-                job = pool.submit(_fill, self._files[name], make, rows, chosen, split)
-                self._filling[name] = job
+        for part in (1, *FRACTIONS) if split == "train" else (1,):
+            name = self._prefix + (split if part == 1 else f"{split}-1of{part}")
+            if name not in self._files:  # there is no SFT on the test split
+                continue
+            chosen = None if part == 1 else np.flatnonzero(levels >= part)
+            if name in self._filling:
+                self._filling[name].result()
+            # Each job has a file of its own; Arrow lets go of the interpreter in its work.
+            job = pool.submit(_fill, self._files[name], self._make, flat, chosen, split)
+            self._filling[name] = job
 
     def close(self) -> dict[str, int]:
         """Ends the files and returns the number of rows in each."""
@@ -166,5 +165,5 @@ def file_names() -> list[str]:
     for split in (*SPLITS, *(f"train-1of{part}" for part in FRACTIONS)):
         names.append(split)
         if split != "test":
-            names.append(f"sft_{split}")
+            names.append(f"{SFT_PREFIX}{split}")
     return names
