@@ -50,8 +50,8 @@ class Parts:
         """One that starts at the first row."""
         return Splitter(self.split_of, self.train_rows, self.seed)
 
-    def accepted(self, columns: Sequence[str], what: str) -> Iterator[pa.Table]:
-        """The accepted rows in order, part by part; `what` is for the progress bar."""
+    def accepted(self, columns: Sequence[str], what: str | None = None) -> Iterator[pa.Table]:
+        """The accepted rows in order, part by part; with `what` a progress bar shows how many."""
         for number in self._numbers(what):
             rows = read_stream(part_file(self.work, number), columns)
             yield rows.replace_schema_metadata(None)
@@ -61,8 +61,9 @@ class Parts:
         for number in self._numbers("rejected rows"):
             yield read_stream(rejects_file(self.work, number))
 
-    def _numbers(self, what: str) -> Iterable[int]:
-        return tqdm(range(self.count), what, unit="part", mininterval=1)
+    def _numbers(self, what: str | None) -> Iterable[int]:
+        hidden = what is None
+        return tqdm(range(self.count), what, unit="part", mininterval=1, disable=hidden)
 
 
 def write_files(
@@ -89,13 +90,13 @@ def write_files(
     )
     found = Parts(work, parts, splits, train_rows, settings.seed)
     _write_rejects(found, folder / REJECTS, source)
-    tallies, repeats = _count(found)
     rows: dict[str, int] = {}
-    if stats.patients:
-        # The same threads for both kinds, so that the second finds the memory that the first freed.
-        with ThreadPoolExecutor(settings.workers) as pool:
-            for kind in INPUTS:
-                rows |= _write_kind(kind, found, folder, settings, values, pool)
+    # The same threads for both kinds, so that the second finds the memory that the first freed.
+    with ThreadPoolExecutor(settings.workers + 1) as pool:
+        counting = pool.submit(_count, found)
+        for kind in INPUTS if stats.patients else ():
+            rows |= _write_kind(kind, found, folder, settings, values, pool)
+        tallies, repeats = counting.result()
     names = [f"{name}.parquet" for name in file_names()]
     return Written(folder, {name: rows[name] for name in names if rows}, tallies, repeats)
 
@@ -116,7 +117,7 @@ def _count(parts: Parts) -> tuple[dict[str, Tally], dict[str, int]]:
     tallies = {split: Tally() for split in SPLITS}
     repeats = Repeats(parts.work / "keys")
     splitter = parts.splitter()
-    for flat in parts.accepted((*TALLIED, *KEYS), "counting"):
+    for flat in parts.accepted((*TALLIED, *KEYS)):
         repeats.add(flat)
         for split, rows, _ in splitter.deal(flat):
             tallies[split].add(rows)

@@ -208,8 +208,6 @@ def _check_boxes(text: str) -> None:
             raise RowFault("degenerate_box" if is_four else "bad_box")
 
 
-# An image has a box for each of its regions, and many questions about them.
-@lru_cache(maxsize=1024)
 def write_box(
     box: Box, place: tuple[tuple[float, float], tuple[float, float]], space: Size
 ) -> tuple[Box, bool]:
@@ -233,6 +231,32 @@ def write_box(
     if x2 <= x1 or y2 <= y1:
         raise RowFault("degenerate_box")
     return (x1, y1, x2, y2), is_clipped
+
+
+class _WrittenBoxes(dict[Box, Box]):
+    """Boxes of the frame, and what `write_box` made of them for pictures of one shape.
+
+    An image has a box for each of its regions, and many questions about them.
+    """
+
+    def __init__(self, place: tuple[tuple[float, float], tuple[float, float]], space: Size) -> None:
+        self._place, self._space = place, space
+        self.clipped: set[Box] = set()
+
+    def __missing__(self, box: Box) -> Box:
+        self[box], is_clipped = write_box(box, self._place, self._space)
+        if is_clipped:
+            self.clipped.add(box)
+        return self[box]
+
+    def forget_many(self) -> None:
+        """Keeps what is remembered small."""
+        if len(self) > 1024:
+            self.clear()
+            self.clipped.clear()
+
+
+_written_boxes = lru_cache(maxsize=64)(_WrittenBoxes)
 
 
 @dataclass(frozen=True)
@@ -279,14 +303,16 @@ class Mapper:
         Raises RowFault for a box too far outside the picture, or too small for its pixels.
         """
         image_size = self.model_size(picture.size)
-        place, space = self.frame.place(picture.original), self.family.box_space(image_size)
-        clipped: set[Box] = set()
+        boxes = _written_boxes(
+            self.frame.place(picture.original), self.family.box_space(image_size)
+        )
+        boxes.forget_many()
+        to_model = boxes.__getitem__
+        in_texts: set[Box] = set()
 
-        def to_model(box: Box) -> Box:
-            written, is_clipped = write_box(box, place, space)
-            if is_clipped:
-                clipped.add(box)
-            return written
+        def noted(box: Box) -> Box:
+            in_texts.add(box)
+            return boxes[box]
 
         regions = tuple(
             Region(_plain_name(region.ref), to_model(region.box))
@@ -295,7 +321,7 @@ class Mapper:
         )
 
         def rewritten(text: str) -> str:
-            return replace_boxes(text, to_model) if _MAY_HOLD_BOX.search(text) else text
+            return replace_boxes(text, noted) if _MAY_HOLD_BOX.search(text) else text
 
         if parsed.plain is not None:
             reasoning, cited = rewrite_plain(parsed.plain, to_model)
@@ -323,7 +349,9 @@ class Mapper:
             question=rewritten(parsed.question),
             ground_truth=truth,
             response=_write_response(reasoning, answer, regions) if reasoning else None,
-            clipped_boxes=len(clipped),
+            clipped_boxes=len(boxes.clipped & in_texts.union(parsed.boxes()))
+            if boxes.clipped
+            else 0,
         )
 
 

@@ -104,11 +104,12 @@ class GroundTruth:
 
     def to_json(self) -> str:
         """Write the JSON string that `parse` reads; whole numbers are written as integers."""
-        answer = list(self.answer) if isinstance(self.answer, tuple) else self.answer
+        is_text = isinstance(self.answer, str)
+        answer = _encode(self.answer) if is_text else f"[{', '.join(map(_encode, self.answer))}]"
         # Put together here because json's encoder takes thrice as long for so many short lists.
         return (
-            f'{{"question_type": {_short_json(self.question_type)}, "answer": {_encode(answer)}, '
-            f'"choices": {_encode(self.choices)}, "regions": {_regions_json(self.regions)}, '
+            f'{{"question_type": {_short_json(self.question_type)}, "answer": {answer}, '
+            f'"choices": {_choices_json(self.choices)}, "regions": {_regions_json(self.regions)}, '
             f'"think_regions": {_regions_json(self.think_regions)}, '
             f'"image_size": {_short_json(self.image_size)}, '
             f'"coordinates": {_short_json(self.coordinates)}}}'
@@ -153,6 +154,13 @@ def _check_inside(truth: GroundTruth) -> None:
                 raise ValueError(
                     f"ground_truth.{key}[{position}].box {list(region.box)} lies outside the image"
                 )
+
+
+def _choices_json(choices: Mapping[str, str] | None) -> str:
+    if choices is None:
+        return "null"
+    pairs = [f"{_encode(letter)}: {_encode(text)}" for letter, text in choices.items()]
+    return f"{{{', '.join(pairs)}}}"
 
 
 def _regions_json(regions: tuple[Region, ...]) -> str:

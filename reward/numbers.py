@@ -74,7 +74,8 @@ def to_box(numbers: Sequence[float] | None) -> Box | None:
 @lru_cache(maxsize=1024)  # the boxes of an image stand in many texts
 def box_text(box: Box) -> str:
     """Write a box as `[x1, y1, x2, y2]`, rounded to integers."""
-    return "[" + ", ".join(str(round(value)) for value in box) + "]"
+    x1, y1, x2, y2 = box
+    return f"[{round(x1)}, {round(y1)}, {round(x2)}, {round(y2)}]"
 
 
 def bracket_groups(text: str) -> list[Group]:

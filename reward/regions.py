@@ -7,6 +7,7 @@ _WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 _REF_BEGIN = re.compile(r"<ref\s*+>", re.IGNORECASE)
 _TAG = re.compile(r"</ref\s*+>|</?box\s*+>", re.IGNORECASE)
 _CLAUSE = re.compile(r"[^.,;:!?()\[\]<>\n]+")
+_TO_LAST_CLAUSE = re.compile(r".*[.,;:!?()\[\]<>\n]", re.DOTALL)
 _MOST_WORDS = 6
 _LONGEST_NAME = 200
 _REGION_WORDS = frozenset(
@@ -41,6 +42,11 @@ def words_before(text: str) -> str:
     `"left lower lung zone"`.
     """
     marked = _TAG.sub(" ", _REF_BEGIN.sub(";", text)) if "<" in text else text
+    # The usual case, without a look at what stands before.
+    before = _TO_LAST_CLAUSE.match(marked)
+    last = marked[before.end() :] if before else marked
+    if not last.isspace() and (name := _name_at_end(last)):
+        return name
     tries = 0
     for clause in reversed(_CLAUSE.findall(marked)):
         if not clause.isspace():
