@@ -40,8 +40,6 @@ from data_prep.statistics import Tally
 from data_prep.tokens import load_tokenizer
 from data_prep.work import convert_all, open_work, open_workers, remove_work
 
-AT_ONCE = 2  # parts that are written together, since each column of a table costs some time
-
 
 def prepare(settings: Settings) -> dict[str, Any]:
     """Runs the whole preparation and returns the audit. Raises InputError, in one line."""

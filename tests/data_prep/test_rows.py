@@ -110,6 +110,9 @@ def test_boxes_a_little_outside_are_clipped_and_counted_once():
     assert example.ground_truth.regions[0].box == (168, 42, 672, 210)
     assert example.ground_truth.think_regions[0].box == (168, 42, 672, 210)
     assert example.clipped_boxes == 1
+    # What is remembered of a box is no fault of the next row, and is told again of a later one.
+    assert make_mapper().example(parse_row(make_row(), 1), PICTURE).clipped_boxes == 0
+    assert make_mapper().example(parsed, PICTURE).clipped_boxes == 1
 
 
 @pytest.mark.parametrize(
