@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
-from reward.numbers import MOST_BRACKETS, Box, box_text
-from reward.response import Region, cited_regions, name_before
+from reward.numbers import MOST_BRACKETS, Box
+from reward.response import Region, cited_regions, names_before
 
 _BOX = re.compile(r"(\[[0-9]{1,6}, ?[0-9]{1,6}, ?[0-9]{1,6}, ?[0-9]{1,6}\])")
 # Round brackets that hold words or a plain box only; "inf" and "nan" may be numbers.
@@ -16,10 +16,13 @@ _ROUND_PAIR = re.compile(r"\((?:\[[\d, ]*\]|(?!\s*[+-]?(?i:inf|nan))[^()\[\]\d]*
 
 
 class PlainText(NamedTuple):
-    """A text taken apart at its boxes: `gaps` are what stands before, between and after them."""
+    """A text taken apart at its boxes, as they are written, and the `gaps` around them."""
 
     gaps: list[str]
-    boxes: list[Box]
+    written: list[str]
+
+    def boxes(self) -> list[Box]:
+        return list(map(plain_box, self.written))
 
 
 def read_plain(text: str) -> PlainText | None:
@@ -33,31 +36,35 @@ def read_plain(text: str) -> PlainText | None:
         return None
     if "(" in text and "(" in _ROUND_PAIR.sub("", text):
         return None
-    boxes = list(map(_good_box, parts[1::2]))
-    return None if None in boxes else PlainText(parts[::2], cast("list[Box]", boxes))
+    written = parts[1::2]
+    return PlainText(parts[::2], written) if all(map(_is_good, written)) else None
 
 
 @lru_cache(maxsize=1024)  # an image has a box for each of its regions, and many texts
-def _good_box(text: str) -> Box | None:
-    x1, y1, x2, y2 = map(float, text[1:-1].split(","))
-    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+def _is_good(written: str) -> bool:
+    x1, y1, x2, y2 = plain_box(written)
+    return x1 < x2 and y1 < y2
 
 
-def rewrite_plain(text: PlainText, mapping: Callable[[Box], Box]) -> tuple[str, tuple[Region, ...]]:
+def plain_box(written: str) -> Box:
+    """Reads a box in the usual form, `[1, 2, 3, 4]`."""
+    x1, y1, x2, y2 = map(float, written[1:-1].split(","))
+    return x1, y1, x2, y2
+
+
+def rewrite_plain(
+    text: PlainText, mapping: Callable[[str], tuple[Box, str]]
+) -> tuple[str, tuple[Region, ...]]:
     """The text with each box mapped, and what `cited_regions` finds in it.
 
-    `mapping` takes and returns `x1, y1, x2, y2`; what it returns has area, in whole numbers.
+    `mapping` takes a box as it is written, and gives the new one, with area and in whole numbers,
+    and how that is written.
     """
-    parts: list[str] = []
-    regions: list[Region] = []
-    name: str | None = None
-    for gap, source in zip(text.gaps, text.boxes, strict=False):
-        box = mapping(source)
-        name = name_before(gap, name)
-        regions.append(Region(name, box))
-        parts += (gap, box_text(box))
-    parts.append(text.gaps[-1])
+    mapped = list(map(mapping, text.written))
+    boxes = [box for box, _ in mapped]
+    parts = [""] * (len(text.gaps) + len(boxes))
+    parts[::2], parts[1::2] = text.gaps, [written for _, written in mapped]
     rewritten = "".join(parts)
-    if len(regions) + rewritten.count("(") > MOST_BRACKETS:
+    if len(boxes) + rewritten.count("(") > MOST_BRACKETS:
         return rewritten, cited_regions(rewritten)
-    return rewritten, tuple(regions)
+    return rewritten, tuple(map(Region, names_before(text.gaps[:-1]), boxes))

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_prep.answers import (
     Answer,
@@ -27,10 +27,10 @@ from data_prep.coordinates import (
     smart_resize,
 )
 from data_prep.pictures import Picture, patient_and_study
-from data_prep.plain import PlainText, read_plain, rewrite_plain
+from data_prep.plain import PlainText, plain_box, read_plain, rewrite_plain
 from data_prep.unread import has_unread, has_unread_between, loses_regions
 from reward.ground_truth import GroundTruth
-from reward.numbers import Box, cited_groups
+from reward.numbers import Box, box_text, cited_groups
 from reward.response import (
     LONGEST_RESPONSE,
     Region,
@@ -63,6 +63,7 @@ REJECT_CODES = {
 }
 MOST_OVERHANG = 0.02
 UNNAMED = "region"
+MOST_REMEMBERED = 512
 
 # Tags that verl takes for a medium, and tokens that only a chat template may write.
 _MEDIA = re.compile(r"<(?:image|video|audio|\|\w{1,40}\|)>")
@@ -77,8 +78,7 @@ class RowFault(Exception):
     """A fault that rejects a row; its text is the reject code."""
 
 
-@dataclass(frozen=True)
-class ParsedRow:
+class ParsedRow(NamedTuple):
     """A row read but not yet mapped: all boxes are in the dataset's frame."""
 
     source_index: int
@@ -100,14 +100,13 @@ class ParsedRow:
         cited = (
             [region.box for region in cited_regions(self.reasoning)]
             if self.plain is None
-            else self.plain.boxes
+            else self.plain.boxes()
         )
         final = [region.box for region in self.regions]
         return [box for box in (*final, *cited) if box is not None]
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """A row as training sees it: boxes in the coordinates of the model's output."""
 
     parsed: ParsedRow
@@ -139,9 +138,7 @@ def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
     answer = normalise_answer(read.answer, question_type, choices)
     if answer is None:
         raise RowFault("answer_not_in_choices")
-    told, in_reasoning = _without_media(plain_brackets(told))
-    reasoning = _one_space_between(_BLOCK_TAGS.sub(" ", told) if "<" in told else told)
-    plain = read_plain(reasoning)
+    reasoning, plain, in_reasoning = read_reasoning(told)
     if plain is None:
         _check_boxes(reasoning)
     if has_unread(reasoning) if plain is None else has_unread_between(plain.gaps):
@@ -174,6 +171,18 @@ def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
         regions=read.regions,
         media_tags=in_question + in_response + in_reasoning,
     )
+
+
+def read_reasoning(told: str) -> tuple[str, PlainText | None, int]:
+    """A reasoning's text, the same taken apart if it is plain, and how many media tags it had."""
+    reasoning = _one_space_between(told)
+    plain = read_plain(reasoning)
+    # Then it has no tag, and no brackets to bring into form but, perhaps, these.
+    if plain is not None and reasoning.isascii() and "{" not in reasoning and "|" not in reasoning:
+        return reasoning, plain, 0
+    told, media_tags = _without_media(plain_brackets(told))
+    reasoning = _one_space_between(_BLOCK_TAGS.sub(" ", told) if "<" in told else told)
+    return reasoning, read_plain(reasoning), media_tags
 
 
 def _without_media(text: str) -> tuple[str, int]:
@@ -249,14 +258,25 @@ class _WrittenBoxes(dict[Box, Box]):
             self.clipped.add(box)
         return self[box]
 
-    def forget_many(self) -> None:
-        """Keeps what is remembered small."""
-        if len(self) > 1024:
-            self.clear()
-            self.clipped.clear()
+
+class _WrittenTexts(dict[str, tuple[Box, str]]):
+    """The same by the texts of the boxes, with the new texts."""
+
+    def __init__(self, boxes: _WrittenBoxes) -> None:
+        self._boxes = boxes
+
+    def __missing__(self, written: str) -> tuple[Box, str]:
+        box = self._boxes[plain_box(written)]
+        self[written] = box, box_text(box)
+        return self[written]
 
 
-_written_boxes = lru_cache(maxsize=64)(_WrittenBoxes)
+@lru_cache(maxsize=64)
+def _remembered(
+    place: tuple[tuple[float, float], tuple[float, float]], space: Size
+) -> tuple[_WrittenBoxes, _WrittenTexts]:
+    boxes = _WrittenBoxes(place, space)
+    return boxes, _WrittenTexts(boxes)
 
 
 @dataclass(frozen=True)
@@ -303,11 +323,13 @@ class Mapper:
         Raises RowFault for a box too far outside the picture, or too small for its pixels.
         """
         image_size = self.model_size(picture.size)
-        boxes = _written_boxes(
+        boxes, texts = _remembered(
             self.frame.place(picture.original), self.family.box_space(image_size)
         )
-        boxes.forget_many()
-        to_model = boxes.__getitem__
+        if len(boxes) + len(texts) > MOST_REMEMBERED:
+            boxes.clear()
+            boxes.clipped.clear()
+            texts.clear()
         in_texts: set[Box] = set()
 
         def noted(box: Box) -> Box:
@@ -315,7 +337,7 @@ class Mapper:
             return boxes[box]
 
         regions = tuple(
-            Region(_plain_name(region.ref), to_model(region.box))
+            Region(_plain_name(region.ref), boxes[region.box])
             for region in parsed.regions
             if region.box is not None
         )
@@ -323,17 +345,20 @@ class Mapper:
         def rewritten(text: str) -> str:
             return replace_boxes(text, noted) if _MAY_HOLD_BOX.search(text) else text
 
+        question, choices = parsed.question, parsed.choices
+        if _MAY_HOLD_BOX.search(question):
+            question = replace_boxes(question, noted)
+            # They are parts of the question.
+            choices = choices and {letter: rewritten(text) for letter, text in choices.items()}
+
         if parsed.plain is not None:
-            reasoning, cited = rewrite_plain(parsed.plain, to_model)
+            reasoning, cited = rewrite_plain(parsed.plain, texts.__getitem__)
         else:
             reasoning = rewritten(parsed.reasoning)
             cited = cited_regions(reasoning)
         answer = parsed.answer
         if parsed.question_type == "open":
             answer = rewritten(answer_text(answer))
-        choices = parsed.choices and {
-            letter: rewritten(text) for letter, text in parsed.choices.items()
-        }
         truth = GroundTruth(
             question_type=parsed.question_type,  # type: ignore[arg-type]
             answer=answer,
@@ -346,7 +371,7 @@ class Mapper:
         return Example(
             parsed=parsed,
             picture=picture,
-            question=rewritten(parsed.question),
+            question=question,
             ground_truth=truth,
             response=_write_response(reasoning, answer, regions) if reasoning else None,
             clipped_boxes=len(boxes.clipped & in_texts.union(parsed.boxes()))

@@ -174,7 +174,7 @@ def _region_json(region: Region) -> str:
         raise ValueError(f"region {ref!r} has no box to write")
     x1, y1, x2, y2 = box
     if x1 % 1 == y1 % 1 == x2 % 1 == y2 % 1 == 0:
-        return f'{{"ref": {_encode(ref)}, "box": {box_text(box)}}}'
+        return f'{{"ref": {_short_json(ref)}, "box": {box_text(box)}}}'
     numbers = [int(value) if float(value).is_integer() else value for value in box]
     return f'{{"ref": {_encode(ref)}, "box": {_encode(numbers)}}}'
 

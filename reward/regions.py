@@ -1,13 +1,15 @@
 """Names of regions: read from the words before a box, and compared with each other."""
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 _WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 _REF_BEGIN = re.compile(r"<ref\s*+>", re.IGNORECASE)
 _TAG = re.compile(r"</ref\s*+>|</?box\s*+>", re.IGNORECASE)
 _CLAUSE = re.compile(r"[^.,;:!?()\[\]<>\n]+")
-_TO_LAST_CLAUSE = re.compile(r".*[.,;:!?()\[\]<>\n]", re.DOTALL)
+_END = "\0"
+_LAST_CLAUSE_BACKWARDS = re.compile(r"\0([^.,;:!?()\[\]<>\n\0]{0,100}+)")
 _MOST_WORDS = 6
 _LONGEST_NAME = 200
 _REGION_WORDS = frozenset(
@@ -42,11 +44,6 @@ def words_before(text: str) -> str:
     `"left lower lung zone"`.
     """
     marked = _TAG.sub(" ", _REF_BEGIN.sub(";", text)) if "<" in text else text
-    # The usual case, without a look at what stands before.
-    before = _TO_LAST_CLAUSE.match(marked)
-    last = marked[before.end() :] if before else marked
-    if not last.isspace() and (name := _name_at_end(last)):
-        return name
     tries = 0
     for clause in reversed(_CLAUSE.findall(marked)):
         if not clause.isspace():
@@ -54,6 +51,25 @@ def words_before(text: str) -> str:
             if name or tries == 2:
                 return name
     return ""
+
+
+def names_at_end(texts: Sequence[str]) -> list[str]:
+    """Return what `words_before` does of each text's last 100 characters, or "" to be asked anew.
+
+    It looks at the words after the last punctuation only, for all texts at once.
+    """
+    # Backwards, because `re` searches forwards only.
+    backwards = _END.join([*texts, ""])[::-1]
+    if "<" in backwards or backwards.count(_END) != len(texts):
+        return [""] * len(texts)
+    names = list(map(_name_backwards, _LAST_CLAUSE_BACKWARDS.findall(backwards)))
+    names.reverse()
+    return names
+
+
+@lru_cache(maxsize=4096)
+def _name_backwards(clause: str) -> str:
+    return _name_at_end(clause[::-1])
 
 
 @lru_cache(maxsize=4096)

@@ -11,6 +11,7 @@ Every function here takes time linear in the length of the text. A response is r
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from reward.numbers import (
     numbers_in,
     to_box,
 )
-from reward.regions import words_before
+from reward.regions import names_at_end, words_before
 
 __all__ = [
     "LONGEST_RESPONSE",
@@ -31,7 +32,7 @@ __all__ = [
     "Region",
     "Response",
     "cited_regions",
-    "name_before",
+    "names_before",
     "parse_location",
     "parse_response",
     "render_response",
@@ -176,23 +177,28 @@ def cited_regions(text: str) -> tuple[Region, ...]:
     `ref` is the words just before the box, without articles and prepositions; boxes that follow
     each other directly share it. Brackets are square or round, or the tags of a `<box>`.
     """
-    regions: list[Region] = []
-    previous_end, ref = 0, None
+    gaps: list[str] = []
+    boxes: list[Box | None] = []
+    previous_end = 0
     for begin, end, box in cited_groups(text):
-        ref = name_before(text[previous_end:begin], ref)
-        regions.append(Region(ref, box))
+        gaps.append(text[previous_end:begin])
+        boxes.append(box)
         previous_end = end
-    return tuple(regions)
+    return tuple(map(Region, names_before(gaps), boxes))
 
 
-def name_before(gap: str, previous: str | None) -> str:
-    """Return the name of a cited box; `gap` is the text between it and the box before it.
+def names_before(gaps: Sequence[str]) -> list[str]:
+    """Return the names of the boxes of a text; each gap is what stands before one of them.
 
-    `previous` is the name of that box, None where `gap` begins the text.
+    The first gap begins with the text, and each other one behind the box before.
     """
-    if previous is not None and len(gap) <= _LONGEST_LEAD and _ONLY_LINKS.fullmatch(gap):
-        return previous
-    return words_before(gap[-_LONGEST_LEAD:])
+    names = names_at_end(gaps)
+    if "" in names:
+        for place, gap in enumerate(gaps):
+            if not names[place]:
+                follows = place and len(gap) <= _LONGEST_LEAD and _ONLY_LINKS.fullmatch(gap)
+                names[place] = names[place - 1] if follows else words_before(gap[-_LONGEST_LEAD:])
+    return names
 
 
 def replace_boxes(text: str, mapping: Callable[[Box], Box]) -> str:
@@ -263,6 +269,11 @@ def _boxes_in_element(content: str) -> list[Box | None]:
     return [to_box(numbers_in(content.strip(" \t\r\n[]()")))]
 
 
+@lru_cache(maxsize=1024)  # the regions of an image are those of many responses
+def _box_of(numbers: str) -> Box | None:
+    return to_box(numbers_in(numbers))
+
+
 def _pair(refs: list[str], boxes: list[Box | None]) -> list[Region]:
     names = refs
     if len(names) != len(boxes):
@@ -283,7 +294,7 @@ def _strict_location(text: str) -> tuple[Region, ...] | None:
     position = 0
     for match in _STRICT_REGION.finditer(text):
         ref, numbers = match.groups()
-        ref, box = " ".join(ref.split()), to_box(numbers_in(numbers))
+        ref, box = " ".join(ref.split()), _box_of(numbers)
         if match.start() != position or box is None or ref.lower() == ref.upper():  # no letter
             return None
         regions.append(Region(ref, box))

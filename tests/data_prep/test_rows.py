@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from data_prep.brackets import plain_brackets
 from data_prep.coordinates import MODEL_FAMILIES, Frame
 from data_prep.pictures import Picture
-from data_prep.plain import read_plain, rewrite_plain
-from data_prep.rows import Mapper, RowFault, parse_row
-from reward.numbers import MOST_BRACKETS, cited_groups
+from data_prep.plain import plain_box, read_plain, rewrite_plain
+from data_prep.rows import Mapper, RowFault, parse_row, read_reasoning
+from reward.numbers import MOST_BRACKETS, box_text, cited_groups
 from reward.response import cited_regions, parse_response, replace_boxes
 
 BOX = "[84, 42, 168, 210]"
@@ -348,11 +348,26 @@ def test_the_short_cut_for_usual_boxes_finds_what_the_reader_finds(text):
     plain = read_plain(text)
     if plain is None:
         return
-    assert [group.box for group in cited_groups(text)] == plain.boxes
+    assert [group.box for group in cited_groups(text)] == plain.boxes()
+
     # Coordinates of another length, so that places in the text shift.
-    rewritten, regions = rewrite_plain(plain, lambda box: tuple(9.0 * side for side in box))
+    def longer(written):
+        box = tuple(9.0 * side for side in plain_box(written))
+        return box, box_text(box)
+
+    rewritten, regions = rewrite_plain(plain, longer)
     assert rewritten == replace_boxes(text, lambda box: tuple(9 * side for side in box))
     assert regions == cited_regions(rewritten)
+
+
+@settings(deadline=None, max_examples=300)
+@given(REASONING, st.sampled_from(["", "{1, 2, 30, 40}", "|1, 2, 30, 40|", "<image>", "</think>"]))
+def test_a_plain_reasoning_is_read_like_any_other(text, odd):
+    reasoning, plain, media_tags = read_reasoning(f"{odd} {text}")
+    # Only what is ASCII is read the short way.
+    again, again_plain, again_tags = read_reasoning(f"{odd} {text} é")
+    assert f"{reasoning} é".strip() == again
+    assert (plain is None, media_tags) == (again_plain is None, again_tags)
 
 
 @pytest.mark.parametrize(
@@ -375,7 +390,7 @@ def test_the_short_cut_is_for_usual_boxes_only(text, expected):
 
 def test_more_brackets_than_the_reader_reads_are_mapped_all_the_same():
     text = "left lung [1, 2, 30, 40] " * (MOST_BRACKETS + 5)
-    rewritten, regions = rewrite_plain(read_plain(text), lambda box: box)
+    rewritten, regions = rewrite_plain(read_plain(text), lambda box: (plain_box(box), box))
     assert rewritten == text
     assert regions == cited_regions(text)
     assert len(regions) == MOST_BRACKETS

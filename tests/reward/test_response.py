@@ -1,15 +1,18 @@
 """Reading and writing responses."""
 
+import re
 import time
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from reward.regions import words_before
 from reward.response import (
     Region,
     Response,
     cited_regions,
+    names_before,
     parse_location,
     parse_response,
     render_response,
@@ -252,6 +255,30 @@ def test_location_variants(text: str, expected: list[tuple[str, tuple[float, ...
 )
 def test_cited_boxes_are_named_by_the_words_before(text: str, expected: list[str]) -> None:
     assert cited_regions(text) == tuple(Region(ref, LEFT) for ref in expected)
+
+
+GAPS = st.lists(
+    st.lists(
+        st.one_of(
+            st.sampled_from(
+                [" and ", ", ", " (", "The left lung ", " at ", "<ref>", "\0", "x" * 101]
+            ),
+            st.text(max_size=6),
+        ),
+        max_size=5,
+    ).map("".join),
+    max_size=5,
+)
+
+
+@settings(deadline=None)
+@given(GAPS)
+def test_boxes_are_named_together_as_one_by_one(gaps: list[str]) -> None:
+    expected: list[str] = []
+    for gap in gaps:
+        is_link = re.fullmatch(r"(?i:[\s,;&/()\[\]]|\band\b|</?box>)*", gap) and len(gap) <= 100
+        expected.append(expected[-1] if expected and is_link else words_before(gap[-100:]))
+    assert names_before(gaps) == expected
 
 
 @pytest.mark.parametrize(
