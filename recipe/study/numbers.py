@@ -1,5 +1,6 @@
 """Means over seeds and questions, with intervals that resample both seeds and patients."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,11 +80,15 @@ def seed_values(results: Results, arm: str, metric: str) -> list[float]:
     ]
 
 
-def verdict(gain: Estimate | None) -> str:
+def interval(gain: Estimate) -> tuple[float, float]:
+    """The 95 % interval; without bounds where there is none."""
+    low, high = gain["ci95"] or (-math.inf, math.inf)
+    return low, high
+
+
+def verdict(gain: Estimate) -> str:
     """What a difference to SFT on all data says about "comparable"."""
-    if gain is None or gain["ci95"] is None:
-        return "not run"
-    low, high = gain["ci95"]
+    low, high = interval(gain)
     if low > 0:
         return "better"
     if low > -CLAIM_MARGIN:

@@ -20,6 +20,7 @@ from recipe.study.numbers import (
 )
 from recipe.study.plots import curves_plot, fractions_plot
 from recipe.study.runs import read_manifest
+from recipe.study.summary import SCORES, missing, summary
 
 METRICS = {"a_score": "A-score", "v_score": "V-score", "iou_75": "IoU > 0.75", "reward": "Reward"}
 ABLATIONS = ("paper-full", "no_think_grounding", "no_alignment", "no_reasoning", "rl-full")
@@ -79,8 +80,10 @@ def _parts(results: Results, manifest: list[dict[str, Any]], path: Path) -> Iter
         f"answers, seeds {', '.join(map(str, seeds))}. In brackets: 95 % intervals that resample "
         "seeds and patients; behind them each seed's value.\n"
     )
-    if missing := [arm.title for arm in ARMS if arm.name not in results]:
-        yield f"Not run: {'; '.join(missing)}.\n"
+    if lacking := missing(results):
+        yield lacking
+    if said := "\n".join(summary(results)):
+        yield f"## In short\n\n{said}\n"
     yield "## How good is each arm?\n"
     yield _table(results)
     yield _flags(results)
@@ -148,20 +151,17 @@ def _claim(results: Results) -> Iterator[str]:
     yield (
         "The paper claims that SFT + RL on a fraction of the data is comparable to SFT on all of "
         f"it. Here that counts as shown where the interval of the difference lies above "
-        f"{-CLAIM_MARGIN:+.2f}; `better` where it lies above 0.\n"
+        f"{-CLAIM_MARGIN:+.2f}; `better` where it lies above 0. SFT alone on the same fraction "
+        "stands beside it, to tell what RL has to do with it.\n"
     )
     rows = []
     for fraction in ("1of8", "1of4", "1of2", "full"):
-        arm = f"dense-{fraction}"
-        if arm in results and "sft-full" in results:
-            gains = [difference(results, arm, "sft-full", m) for m in ("a_score", "v_score")]
-            rows.append(
-                [
-                    BY_NAME[arm].title,
-                    *(f"{estimate(gain, signed=True)}: **{verdict(gain)}**" for gain in gains),
-                ]
-            )
-    yield lines(["less SFT on all data", "A-score", "V-score"], rows)
+        for arm in (f"sft-{fraction}", f"dense-{fraction}"):
+            if arm != "sft-full" and arm in results and "sft-full" in results:
+                gains = [difference(results, arm, "sft-full", metric) for metric in SCORES]
+                said = [f"{estimate(gain, signed=True)}: **{verdict(gain)}**" for gain in gains]
+                rows.append([BY_NAME[arm].title, *said])
+    yield lines(["less SFT on all data", *SCORES.values()], rows)
 
 
 def _curves(results: Results) -> str:

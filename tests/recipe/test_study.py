@@ -180,7 +180,18 @@ def test_the_page_answers_with_the_numbers(results: Path, tmp_path: Path) -> Non
     # 0.005 less than SFT on all data, and no more than 0.02: comparable.
     assert "-0.005 [-0.005, -0.005]: **comparable**" in text
     assert "seed 1: its A-score is no better than majority answer" in text
-    assert "RL only, dense" in text.split("Not run:")[1].split("\n")[0]
+    short = text.split("## In short")[1].split("##")[0]
+    assert (
+        "- SFT + GRPO on 1/8 of the data, less SFT on all: A-score comparable (+0.000 [+0.000, "
+        "+0.000]), V-score comparable (-0.005 [-0.005, -0.005]).\n" in short
+    )
+    assert "`dense` adds to SFT on all data: A-score no clear difference" in short
+    assert "V-score better (+0.100 [+0.100, +0.100])" in short
+    assert "V-score worse (-0.090 [-0.090, -0.090])" in short  # `paper` less `dense`
+    lacking = {line[:8]: line for line in text.split("Not run:")[1].split("\n")[2:5]}
+    assert "RL only, dense" in lacking["- seed 0"]
+    assert "SFT, all data" not in lacking["- seed 1"]
+    assert "SFT, all data" in lacking["- seed 2"]
     assert "9 started, 8 done, 1 failed" in text
     for plot in ("results-fractions.svg", "results-curves.svg"):
         assert (page.parent / plot).read_text().startswith("<?xml")
