@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import InputError
+from recipe.evaluation.clusters import Estimate
 from recipe.evaluation.files import write_text_atomically
 from recipe.evaluation.markdown import estimate, lines
 from recipe.study.arms import ARMS, BY_NAME
@@ -159,9 +160,13 @@ def _claim(results: Results) -> Iterator[str]:
         for arm in (f"sft-{fraction}", f"dense-{fraction}"):
             if arm != "sft-full" and arm in results and "sft-full" in results:
                 gains = [difference(results, arm, "sft-full", metric) for metric in SCORES]
-                said = [f"{estimate(gain, signed=True)}: **{verdict(gain)}**" for gain in gains]
-                rows.append([BY_NAME[arm].title, *said])
+                rows.append([BY_NAME[arm].title, *map(_judged, gains)])
     yield lines(["less SFT on all data", *SCORES.values()], rows)
+
+
+def _judged(gain: Estimate | None) -> str:
+    said = estimate(gain, signed=True)
+    return f"{said}: **{verdict(gain)}**" if gain else said
 
 
 def _curves(results: Results) -> str:
