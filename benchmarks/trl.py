@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 RATE = 1e-4
-PROMPT_LENGTH, RESPONSE_LENGTH = 256, 176
-MICRO_BATCH = 32  # rollouts of a forward pass
+RESPONSE_LENGTH = 176
+MICRO_BATCH = 32
 PARTS = {
     "generation": "timing_s/gen",
     "old log-probabilities": "timing_s/old_log_prob",
@@ -30,6 +30,11 @@ PARTS = {
     "update": "timing_s/update_actor",
     "weights to the engine": "timing_s/update_weights",
 }
+
+
+def micro_batch(options: argparse.Namespace) -> int:
+    """Rollouts of a forward pass."""
+    return min(MICRO_BATCH, options.prompts * options.group)
 
 
 def train_with_ours(options: argparse.Namespace) -> list[dict[str, float]]:
@@ -45,6 +50,7 @@ def train_with_ours(options: argparse.Namespace) -> list[dict[str, float]]:
             f"actor_rollout_ref.rollout.n={options.group}",
         ),
         f"actor_rollout_ref.actor.ppo_mini_batch_size={options.prompts}",
+        f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={micro_batch(options)}",
         f"actor_rollout_ref.actor.optim.lr={RATE}",
         "actor_rollout_ref.actor.optim.lr_scheduler_type=constant",
         "actor_rollout_ref.actor.optim.lr_warmup_steps=0",
@@ -113,8 +119,8 @@ def settings_of_trl(options: argparse.Namespace) -> Any:
     return GRPOConfig(
         output_dir=str(options.out / "trl"),
         max_steps=options.steps,
-        per_device_train_batch_size=min(MICRO_BATCH, rollouts),
-        gradient_accumulation_steps=max(1, rollouts // MICRO_BATCH),
+        per_device_train_batch_size=micro_batch(options),
+        gradient_accumulation_steps=rollouts // micro_batch(options),
         num_generations=options.group,
         max_completion_length=RESPONSE_LENGTH,
         learning_rate=RATE,
@@ -158,15 +164,25 @@ def run_trl(options: argparse.Namespace) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    times: list[float] = []
+    begins: list[float] = []
+    inputs = [0.0]
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            times.append(time.perf_counter())
+            begins.append(time.perf_counter())
+            inputs.append(0.0)
+
+    class TimedTrainer(GRPOTrainer):
+        def _prepare_inputs(self, generation_batch: Any) -> Any:
+            """Generates and scores at a step's first micro-batch."""
+            start = time.perf_counter()
+            prepared = super()._prepare_inputs(generation_batch)
+            inputs[-1] += time.perf_counter() - start
+            return prepared
 
     torch.set_num_threads(os.cpu_count() or 1)
     processor = AutoProcessor.from_pretrained(options.model, padding_side="left")
-    trainer = GRPOTrainer(
+    trainer = TimedTrainer(
         model=AutoModelForImageTextToText.from_pretrained(options.model, dtype="float32"),
         processing_class=processor,
         reward_funcs=score,
@@ -175,19 +191,23 @@ def run_trl(options: argparse.Namespace) -> None:
         callbacks=[Clock()],
     )
     trainer.train()
-    times.append(time.perf_counter())
+    ends = [*begins[1:], time.perf_counter()]
     rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
     steps = [
-        {"reward": reward, "seconds": end - start}
-        for reward, start, end in zip(rewards, times[:-1], times[1:], strict=True)
+        {"reward": reward, "seconds": end - begin, "inputs": spent}
+        for reward, begin, end, spent in zip(rewards, begins, ends, inputs[1:], strict=True)
     ]
     Path(options.trl_only).write_text(json.dumps(steps))
 
 
-def ends(values: list[float], count: int = 5) -> str:
-    """The mean over the first and over the last steps."""
-    first, last = (statistics.fmean(part) for part in (values[:count], values[-count:]))
-    return f"{first:.3f} in the first {count} steps, {last:.3f} in the last"
+def first_and_last(values: list[float]) -> str:
+    """Mean and standard error over the first and over the last fifth of the steps."""
+    count = max(2, len(values) // 5)
+    first, last = (
+        f"{statistics.fmean(part):.3f} +- {statistics.stdev(part) / count**0.5:.3f}"
+        for part in (values[:count], values[-count:])
+    )
+    return f"{first} in the first {count} steps, {last} in the last"
 
 
 def main() -> None:
@@ -195,7 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trl", description=__doc__)
     parser.add_argument("model", type=Path, help="Hugging Face folder of the SFT model")
     parser.add_argument("data", type=Path, help="folder of data_prep.thinkvg")
-    parser.add_argument("--steps", type=int, default=20, help="(20)")
+    parser.add_argument("--steps", type=int, default=40, help="(40)")
     parser.add_argument("--prompts", type=int, default=16, help="a step (16)")
     parser.add_argument("--group", type=int, default=8, help="rollouts of a prompt (8)")
     parser.add_argument("--seed", type=int, default=0)
@@ -205,7 +225,9 @@ def main() -> None:
     if options.trl_only:
         run_trl(options)
         return
-    options.out.mkdir(parents=True, exist_ok=True)
+    if options.out.exists():  # a finished run there would be taken up, not repeated
+        sys.exit(f"error: --out {options.out}: exists; remove it or give another")
+    options.out.mkdir(parents=True)
     theirs, ours = train_with_trl(options), train_with_ours(options)
     print(f"{options.steps} steps of {options.prompts} prompts x {options.group} rollouts")
     # The first step of either pays for what is built once.
@@ -219,8 +241,11 @@ def main() -> None:
     }
     for name, values in seconds.items():
         print(f"{name}: {statistics.median(values):.2f} s a step (median), reward", end=" ")
-        print(ends(rewards[name]))
-    print("where a step of this recipe goes, seconds (median):")
+        print(first_and_last(rewards[name]))
+    spent = statistics.median(step["inputs"] for step in theirs[1:])
+    rest = statistics.median(step["seconds"] - step["inputs"] for step in theirs[1:])
+    print(f"of TRL's step, seconds (median): generation and reward {spent:.2f}, update {rest:.2f}")
+    print("of this recipe's step, seconds (median):")
     for title, key in PARTS.items():
         if found := [step[key] for step in ours[1:] if key in step]:
             print(f"  {title}: {statistics.median(found):.2f}")
