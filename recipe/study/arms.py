@@ -37,20 +37,19 @@ class Arm:
 
 
 def _title(fraction: str) -> str:
-    return {"full": "all data", "1of2": "1/2", "1of4": "1/4", "1of8": "1/8"}[fraction]
+    return "all data" if fraction == "full" else fraction.replace("of", "/")
 
 
-_FRACTIONS = tuple(fraction for fraction in FRACTIONS if fraction != "1of16")
 ARMS = (
     Arm("base", "before SFT", sft=False),
-    *(Arm(f"sft-{f}", f"SFT, {_title(f)}", fraction=f) for f in _FRACTIONS),
+    *(Arm(f"sft-{f}", f"SFT, {_title(f)}", fraction=f) for f in FRACTIONS),
     Arm("sft-no_reasoning", "SFT without reasoning", variant=NO_REASONING),
     Arm("sft-shuffled", "SFT on pictures shuffled between patients", variant="shuffled"),
     Arm("rl-full", "RL only, dense", sft=False, reward="dense"),
     Arm("paper-full", "SFT + GRPO, paper", reward="paper"),
     *(
         Arm(f"dense-{f}", f"SFT + GRPO, dense, {_title(f)}", reward="dense", fraction=f)
-        for f in _FRACTIONS
+        for f in FRACTIONS
     ),
     Arm(
         "no_think_grounding",

@@ -44,8 +44,8 @@ def test_every_stage_has_a_command_that_composes(plan: StudyPlan) -> None:
 def test_models_are_shared_and_outputs_are_not(plan: StudyPlan) -> None:
     stages = {stage.name: stage for arm in ARMS for stage in plan.stages(arm, seed=0)}
     per_arm = [[stage.name for stage in plan.stages(arm, seed=0)] for arm in ARMS]
-    # 6 SFT models (4 fractions, without reasoning, shuffled) for 15 arms.
-    assert sum("-sft-" in name and "eval" not in name for name in stages) == 6
+    # 7 SFT models (5 fractions, without reasoning, shuffled) for 17 arms.
+    assert sum("-sft-" in name and "eval" not in name for name in stages) == 7
     assert len({str(stage.output) for stage in stages.values()}) == len(stages)
     dense = per_arm[[arm.name for arm in ARMS].index("dense-full")]
     paper = per_arm[[arm.name for arm in ARMS].index("paper-full")]
