@@ -1,0 +1,68 @@
+"""The part of docs/results.md on the paper's claim: RL on less data against SFT on all."""
+
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+from recipe.evaluation.clusters import Estimate
+from recipe.evaluation.markdown import estimate, lines
+from recipe.study.arms import BY_NAME
+from recipe.study.numbers import CLAIM_MARGIN, Results, difference, interval, verdict
+from recipe.study.tables import FRACTIONS, METRICS
+
+CLAIM_METRICS = ("a_score", "v_score", "iou_75")
+
+
+def claim_table(results: Results) -> str:
+    """Every share, with SFT alone and with GRPO after it, less SFT on all of the data."""
+    rows = []
+    for arm in _less_data(results):
+        gains = [difference(results, arm, "sft-full", metric) for metric in CLAIM_METRICS]
+        rows.append([BY_NAME[arm].title, *map(_judged, gains)])
+    return lines(["less SFT on all data", *(METRICS[metric] for metric in CLAIM_METRICS)], rows)
+
+
+def half_width(results: Results) -> float | None:
+    """Median half-width of the claim's intervals; None where there is none."""
+    gains = [
+        difference(results, arm, "sft-full", metric)
+        for arm in _less_data(results)
+        for metric in CLAIM_METRICS
+    ]
+    widths = [(high - low) / 2 for low, high in map(interval, filter(None, gains))]
+    return statistics.median(widths) if widths else None
+
+
+def budget_table(budget: dict[str, Any]) -> str:
+    """How many rows each share has, and how often SFT sees them."""
+    samples = budget["sft_samples"]
+    rows = [
+        [
+            "all" if fraction == "full" else fraction.replace("of", "/"),
+            f"{budget['rows'][fraction]:,}",
+            f"{samples / budget['rows'][fraction]:.2f}",
+            f"{min(samples, budget['rows'][fraction]):,}",
+        ]
+        for fraction in FRACTIONS
+    ]
+    return lines(["share of the data", "rows", "passes of SFT", "different rows seen"], rows)
+
+
+def margin() -> str:
+    """What counts as comparable, in words."""
+    return (
+        f"*Comparable*: the interval of the difference lies above {-CLAIM_MARGIN:+.2f}, a margin "
+        "that this project chose (the paper gives none); *better*: above 0; *worse*: below 0; "
+        "*inconclusive*: the rest."
+    )
+
+
+def _less_data(results: Results) -> Iterator[str]:
+    if "sft-full" in results:
+        for fraction in FRACTIONS[:-1]:
+            yield from (arm for arm in (f"sft-{fraction}", f"dense-{fraction}") if arm in results)
+
+
+def _judged(gain: Estimate | None) -> str:
+    said = estimate(gain, signed=True)
+    return f"{said}: **{verdict(gain)}**" if gain else said

@@ -1,0 +1,166 @@
+"""The tables of docs/results.md on arms, on differences between them, and on training."""
+
+import statistics
+from collections import Counter
+from collections.abc import Callable
+
+from recipe.evaluation.markdown import NONE, estimate, lines
+from recipe.study.arms import ARMS, BY_NAME, NO_REASONING, SHARES
+from recipe.study.numbers import (
+    Results,
+    arm_estimate,
+    difference,
+    seed_differences,
+    seed_values,
+)
+
+METRICS = {
+    "a_score": "A-score",
+    "v_score": "V-score",
+    "iou_75": "IoU > 0.75",
+    "reward": "reward, greedy",
+    "reward_sampled": "reward, sampled",
+}
+TYPES = ("closed", "single", "multi", "open")
+SAMPLED = {"pass_at_1": "pass@1", "pass_at_4": "pass@4", "majority_vote": "majority vote of 4"}
+FRACTIONS = sorted(SHARES, key=SHARES.__getitem__)
+PAIRS = (
+    ("dense-full", "sft-full"),
+    ("paper-full", "sft-full"),
+    *((f"dense-{fraction}", f"sft-{fraction}") for fraction in FRACTIONS if fraction != "full"),
+    ("paper-full", "dense-full"),
+    ("no_think_grounding", "dense-full"),
+    ("no_alignment", "dense-full"),
+    (NO_REASONING, f"sft-{NO_REASONING}"),
+    (f"sft-{NO_REASONING}", "sft-full"),
+    (NO_REASONING, "dense-full"),
+    ("rl-full", "base"),
+)
+"""What is told from what: GRPO from SFT, each reward from `dense`, reasoning from none."""
+
+
+def arms_table(results: Results) -> str:
+    """Every arm's metrics over all questions."""
+    rows = [
+        [arm.title, *(_cell(results, arm.name, metric) for metric in METRICS)]
+        for arm in ARMS
+        if arm.name in results
+    ]
+    return lines(["", *METRICS.values()], rows)
+
+
+def samples_table(results: Results) -> str:
+    """Right answers among four samples, for each arm."""
+    return _plain_table(results, SAMPLED, lambda key: ("samples", "overall", key, "mean"))
+
+
+def types_table(results: Results) -> str:
+    """A-score of greedy answers for each question type and arm."""
+    titles = dict(zip(TYPES, TYPES, strict=True))
+    return _plain_table(results, titles, lambda key: ("intervals", key, "a_score", "mean"))
+
+
+def flags(results: Results) -> str:
+    """Which arms do no better than which controls, and under how many seeds."""
+    said = [
+        f"- {arm.title}: {METRICS[metric]} no better than {controls}."
+        for arm in ARMS
+        for metric in ("a_score", "v_score")
+        if (controls := flagged(results, arm.name, metric))
+    ]
+    if not said:
+        return "Every arm beats all baselines and controls under every seed.\n"
+    intro = "Arms that do not clearly beat a baseline or control, over all questions:"
+    return f"{intro}\n\n" + "\n".join(said) + "\n"
+
+
+def flagged(results: Results, arm: str, metric: str) -> str:
+    """The controls that an arm does not clearly beat, with the number of seeds; "" for none."""
+    runs = results.get(arm, {}).values()
+    counts = Counter(title for run in runs for title in run["no_better_than"][metric])
+    return "; ".join(f"{title} ({n} of {len(runs)} seeds)" for title, n in counts.items())
+
+
+def differences_table(results: Results) -> str:
+    """What one arm has more than another, for each pair that tells something."""
+    rows = [
+        [
+            f"{BY_NAME[arm].title} *less* {BY_NAME[other].title}",
+            *(_gain(results, arm, other, metric) for metric in METRICS),
+        ]
+        for arm, other in PAIRS
+        if arm in results and other in results
+    ]
+    return lines(["", *METRICS.values()], rows)
+
+
+def curves_table(results: Results) -> str:
+    """How the training rollouts' reward went, from the first to the last fifth of the steps."""
+    rows = []
+    for arm in ("paper-full", "dense-full"):
+        for seed, result in sorted(results.get(arm, {}).items()):
+            cells = [
+                _ends(result["curves"].get(key, [])) for key in ("score", "answer", "mean_iou")
+            ]
+            rows.append([f"{BY_NAME[arm].title}, seed {seed}", *cells])
+    return lines(["", "its own reward", "its answer component", "mean IoU"], rows)
+
+
+def without_format(results: Results) -> str:
+    """The arms that hardly ever write the form, if any."""
+    shares = {
+        arm.title: statistics.fmean(values)
+        for arm in ARMS
+        if arm.variant is None and (values := seed_values(results, arm.name, "overall", "format"))
+    }
+    said = ", ".join(f"{title} ({share:.3f})" for title, share in shares.items() if share < 0.1)
+    return (
+        f"Share of greedy answers in the strict form: {said}. Where it is 0 nothing can be scored, "
+        "and GRPO from there has next to nothing to reinforce.\n"
+        if said
+        else ""
+    )
+
+
+def _plain_table(
+    results: Results, titles: dict[str, str], keys: Callable[[str], tuple[str, ...]]
+) -> str:
+    """Mean over the seeds and each seed's value."""
+    rows = []
+    for arm in ARMS:
+        if arm.name in results:
+            found = (seed_values(results, arm.name, *keys(key)) for key in titles)
+            rows.append([arm.title, *(f"{statistics.fmean(v):.3f}; {_seeds(v)}" for v in found)])
+    return lines(["", *titles.values()], rows)
+
+
+def _is_told(arm: str, metric: str) -> bool:
+    """Whether a metric means anything: `dense` pays for a reasoning that some arms never write."""
+    return not (BY_NAME[arm].variant == NO_REASONING and metric.startswith("reward"))
+
+
+def _cell(results: Results, arm: str, metric: str) -> str:
+    if not _is_told(arm, metric):
+        return NONE
+    values = seed_values(results, arm, "overall", metric)
+    return f"{estimate(arm_estimate(results, arm, metric))}; {_seeds(values)}"
+
+
+def _gain(results: Results, arm: str, other: str, metric: str) -> str:
+    if not (_is_told(arm, metric) and _is_told(other, metric)):
+        return NONE
+    values = seed_differences(results, arm, other, "overall", metric)
+    said = estimate(difference(results, arm, other, metric), signed=True)
+    return f"{said}; {_seeds(values, '+')}"
+
+
+def _seeds(values: list[float], sign: str = "") -> str:
+    return " ".join(f"{value:{sign}.3f}" for value in values)
+
+
+def _ends(curve: list[float | None]) -> str:
+    values = [value for value in curve if value is not None]
+    if not values:
+        return NONE
+    part = max(1, len(values) // 5)
+    return f"{sum(values[:part]) / part:.3f} to {sum(values[-part:]) / part:.3f}"
