@@ -4,11 +4,10 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
-from recipe.evaluation.clusters import Estimate
-from recipe.evaluation.markdown import estimate, lines
+from recipe.evaluation.markdown import lines
 from recipe.study.arms import BY_NAME
 from recipe.study.numbers import CLAIM_MARGIN, Results, difference, interval, verdict
-from recipe.study.tables import FRACTIONS, METRICS
+from recipe.study.tables import FRACTIONS, METRICS, gain_cell
 
 CLAIM_METRICS = ("a_score", "v_score", "iou_75")
 
@@ -17,8 +16,8 @@ def claim_table(results: Results) -> str:
     """Every share, with SFT alone and with GRPO after it, less SFT on all of the data."""
     rows = []
     for arm in _less_data(results):
-        gains = [difference(results, arm, "sft-full", metric) for metric in CLAIM_METRICS]
-        rows.append([BY_NAME[arm].title, *map(_judged, gains)])
+        cells = (_judged(results, arm, metric) for metric in CLAIM_METRICS)
+        rows.append([BY_NAME[arm].title, *cells])
     return lines(["less SFT on all data", *(METRICS[metric] for metric in CLAIM_METRICS)], rows)
 
 
@@ -63,6 +62,7 @@ def _less_data(results: Results) -> Iterator[str]:
             yield from (arm for arm in (f"sft-{fraction}", f"dense-{fraction}") if arm in results)
 
 
-def _judged(gain: Estimate | None) -> str:
-    said = estimate(gain, signed=True)
+def _judged(results: Results, arm: str, metric: str) -> str:
+    said = gain_cell(results, arm, "sft-full", metric)
+    gain = difference(results, arm, "sft-full", metric)
     return f"{said}: **{verdict(gain)}**" if gain else said

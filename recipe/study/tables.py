@@ -86,12 +86,21 @@ def differences_table(results: Results) -> str:
     rows = [
         [
             f"{BY_NAME[arm].title} *less* {BY_NAME[other].title}",
-            *(_gain(results, arm, other, metric) for metric in METRICS),
+            *(gain_cell(results, arm, other, metric) for metric in METRICS),
         ]
         for arm, other in PAIRS
         if arm in results and other in results
     ]
     return lines(["", *METRICS.values()], rows)
+
+
+def gain_cell(results: Results, arm: str, other: str, metric: str) -> str:
+    """What an arm has more than another: mean, interval, and each seed's difference."""
+    if not (_is_told(arm, metric) and _is_told(other, metric)):
+        return NONE
+    values = seed_differences(results, arm, other, "overall", metric)
+    said = estimate(difference(results, arm, other, metric), signed=True)
+    return f"{said}; {_seeds(values, '+')}"
 
 
 def curves_table(results: Results) -> str:
@@ -144,14 +153,6 @@ def _cell(results: Results, arm: str, metric: str) -> str:
         return NONE
     values = seed_values(results, arm, "overall", metric)
     return f"{estimate(arm_estimate(results, arm, metric))}; {_seeds(values)}"
-
-
-def _gain(results: Results, arm: str, other: str, metric: str) -> str:
-    if not (_is_told(arm, metric) and _is_told(other, metric)):
-        return NONE
-    values = seed_differences(results, arm, other, "overall", metric)
-    said = estimate(difference(results, arm, other, metric), signed=True)
-    return f"{said}; {_seeds(values, '+')}"
 
 
 def _seeds(values: list[float], sign: str = "") -> str:

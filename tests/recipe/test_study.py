@@ -200,7 +200,7 @@ def test_the_page_answers_with_the_numbers(results: Path, tmp_path: Path) -> Non
     assert "+0.100 [+0.100, +0.100]; +0.100 +0.100 |" in text
     assert "+0.010 [+0.010, +0.010]; +0.010 +0.010 |" in text  # the sampled reward
     # 0.005 less than SFT on all data, and no more than 0.02: comparable.
-    assert "-0.005 [-0.005, -0.005]: **comparable**" in text
+    assert "-0.005 [-0.005, -0.005]; -0.005 -0.005: **comparable**" in text
     assert "- SFT, all data: A-score no better than majority answer (1 of 2 seeds)." in text
     assert "| 1/8 | 2 | 16.00 | 2 |" in text
     assert "| all | 16 | 2.00 | 16 |" in text
