@@ -227,6 +227,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmark-trl"))
     parser.add_argument("--trl-only", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.steps < 4:
+        parser.error("--steps: 4 or more, for means and their errors")
     if options.prompts * options.group % micro_batch(options):
         parser.error(f"--prompts times --group: choose a multiple of {MICRO_BATCH}, or less")
     if options.trl_only:

@@ -26,7 +26,10 @@ from recipe.study.runs import (
     write_result,
 )
 
-RESULTS, REPORT, PAGE = Path("results/study"), Path("docs/results.md"), "results.md"
+WORK = Path("outputs/study")
+RESULTS = Path("results/study")
+REPORT = Path("docs/results.md")
+QUICK_WORK = Path("outputs/quick")
 
 
 def run(plan: StudyPlan, results: Path, arm: Arm, seed: int) -> None:
@@ -48,12 +51,12 @@ def run(plan: StudyPlan, results: Path, arm: Arm, seed: int) -> None:
                 run_stage(stage, ledger, plan.root / "logs")
         seconds = {stage.name: ledger.seconds(stage) for stage in stages}
         result = make_result(plan, arm, seed, code, seconds)
-        write_budget(results, plan)
         write_result(result_file(results, arm, seed), result)
     except BaseException as error:
-        note(results, "failed", arm, seed, plan, why=f"{type(error).__name__}")
+        note(results, "failed", arm, seed, plan, why=type(error).__name__)
         raise
     note(results, "done", arm, seed, plan)
+    write_budget(results, plan)
 
 
 def run_all(plan: StudyPlan, results: Path, arms: list[Arm], seeds: list[int]) -> None:
@@ -72,10 +75,18 @@ def run_all(plan: StudyPlan, results: Path, arms: list[Arm], seeds: list[int]) -
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m recipe.study", description=__doc__)
     add = parser.add_argument
-    add("--work", type=Path, default=Path("outputs/study"), help="checkpoints and logs")
-    add("--results", type=Path, default=RESULTS, help=f"a small file for each run ({RESULTS})")
-    add("--report", type=Path, help=f"page to write ({REPORT}; results.md of other --results)")
-    add("--quick", action="store_true", help="one seed, four arms, under an hour on 2 cores")
+    add("--work", type=Path, help=f"checkpoints and logs ({WORK}; {QUICK_WORK} with --quick)")
+    add(
+        "--results",
+        type=Path,
+        help=f"a small file for each run ({RESULTS}; with --quick, results in --work)",
+    )
+    add("--report", type=Path, help=f"page to write ({REPORT}; results.md in other --results)")
+    add(
+        "--quick",
+        action="store_true",
+        help="one seed, four arms, half an hour on 2 cores; leaves the results of the study alone",
+    )
     add("--arms", nargs="+", choices=list(BY_NAME), metavar="ARM", help=", ".join(BY_NAME))
     add("--seeds", nargs="+", type=int, metavar="SEED", help=f"default {SEEDS}")
     add("--only-report", action="store_true", help="write the page from the results there are")
@@ -84,20 +95,31 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _places(options: argparse.Namespace) -> tuple[Path, Path, Path]:
+    """Work folder, results and page; what --quick and other results write lies apart."""
+    work = options.work or (QUICK_WORK if options.quick else WORK)
+    results = options.results or (work / "results" if options.quick else RESULTS)
+    return (
+        work,
+        results,
+        options.report or (REPORT if results == RESULTS else results / "results.md"),
+    )
+
+
 def main() -> None:
     """Run and report."""
     options = _options()
     os.environ.setdefault("WANDB_MODE", "offline")
     leave_on_sigterm()
     size = Size(**{name: getattr(options, name) for name in Size().as_dict()})
-    plan = StudyPlan(options.work / size.name, size)
+    work, results, report = _places(options)
+    plan = StudyPlan(work / size.name, size)
     names = options.arms or (QUICK_ARMS if options.quick else tuple(BY_NAME))
-    report = options.report or (REPORT if options.results == RESULTS else options.results / PAGE)
     seeds = options.seeds or list(QUICK_SEEDS if options.quick else SEEDS)
     try:
         if not options.only_report:
-            run_all(plan, options.results, [BY_NAME[name] for name in names], seeds)
-        write_report(options.results, report)
+            run_all(plan, results, [BY_NAME[name] for name in names], seeds)
+        write_report(results, report)
     except InputError as error:
         fail(str(error))
     except StageFailed as error:

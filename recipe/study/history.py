@@ -5,7 +5,7 @@ from typing import Any
 
 from recipe.evaluation.markdown import lines
 
-NO_END = "no end noted: killed"
+NO_END = "no end noted"
 CHANGED = " with local changes"
 
 
@@ -14,17 +14,14 @@ def history(manifest: list[dict[str, Any]]) -> str:
     runs = [
         (entry, _end(manifest, place)) for place, entry in enumerate(manifest) if _starts(entry)
     ]
-    done = [(start["arm"], start["seed"]) for start, end in runs if end and end["event"] == "done"]
+    done = [_run(start) for start, end in runs if end and end["event"] == "done"]
     failed = sum(end is not None and end["event"] == "failed" for _, end in runs)
     said = (
         f"{len(runs)} started: {len(done)} done, {failed} failed, "
-        f"{len(runs) - len(done) - failed} without an end (killed)."
+        f"{len(runs) - len(done) - failed} without an end noted (killed, or still running)."
     )
     if again := len(done) - len(set(done)):
-        said += (
-            f" {again} of those done was done before: its files were removed and made again, and "
-            "the last counts."
-        )
+        said += f" Done again: {again}; the result file is of the last."
     rows = [
         [
             start["time"].replace("+00:00", ""),
@@ -40,6 +37,10 @@ def history(manifest: list[dict[str, Any]]) -> str:
     return f"{said}\n\n" + lines(head, rows)
 
 
+def _run(entry: dict[str, Any]) -> tuple[str, int, str]:
+    return entry["arm"], entry["seed"], str(entry["size"])
+
+
 def _starts(entry: dict[str, Any]) -> bool:
     return bool(entry["event"] == "started")
 
@@ -48,7 +49,7 @@ def _end(manifest: list[dict[str, Any]], place: int) -> dict[str, Any] | None:
     """The end of the run that starts at a place of the manifest; None where none was noted."""
     start = manifest[place]
     for entry in manifest[place + 1 :]:
-        if (entry["arm"], entry["seed"]) == (start["arm"], start["seed"]):
+        if _run(entry) == _run(start):
             return None if _starts(entry) else entry
     return None
 

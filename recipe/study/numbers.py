@@ -46,7 +46,13 @@ def over_seeds(values: Sequence[pd.Series], patients: pd.Series) -> Estimate:
 def two_way_bootstrap(values: Sequence[pd.Series], patients: pd.Series, seed: int = 0) -> Estimate:
     """Mean and 95 % interval in which seeds and patients are drawn, independently.
 
-    Owen, The pigeonhole bootstrap, 2007. Arguments and errors as of `over_seeds`.
+    Owen, The pigeonhole bootstrap, 2007. There is no interval where there are fewer than two
+    patients. Errors as of `over_seeds`.
+
+    Args:
+        values: of each seed, indexed by question; numbers, none of them missing.
+        patients: of each question, with the same index.
+        seed: of the resampling; the same seed gives the same interval.
     """
     for one in values:
         if not one.index.equals(patients.index):
@@ -64,7 +70,7 @@ def two_way_bootstrap(values: Sequence[pd.Series], patients: pd.Series, seed: in
     low, high = np.percentile(means, [2.5, 97.5])
     return {
         "mean": float(sums.mean(axis=0).sum() / counts.sum()),
-        "ci95": [float(low), float(high)],
+        "ci95": [float(low), float(high)] if n_patients > 1 else None,
     }
 
 
@@ -87,8 +93,8 @@ def arm_estimate(results: Results, arm: str, metric: str) -> Estimate | None:
     if not (values := seed_values(results, arm, "overall", metric)):
         return None
     if metric not in VALUES:
-        return student_t(values)
-    tables = [question_table(result) for _, result in sorted(results[arm].items())]
+        return student_t(list(values.values()))
+    tables = [question_table(results[arm][seed]) for seed in values]
     return over_seeds([table[metric] for table in tables], tables[0]["patient"])
 
 
@@ -97,35 +103,38 @@ def difference(results: Results, arm: str, other: str, metric: str) -> Estimate 
     if not (values := seed_differences(results, arm, other, "overall", metric)):
         return None
     if metric not in VALUES:
-        return student_t(values)
+        return student_t(list(values.values()))
     pairs = [
         (question_table(results[arm][seed]), question_table(results[other][seed]))
-        for seed in _shared(results, arm, other)
+        for seed in values
     ]
     gains = [one[metric] - two[metric] for one, two in pairs]
     return over_seeds(gains, pairs[0][0]["patient"])
 
 
-def seed_values(results: Results, arm: str, *keys: str) -> list[float]:
-    """An arm's value under each seed, in the order of the seeds; `keys` lead to it."""
-    return [_value(result, keys) for _, result in sorted(results.get(arm, {}).items())]
+def seed_values(results: Results, arm: str, *keys: str) -> dict[int, float]:
+    """An arm's value under each seed that has it, in the order of the seeds; `keys` lead to it."""
+    found = {seed: _value(result, keys) for seed, result in sorted(results.get(arm, {}).items())}
+    return {seed: value for seed, value in found.items() if value is not None}
 
 
-def seed_differences(results: Results, arm: str, other: str, *keys: str) -> list[float]:
+def seed_differences(results: Results, arm: str, other: str, *keys: str) -> dict[int, float]:
     """`arm` less `other` under each seed that both have, in the order of the seeds."""
-    return [
-        _value(results[arm][seed], keys) - _value(results[other][seed], keys)
-        for seed in _shared(results, arm, other)
-    ]
+    one, two = seed_values(results, arm, *keys), seed_values(results, other, *keys)
+    return {seed: value - two[seed] for seed, value in one.items() if seed in two}
 
 
-def _shared(results: Results, arm: str, other: str) -> list[int]:
-    return sorted(results.get(arm, {}).keys() & results.get(other, {}).keys())
+def all_seeds(results: Results) -> list[int]:
+    """The seeds under which any arm was run."""
+    return sorted({seed for runs in results.values() for seed in runs})
 
 
-def _value(result: Mapping[str, Any], keys: Sequence[str]) -> float:
+def _value(result: Mapping[str, Any], keys: Sequence[str]) -> float | None:
+    """None where the run has no such value, as of a question type that does not occur."""
     found: Any = result
     for key in keys:
+        if key not in found:
+            return None
         found = found[key]
     return float(found)
 
@@ -138,9 +147,16 @@ def interval(gain: Estimate) -> tuple[float, float]:
 
 def verdict(gain: Estimate) -> str:
     """What a difference to SFT on all data says about "comparable"."""
-    low, high = interval(gain)
+    if gain["ci95"] is None:
+        return "not judged"
+    low, high = gain["ci95"]
     if low > 0:
         return "better"
     if low > -CLAIM_MARGIN:
         return "comparable"
     return "worse" if high < 0 else "inconclusive"
+
+
+def one_seed(seeds: int) -> str:
+    """What stands behind a judgement that one seed alone gave."""
+    return " (one seed)" if seeds == 1 else ""

@@ -120,8 +120,8 @@ class StudyPlan:
 
     def sft_batch(self) -> int:
         """Rows of an SFT step."""
-        _, *overrides = self._sft(BY_NAME["sft-full"], 0).arguments
-        return int(compose_config("sft", overrides).data.train_batch_size)
+        overrides = self._program("sft", BY_NAME["sft-full"], 0, "experiment=demo_sft")[1:]
+        return int(compose_config("sft", list(overrides)).data.train_batch_size)
 
     def _model(self, arm: Arm, seed: int) -> Path:
         """Where the model that answers is: a folder, or a run whose last checkpoint is taken."""

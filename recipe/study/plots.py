@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from recipe.reporting.charts import COLOURS
-from recipe.study.arms import SHARES
+from recipe.study.arms import BY_SHARE, SHARES
 from recipe.study.numbers import Results, arm_estimate, seed_values
 
 _STYLE = {"svg.hashsalt": "thinkvg", "svg.fonttype": "none", "font.size": 10}
@@ -76,17 +76,18 @@ def _family(axes: Axes, results: Results, family: str, metric: str, label: str, 
     """Means with intervals and a dot for each seed; families stand side by side."""
     colour, aside = COLOURS[place], 1.08 if place else 1 / 1.08
     shares, means, low, high = [], [], [], []
-    for fraction, share in sorted(SHARES.items(), key=lambda item: item[1]):
+    for fraction in BY_SHARE:
+        share = SHARES[fraction]
         arm = f"{family}-{fraction}"
         found = arm_estimate(results, arm, metric)
         if found is None or found["ci95"] is None:
             continue
         shares.append(share * aside)
         means.append(found["mean"])
-        low.append(found["mean"] - found["ci95"][0])
-        high.append(found["ci95"][1] - found["mean"])
-        values = seed_values(results, arm, "overall", metric)
-        axes.plot([share * aside] * len(values), values, "o", color=colour, alpha=0.3)
+        low.append(max(0.0, found["mean"] - found["ci95"][0]))
+        high.append(max(0.0, found["ci95"][1] - found["mean"]))
+        values = seed_values(results, arm, "overall", metric).values()
+        axes.plot([share * aside] * len(values), list(values), "o", color=colour, alpha=0.3)
     if shares:
         bars = [low, high]
         axes.errorbar(shares, means, yerr=bars, fmt="s-", color=colour, capsize=3, label=label)

@@ -11,7 +11,7 @@ from recipe.evaluation.files import write_text_atomically
 from recipe.study.arms import BY_NAME
 from recipe.study.claim import budget_table, claim_table, half_width, margin
 from recipe.study.history import history
-from recipe.study.numbers import CLAIM_MARGIN, Results
+from recipe.study.numbers import CLAIM_MARGIN, Results, all_seeds
 from recipe.study.plots import curves_plot, fractions_plot
 from recipe.study.runs import read_budget, read_manifest
 from recipe.study.summary import missing, summary
@@ -34,8 +34,7 @@ NOTES = """\
   base model's weights, the order of rows and the rollouts. What another eighth of the data would
   give is in no interval.
 - SFT + GRPO takes more steps in all than SFT alone.
-- Seeds are few, and the resampling knows only theirs; a difference whose seeds disagree in sign is
-  no finding, whatever its mean.
+- Few seeds make wide intervals: *inconclusive* and *no clear difference* do not mean *equal*.
 - The published numbers come from another data set, model, judge and budget: what comes out here the
   same way or the other way neither confirms nor refutes them."""
 
@@ -68,9 +67,8 @@ def write_report(results_folder: Path, path: Path) -> None:
         InputError: the results cannot be read.
     """
     results = read_results(results_folder)
-    text = "\n".join(
-        _parts(results, read_manifest(results_folder), read_budget(results_folder), path)
-    )
+    budget = read_budget(results_folder, next(iter(next(iter(results.values())).values()))["size"])
+    text = "\n".join(_parts(results, read_manifest(results_folder), budget, path))
     write_text_atomically(path, text)
 
 
@@ -96,9 +94,9 @@ def _parts(
     if fractions_plot(results, path.with_name("results-fractions.svg")):
         yield "![A-score and V-score over the share of the data](results-fractions.svg)\n"
         yield (
-            "Bars are each arm's own interval; the comparisons in the table are paired and tell "
-            "smaller differences. Dashed: the majority answer, and the region prior that is told "
-            "the region.\n"
+            "Bars are each arm's own interval; the table compares question by question. Dashed: "
+            "on the left the majority answer, on the right the region prior that is told the "
+            "region.\n"
         )
     yield from _training(results, path)
     yield f"## What cannot be concluded\n\n{NOTES}\n"
@@ -109,7 +107,7 @@ def _parts(
 def _setting(results: Results) -> str:
     some = next(iter(next(iter(results.values())).values()))
     size, questions = some["size"], some["questions"]
-    seeds = sorted({seed for runs in results.values() for seed in runs})
+    seeds = all_seeds(results)
     return (
         "Written by `python -m recipe.study`; do not edit. All numbers are measured on the "
         f"**synthetic** phantom set ({size['images']} images) with the tiny model: "
@@ -118,10 +116,12 @@ def _setting(results: Results) -> str:
         f"questions about {len(set(questions['patient']))} patients, answered greedily where not "
         "said otherwise.\n\n"
         "`0.512 [0.480, 0.544]; 0.520 0.500 0.516` is the mean over the seeds, its 95 % interval, "
-        f"and the value under each of the seeds {', '.join(map(str, seeds))}. An interval is the "
+        f"and the value under seed {', '.join(map(str, seeds))}, in this order. An interval is the "
         "wider, at either end, of a bootstrap over seeds and patients and of Student's t over the "
-        "seeds; of the sampled reward, the latter. It holds for one comparison: no correction is "
-        "made for there being many. Reward is that of the preset `dense` for all arms.\n"
+        "seeds; of one seed, a bootstrap over patients, which says nothing about other seeds. Of "
+        "the sampled reward, and by question type, it is Student's t alone, which does not know "
+        "how questions vary. It holds for one comparison: no correction is made for there being "
+        "many. Reward is that of the preset `dense` for all arms.\n"
     )
 
 
@@ -145,17 +145,18 @@ def _claim(results: Results, budget: dict[str, Any] | None) -> Iterator[str]:
     if budget:
         yield (
             f"Every SFT takes {budget['sft_samples']:,} rows in all, whatever the share, and every "
-            f"GRPO {budget['grpo_prompts']:,} prompts. So a share decides how many *different* "
-            "rows SFT sees, and not how long it trains; shares with more rows than that see a "
-            "part of them, once:\n"
+            f"GRPO {budget['grpo_prompts']:,} prompts, drawn from the same share. So a share "
+            "decides how many *different* rows are seen, and not how long is trained; of a share "
+            "with more rows than SFT takes, it sees a part, once:\n"
         )
         yield budget_table(budget)
     yield claim_table(results)
-    if width := half_width(results):
+    width = half_width(results)
+    if width is not None:
         yield (
-            f"The median half-width of these intervals is {width:.3f}: two arms that are equally "
-            f"good are shown to be comparable only where it is below {CLAIM_MARGIN}. "
-            "*Inconclusive* says that this many seeds and questions cannot tell.\n"
+            f"The median half-width of these intervals is {width:.3f}. Two equally good arms come "
+            "out as comparable more often than not only where it is below "
+            f"{CLAIM_MARGIN}: *inconclusive* says that this many seeds and questions cannot tell.\n"
         )
 
 

@@ -141,12 +141,21 @@ def write_budget(results: Path, plan: StudyPlan) -> None:
     write_text_atomically(results / BUDGET, json.dumps(budget) + "\n")
 
 
-def read_budget(results: Path) -> dict[str, Any] | None:
-    """What `write_budget` wrote; None where no run has got that far."""
+def read_budget(results: Path, size: dict[str, int]) -> dict[str, Any] | None:
+    """What `write_budget` wrote; None where no run has got that far.
+
+    Raises:
+        InputError: it is of another size than the results.
+    """
     path = results / BUDGET
     if not path.is_file():
         return None
     budget: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if budget.get("size") != size:
+        raise InputError(
+            f"{path}: of a study of another size ({budget.get('size')}) than the results ({size}): "
+            "remove it, the next run writes it again"
+        )
     return budget
 
 

@@ -10,7 +10,7 @@ from recipe.study.numbers import (
     Results,
     arm_estimate,
     difference,
-    interval,
+    one_seed,
     seed_differences,
     student_t,
     verdict,
@@ -26,7 +26,11 @@ def summary(results: Results) -> Iterator[str]:
         yield f"- What reasoning brings, SFT less SFT without it: {gain}."
     for arm, other, title in (
         ("dense-full", "sft-full", "What GRPO with `dense` adds to SFT on all data"),
-        ("paper-full", "sft-full", "What GRPO with `paper`, the published reward, adds to it"),
+        (
+            "paper-full",
+            "sft-full",
+            "What GRPO with `paper`, the published reward, adds to SFT on all data",
+        ),
         ("paper-full", "dense-full", "`paper` less `dense`"),
     ):
         if gain := _compared(results, arm, other, METRICS, direction):
@@ -46,12 +50,14 @@ def missing(results: Results) -> str:
         if lacking:
             which = "all arms" if len(lacking) == len(ARMS) else "; ".join(lacking)
             said.append(f"seed {seed}: {which}")
-    return "\n".join(["Not run:\n", *(f"- {line}." for line in said), ""]) if said else ""
+    return "\n".join(["Without a result:\n", *(f"- {line}." for line in said), ""]) if said else ""
 
 
 def direction(gain: Estimate) -> str:
     """What the interval of a difference says."""
-    low, high = interval(gain)
+    if gain["ci95"] is None:
+        return "not judged"
+    low, high = gain["ci95"]
     return "better" if low > 0 else "worse" if high < 0 else "no clear difference"
 
 
@@ -61,18 +67,19 @@ def _claim(results: Results, fraction: str) -> Iterator[str]:
     if claim := _compared(results, arm, "sft-full", CLAIM_METRICS, verdict):
         yield f"- Does SFT + GRPO on {share} of the data come up to SFT on all? {claim}."
     if alone := _compared(results, f"sft-{fraction}", "sft-full", CLAIM_METRICS, verdict):
-        yield f"- Does SFT alone on {share}? {alone}."
+        yield f"- Does SFT alone on {share} of the data? {alone}."
 
 
 def _by_type(results: Results, arm: str, other: str) -> str:
+    """Question types with a difference under two seeds or more."""
     gains = {
         kind: seed_differences(results, arm, other, "intervals", kind, "a_score", "mean")
         for kind in TYPES
     }
     return ", ".join(
-        f"{kind} {direction(student_t(found))} ({estimate(student_t(found), signed=True)})"
+        f"{kind} {direction(gain)} ({estimate(gain, signed=True)})"
         for kind, found in gains.items()
-        if found
+        if len(found) > 1 and (gain := student_t(list(found.values())))
     )
 
 
@@ -90,10 +97,10 @@ def _compared(
     judged: Callable[[Estimate], str],
 ) -> str | None:
     """An arm's scores less another's, each with its judgement; None where one is missing."""
-    gains = {METRICS[m]: difference(results, arm, other, m) for m in metrics}
-    said = [
-        f"{title} {judged(gain)} ({estimate(gain, signed=True)})"
-        for title, gain in gains.items()
-        if gain is not None
-    ]
+    said = []
+    for metric in metrics:
+        if gain := difference(results, arm, other, metric):
+            seeds = len(seed_differences(results, arm, other, "overall", metric))
+            found = f"{judged(gain)} ({estimate(gain, signed=True)})"
+            said.append(f"{METRICS[metric]} {found}{one_seed(seeds)}")
     return ", ".join(said) or None

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Callable
 
 from recipe.evaluation.markdown import NONE, estimate, lines
-from recipe.study.arms import ARMS, BY_NAME, NO_REASONING, SHARES
+from recipe.study.arms import ARMS, BY_NAME, BY_SHARE, NO_REASONING
 from recipe.study.numbers import (
     Results,
+    all_seeds,
     arm_estimate,
     difference,
     seed_differences,
@@ -23,20 +24,24 @@ METRICS = {
 }
 TYPES = ("closed", "single", "multi", "open")
 SAMPLED = {"pass_at_1": "pass@1", "pass_at_4": "pass@4", "majority_vote": "majority vote of 4"}
-FRACTIONS = sorted(SHARES, key=SHARES.__getitem__)
 PAIRS = (
     ("dense-full", "sft-full"),
     ("paper-full", "sft-full"),
-    *((f"dense-{fraction}", f"sft-{fraction}") for fraction in FRACTIONS if fraction != "full"),
+    *((f"dense-{fraction}", f"sft-{fraction}") for fraction in BY_SHARE if fraction != "full"),
     ("paper-full", "dense-full"),
     ("no_think_grounding", "dense-full"),
     ("no_alignment", "dense-full"),
     (NO_REASONING, f"sft-{NO_REASONING}"),
-    (f"sft-{NO_REASONING}", "sft-full"),
-    (NO_REASONING, "dense-full"),
+    ("sft-full", f"sft-{NO_REASONING}"),
+    ("dense-full", NO_REASONING),
     ("rl-full", "base"),
 )
 """What is told from what: GRPO from SFT, each reward from `dense`, reasoning from none."""
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, or a word that there is nothing to put into it."""
+    return lines(header, rows) if rows else "No results.\n"
 
 
 def arms_table(results: Results) -> str:
@@ -46,7 +51,7 @@ def arms_table(results: Results) -> str:
         for arm in ARMS
         if arm.name in results
     ]
-    return lines(["", *METRICS.values()], rows)
+    return table(["", *METRICS.values()], rows)
 
 
 def samples_table(results: Results) -> str:
@@ -69,7 +74,7 @@ def flags(results: Results) -> str:
         if (controls := flagged(results, arm.name, metric))
     ]
     if not said:
-        return "Every arm beats all baselines and controls under every seed.\n"
+        return "In A- and V-score over all questions, each of these arms beats all its controls.\n"
     intro = "Arms that do not clearly beat a baseline or control, over all questions:"
     return f"{intro}\n\n" + "\n".join(said) + "\n"
 
@@ -78,7 +83,8 @@ def flagged(results: Results, arm: str, metric: str) -> str:
     """The controls that an arm does not clearly beat, with the number of seeds; "" for none."""
     runs = results.get(arm, {}).values()
     counts = Counter(title for run in runs for title in run["no_better_than"][metric])
-    return "; ".join(f"{title} ({n} of {len(runs)} seeds)" for title, n in counts.items())
+    runs_in_all = f"{len(runs)} {'seed' if len(runs) == 1 else 'seeds'}"
+    return "; ".join(f"{title} ({count} of {runs_in_all})" for title, count in counts.items())
 
 
 def differences_table(results: Results) -> str:
@@ -89,18 +95,19 @@ def differences_table(results: Results) -> str:
             *(gain_cell(results, arm, other, metric) for metric in METRICS),
         ]
         for arm, other in PAIRS
-        if arm in results and other in results
+        if seed_differences(results, arm, other, "overall", "a_score")
     ]
-    return lines(["", *METRICS.values()], rows)
+    return table(["", *METRICS.values()], rows)
 
 
 def gain_cell(results: Results, arm: str, other: str, metric: str) -> str:
     """What an arm has more than another: mean, interval, and each seed's difference."""
     if not (_is_told(arm, metric) and _is_told(other, metric)):
         return NONE
-    values = seed_differences(results, arm, other, "overall", metric)
+    if not (values := seed_differences(results, arm, other, "overall", metric)):
+        return NONE
     said = estimate(difference(results, arm, other, metric), signed=True)
-    return f"{said}; {_seeds(values, '+')}"
+    return f"{said}; {_seeds(results, values, '+')}"
 
 
 def curves_table(results: Results) -> str:
@@ -112,20 +119,21 @@ def curves_table(results: Results) -> str:
                 _ends(result["curves"].get(key, [])) for key in ("score", "answer", "mean_iou")
             ]
             rows.append([f"{BY_NAME[arm].title}, seed {seed}", *cells])
-    return lines(["", "its own reward", "its answer component", "mean IoU"], rows)
+    return table(["", "its own reward", "its answer component", "mean IoU"], rows)
 
 
 def without_format(results: Results) -> str:
-    """The arms that hardly ever write the form, if any."""
+    """The arms that hardly ever write the form; those without reasoning never do, by design."""
     shares = {
-        arm.title: statistics.fmean(values)
+        arm.title: statistics.fmean(values.values())
         for arm in ARMS
-        if arm.variant is None and (values := seed_values(results, arm.name, "overall", "format"))
+        if arm.variant != NO_REASONING
+        and (values := seed_values(results, arm.name, "overall", "format"))
     }
     said = ", ".join(f"{title} ({share:.3f})" for title, share in shares.items() if share < 0.1)
     return (
-        f"Share of greedy answers in the strict form: {said}. Where it is 0 nothing can be scored, "
-        "and GRPO from there has next to nothing to reinforce.\n"
+        f"Share of greedy answers in the strict form: {said}. With hardly an answer in it, A- and "
+        "V-score are near 0 and GRPO has little to reinforce.\n"
         if said
         else ""
     )
@@ -139,8 +147,8 @@ def _plain_table(
     for arm in ARMS:
         if arm.name in results:
             found = (seed_values(results, arm.name, *keys(key)) for key in titles)
-            rows.append([arm.title, *(f"{statistics.fmean(v):.3f}; {_seeds(v)}" for v in found)])
-    return lines(["", *titles.values()], rows)
+            rows.append([arm.title, *(_mean_and_seeds(results, values) for values in found)])
+    return table(["", *titles.values()], rows)
 
 
 def _is_told(arm: str, metric: str) -> bool:
@@ -152,11 +160,20 @@ def _cell(results: Results, arm: str, metric: str) -> str:
     if not _is_told(arm, metric):
         return NONE
     values = seed_values(results, arm, "overall", metric)
-    return f"{estimate(arm_estimate(results, arm, metric))}; {_seeds(values)}"
+    return f"{estimate(arm_estimate(results, arm, metric))}; {_seeds(results, values)}"
 
 
-def _seeds(values: list[float], sign: str = "") -> str:
-    return " ".join(f"{value:{sign}.3f}" for value in values)
+def _mean_and_seeds(results: Results, values: dict[int, float]) -> str:
+    if not values:
+        return NONE
+    return f"{statistics.fmean(values.values()):.3f}; {_seeds(results, values)}"
+
+
+def _seeds(results: Results, values: dict[int, float], sign: str = "") -> str:
+    """A value for each seed of the page, so that places tell the seeds."""
+    return " ".join(
+        f"{values[seed]:{sign}.3f}" if seed in values else NONE for seed in all_seeds(results)
+    )
 
 
 def _ends(curve: list[float | None]) -> str:
