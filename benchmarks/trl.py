@@ -4,9 +4,14 @@
 SFT model for a few steps with each, one after the other, and prints reward reached, wall time per
 step and where the time goes. Both: float32 on the CPU, the preset `dense`, the same learning rate
 for all weights, no KL, temperature 1, advantages over the group's standard deviation, one update a
-step with token-mean loss. They differ in what each is: TRL generates with transformers in the
-training process and uses all cores; this recipe generates with vLLM in a process of its own under
-Ray and trains with one FSDP2 process.
+step with the loss averaged over tokens (TRL: those of a micro-batch). So it is not the demo's GRPO,
+which holds some weights back.
+
+They differ in what each is. TRL generates with transformers in the process that trains, and uses
+all cores for both; this recipe generates with vLLM in a process of its own under Ray and trains
+with one FSDP2 process, one thread each, and computes the rollouts' log-probabilities once more
+before the update, which TRL leaves out where a rollout is used once. Each draws its prompts from
+the same rows in an order of its own, so rewards compare within their standard errors only.
 """
 
 import argparse
@@ -201,13 +206,13 @@ def run_trl(options: argparse.Namespace) -> None:
 
 
 def first_and_last(values: list[float]) -> str:
-    """Mean and standard error over the first and over the last fifth of the steps."""
+    """Mean over the first and over the last fifth of the steps, with its standard error."""
     count = max(2, len(values) // 5)
     first, last = (
         f"{statistics.fmean(part):.3f} +- {statistics.stdev(part) / count**0.5:.3f}"
         for part in (values[:count], values[-count:])
     )
-    return f"{first} in the first {count} steps, {last} in the last"
+    return f"{first} in the first {count} steps, {last} in the last (+- standard error over steps)"
 
 
 def main() -> None:
@@ -222,13 +227,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmark-trl"))
     parser.add_argument("--trl-only", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.steps < 4:
+        parser.error("--steps: 4 or more, for means and their errors")
+    if options.prompts * options.group % micro_batch(options):
+        parser.error(f"--prompts times --group: choose a multiple of {MICRO_BATCH}, or less")
     if options.trl_only:
         run_trl(options)
         return
     if options.out.exists():  # a finished run there would be taken up, not repeated
         sys.exit(f"error: --out {options.out}: exists; remove it or give another")
     options.out.mkdir(parents=True)
-    theirs, ours = train_with_trl(options), train_with_ours(options)
+    begin = time.perf_counter()
+    theirs = train_with_trl(options)
+    middle = time.perf_counter()
+    ours = train_with_ours(options)
+    whole = {"TRL": middle - begin, "this recipe": time.perf_counter() - middle}
     print(f"{options.steps} steps of {options.prompts} prompts x {options.group} rollouts")
     # The first step of either pays for what is built once.
     seconds = {
@@ -239,9 +252,11 @@ def main() -> None:
         "TRL": [step["reward"] for step in theirs],
         "this recipe": [step["critic/score/mean"] for step in ours],
     }
-    for name, values in seconds.items():
-        print(f"{name}: {statistics.median(values):.2f} s a step (median), reward", end=" ")
-        print(first_and_last(rewards[name]))
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    for name, median in medians.items():
+        print(f"{name}: {median:.2f} s a step (median), {whole[name]:.0f} s with start-up; reward")
+        print(f"  {first_and_last(rewards[name])}")
+    print(f"a step of this recipe takes {medians['this recipe'] / medians['TRL']:.2f} times TRL's")
     spent = statistics.median(step["inputs"] for step in theirs[1:])
     rest = statistics.median(step["seconds"] - step["inputs"] for step in theirs[1:])
     print(f"of TRL's step, seconds (median): generation and reward {spent:.2f}, update {rest:.2f}")

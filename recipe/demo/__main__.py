@@ -1,9 +1,7 @@
 """``python -m recipe.demo``: the whole path on synthetic data; goes on where it was interrupted."""
 
 import argparse
-import importlib.metadata
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +12,7 @@ from recipe.demo.plan import Plan
 from recipe.demo.stage import Ledger, StageFailed, announce, run_stage
 from recipe.evaluation.predictions import Prediction, read_predictions
 from recipe.evaluation.summary import build_summary, write_summary
-
-PACKAGES = ("verl", "ray", "vllm", "torch", "transformers", "TransferQueue", "datasets")
-
-
-def _versions() -> dict[str, str]:
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), **versions}
+from recipe.versions import versions
 
 
 def _models(demo: Plan, model: str) -> tuple[list[Prediction], list[Prediction]]:
@@ -32,7 +24,7 @@ def _summarise(demo: Plan, ledger: Ledger) -> Path:
     """Write ``summary.json``: both models on the test split beside the baselines."""
     run = {
         "seed": demo.seed,
-        "versions": _versions(),
+        "versions": versions(),
         "wall_seconds": {stage.name: ledger.seconds(stage) for stage in demo.stages()},
         "grpo_steps": plan.GRPO_STEPS,
         "rollouts": plan.GRPO_STEPS * plan.GRPO_PROMPTS * plan.GRPO_GROUP,

@@ -12,11 +12,24 @@ from pathlib import Path
 from recipe.child import leave_on_sigterm
 from recipe.demo.stage import Ledger, StageFailed, announce, run_stage
 from recipe.errors import InputError
+from recipe.model_card import commit
 from recipe.program import fail
 from recipe.study.arms import BY_NAME, QUICK_ARMS, QUICK_SEEDS, SEEDS, Arm
 from recipe.study.plan import Size, StudyPlan, settings_of
 from recipe.study.report import write_report
-from recipe.study.runs import make_result, note, read_result, result_file, write_result
+from recipe.study.runs import (
+    make_result,
+    note,
+    read_result,
+    result_file,
+    write_budget,
+    write_result,
+)
+
+WORK = Path("outputs/study")
+RESULTS = Path("results/study")
+REPORT = Path("docs/results.md")
+QUICK_WORK = Path("outputs/quick")
 
 
 def run(plan: StudyPlan, results: Path, arm: Arm, seed: int) -> None:
@@ -27,6 +40,7 @@ def run(plan: StudyPlan, results: Path, arm: Arm, seed: int) -> None:
     """
     ledger = Ledger(plan.root / "stages")
     stages = plan.stages(arm, seed)
+    code = commit()
     note(results, "started", arm, seed, plan)
     try:
         for number, stage in enumerate(stages, 1):
@@ -36,12 +50,13 @@ def run(plan: StudyPlan, results: Path, arm: Arm, seed: int) -> None:
                 ledger.forget(stages[number:])  # what was made of an earlier output is out of date
                 run_stage(stage, ledger, plan.root / "logs")
         seconds = {stage.name: ledger.seconds(stage) for stage in stages}
-        result = make_result(plan, arm, seed, seconds)
+        result = make_result(plan, arm, seed, code, seconds)
         write_result(result_file(results, arm, seed), result)
     except BaseException as error:
-        note(results, "failed", arm, seed, plan, why=f"{type(error).__name__}")
+        note(results, "failed", arm, seed, plan, why=type(error).__name__)
         raise
     note(results, "done", arm, seed, plan)
+    write_budget(results, plan)
 
 
 def run_all(plan: StudyPlan, results: Path, arms: list[Arm], seeds: list[int]) -> None:
@@ -60,10 +75,18 @@ def run_all(plan: StudyPlan, results: Path, arms: list[Arm], seeds: list[int]) -
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m recipe.study", description=__doc__)
     add = parser.add_argument
-    add("--work", type=Path, default=Path("outputs/study"), help="checkpoints and logs")
-    add("--results", type=Path, default=Path("results/study"), help="a small file for each run")
-    add("--report", type=Path, default=Path("docs/results.md"), help="page to write")
-    add("--quick", action="store_true", help="one seed, four arms, under an hour on 2 cores")
+    add("--work", type=Path, help=f"checkpoints and logs ({WORK}; {QUICK_WORK} with --quick)")
+    add(
+        "--results",
+        type=Path,
+        help=f"a small file for each run ({RESULTS}; with --quick, results in --work)",
+    )
+    add("--report", type=Path, help=f"page to write ({REPORT}; results.md in other --results)")
+    add(
+        "--quick",
+        action="store_true",
+        help="one seed, four arms, half an hour on 2 cores; leaves the results of the study alone",
+    )
     add("--arms", nargs="+", choices=list(BY_NAME), metavar="ARM", help=", ".join(BY_NAME))
     add("--seeds", nargs="+", type=int, metavar="SEED", help=f"default {SEEDS}")
     add("--only-report", action="store_true", help="write the page from the results there are")
@@ -72,26 +95,38 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _places(options: argparse.Namespace) -> tuple[Path, Path, Path]:
+    """Work folder, results and page; what --quick and other results write lies apart."""
+    work = options.work or (QUICK_WORK if options.quick else WORK)
+    results = options.results or (work / "results" if options.quick else RESULTS)
+    return (
+        work,
+        results,
+        options.report or (REPORT if results == RESULTS else results / "results.md"),
+    )
+
+
 def main() -> None:
     """Run and report."""
     options = _options()
     os.environ.setdefault("WANDB_MODE", "offline")
     leave_on_sigterm()
     size = Size(**{name: getattr(options, name) for name in Size().as_dict()})
-    plan = StudyPlan(options.work / size.name, size)
+    work, results, report = _places(options)
+    plan = StudyPlan(work / size.name, size)
     names = options.arms or (QUICK_ARMS if options.quick else tuple(BY_NAME))
     seeds = options.seeds or list(QUICK_SEEDS if options.quick else SEEDS)
     try:
         if not options.only_report:
-            run_all(plan, options.results, [BY_NAME[name] for name in names], seeds)
-        write_report(options.results, options.report)
+            run_all(plan, results, [BY_NAME[name] for name in names], seeds)
+        write_report(results, report)
     except InputError as error:
         fail(str(error))
     except StageFailed as error:
         sys.exit(f"{error}\nrun the same command again to go on from here")
     except KeyboardInterrupt:
         sys.exit("\ninterrupted; run the same command again to go on from here")
-    print(options.report)
+    print(report)
 
 
 if __name__ == "__main__":

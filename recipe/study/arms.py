@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from recipe.settings import FRACTIONS
 
 SHARES = {"full": 1.0, "1of2": 1 / 2, "1of4": 1 / 4, "1of8": 1 / 8, "1of16": 1 / 16}
+BY_SHARE = sorted(SHARES, key=SHARES.__getitem__)
+"""From the smallest share of the data to all of it."""
 NO_REASONING = "no_reasoning"
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from recipe.demo.plan import GRPO_GROUP, GRPO_PROMPTS, GRPO_STEPS, IMAGES, SFT_STEPS, Plan
 from recipe.demo.stage import Stage
-from recipe.study.arms import Arm
+from recipe.program import compose_config
+from recipe.study.arms import BY_NAME, Arm
 
 DATA_SEED = 0
 
@@ -116,6 +117,11 @@ class StudyPlan:
         )
         name = f"seed-{seed}-{arm.start}"
         return Stage(name, f"{name}, {steps} steps", arguments, run, run / "metrics.jsonl", steps)
+
+    def sft_batch(self) -> int:
+        """Rows of an SFT step."""
+        overrides = self._program("sft", BY_NAME["sft-full"], 0, "experiment=demo_sft")[1:]
+        return int(compose_config("sft", list(overrides)).data.train_batch_size)
 
     def _model(self, arm: Arm, seed: int) -> Path:
         """Where the model that answers is: a folder, or a run whose last checkpoint is taken."""

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from recipe.reporting.charts import COLOURS
-from recipe.study.arms import SHARES
+from recipe.study.arms import BY_SHARE, SHARES
 from recipe.study.numbers import Results, arm_estimate, seed_values
 
 _STYLE = {"svg.hashsalt": "thinkvg", "svg.fonttype": "none", "font.size": 10}
@@ -24,10 +24,11 @@ def fractions_plot(results: Results, path: Path) -> bool:
         for axes, (metric, title) in zip(
             figure.subplots(1, 2), (("a_score", "A-score"), ("v_score", "V-score")), strict=True
         ):
-            for (label, family), colour in zip(families.items(), COLOURS, strict=False):
-                drawn |= _family(axes, results, family, metric, label, colour)
+            for place, (label, family) in enumerate(families.items()):
+                drawn |= _family(axes, results, family, metric, label, place)
+            _baselines(axes, results, metric)
             axes.set_xscale("log", base=2)
-            axes.set_xticks([1 / 8, 1 / 4, 1 / 2, 1], ["1/8", "1/4", "1/2", "all"])
+            axes.set_xticks(list(SHARES.values()), ["all", "1/2", "1/4", "1/8", "1/16"])
             axes.set_xlabel("share of the training rows")
             axes.set_ylabel(title)
             axes.grid(alpha=0.3)
@@ -39,7 +40,11 @@ def fractions_plot(results: Results, path: Path) -> bool:
 
 def curves_plot(results: Results, arms: Mapping[str, str], path: Path) -> bool:
     """Course of the reward, answers and overlap over GRPO's steps, a faint line for each seed."""
-    metrics = {"score": "own reward", "answer": "answer", "mean_iou": "mean IoU"}
+    metrics = {
+        "score": "its own reward",
+        "answer": "its answer component",
+        "mean_iou": "mean IoU",
+    }
     drawn = False
     with rc_context(_STYLE):
         figure = Figure(figsize=(11, 3.2), layout="constrained")
@@ -67,24 +72,35 @@ def curves_plot(results: Results, arms: Mapping[str, str], path: Path) -> bool:
     return drawn
 
 
-def _family(
-    axes: Axes, results: Results, family: str, metric: str, label: str, colour: str
-) -> bool:
+def _family(axes: Axes, results: Results, family: str, metric: str, label: str, place: int) -> bool:
+    """Means with intervals and a dot for each seed; families stand side by side."""
+    colour, aside = COLOURS[place], 1.08 if place else 1 / 1.08
     shares, means, low, high = [], [], [], []
-    for fraction in ("1of8", "1of4", "1of2", "full"):
+    for fraction in BY_SHARE:
+        share = SHARES[fraction]
         arm = f"{family}-{fraction}"
         found = arm_estimate(results, arm, metric)
         if found is None or found["ci95"] is None:
             continue
-        shares.append(SHARES[fraction])
+        shares.append(share * aside)
         means.append(found["mean"])
-        low.append(found["mean"] - found["ci95"][0])
-        high.append(found["ci95"][1] - found["mean"])
-        values = seed_values(results, arm, metric)
-        axes.plot([SHARES[fraction]] * len(values), values, "o", color=colour, alpha=0.3)
+        low.append(max(0.0, found["mean"] - found["ci95"][0]))
+        high.append(max(0.0, found["ci95"][1] - found["mean"]))
+        values = seed_values(results, arm, "overall", metric).values()
+        axes.plot([share * aside] * len(values), list(values), "o", color=colour, alpha=0.3)
     if shares:
-        axes.errorbar(shares, means, yerr=[low, high], color=colour, capsize=3, label=label)
+        bars = [low, high]
+        axes.errorbar(shares, means, yerr=bars, fmt="s-", color=colour, capsize=3, label=label)
     return bool(shares)
+
+
+def _baselines(axes: Axes, results: Results, metric: str) -> None:
+    """A dashed line for what knows no picture; the same for all runs on the same data."""
+    title = {"a_score": "majority answer", "v_score": "region prior, region told"}[metric]
+    for run in results.get("sft-full", {}).values():
+        if title in (found := run.get("baselines", {})):
+            axes.axhline(found[title][metric], color="#6b7280", linestyle="--", linewidth=1)
+            return
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -1,40 +1,42 @@
 """docs/results.md, made from the result files and the manifest and from nothing else."""
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from recipe.errors import InputError
-from recipe.evaluation.clusters import Estimate
 from recipe.evaluation.files import write_text_atomically
-from recipe.evaluation.markdown import estimate, lines
-from recipe.study.arms import ARMS, BY_NAME
-from recipe.study.numbers import (
-    CLAIM_MARGIN,
-    Results,
-    arm_estimate,
-    difference,
-    seed_values,
-    verdict,
-)
+from recipe.study.arms import BY_NAME
+from recipe.study.claim import budget_table, claim_table, half_width, margin
+from recipe.study.history import history
+from recipe.study.numbers import CLAIM_MARGIN, Results, all_seeds
 from recipe.study.plots import curves_plot, fractions_plot
-from recipe.study.runs import read_manifest
-from recipe.study.summary import SCORES, missing, summary
+from recipe.study.runs import read_budget, read_manifest
+from recipe.study.summary import missing, summary
+from recipe.study.tables import (
+    arms_table,
+    curves_table,
+    differences_table,
+    flags,
+    samples_table,
+    types_table,
+    without_format,
+)
 
-METRICS = {"a_score": "A-score", "v_score": "V-score", "iou_75": "IoU > 0.75", "reward": "Reward"}
-ABLATIONS = ("paper-full", "no_think_grounding", "no_alignment", "no_reasoning", "rl-full")
 NOTES = """\
 - The phantom set is synthetic: drawn chests with drawn findings. No number here says anything about
   reading X-rays, about MIMIC-CXR or about a model of seven billion parameters.
 - The base model was pre-trained on reports of all training pictures, whatever the fraction: only
   the questions with their answers are held back. It stands for a model that has seen much already.
-- All arms take the same number of SFT steps and of GRPO steps. A share of the data is seen more
-  often, and SFT + GRPO takes more steps in all than SFT alone.
-- Few seeds: the intervals resample seeds and patients, and with three seeds they are too narrow.
-- The published numbers come from another data set, model, judge and budget. "Holds in miniature"
-  means that the same comparison came out the same way here."""
+- The data, its split and the rows of each share come from one seed; the seeds of the runs vary the
+  base model's weights, the order of rows and the rollouts. What another eighth of the data would
+  give is in no interval.
+- SFT + GRPO takes more steps in all than SFT alone.
+- Few seeds make wide intervals: *inconclusive* and *no clear difference* do not mean *equal*.
+- The published numbers come from another data set, model, judge and budget: what comes out here the
+  same way or the other way neither confirms nor refutes them."""
 
 
 def read_results(folder: Path) -> Results:
@@ -65,134 +67,107 @@ def write_report(results_folder: Path, path: Path) -> None:
         InputError: the results cannot be read.
     """
     results = read_results(results_folder)
-    text = "\n".join(_parts(results, read_manifest(results_folder), path))
+    budget = read_budget(results_folder, next(iter(next(iter(results.values())).values()))["size"])
+    text = "\n".join(_parts(results, read_manifest(results_folder), budget, path))
     write_text_atomically(path, text)
 
 
-def _parts(results: Results, manifest: list[dict[str, Any]], path: Path) -> Iterator[str]:
-    some = next(iter(next(iter(results.values())).values()))
-    seeds = sorted({seed for runs in results.values() for seed in runs})
-    size = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in some["size"].items())
+def _parts(
+    results: Results, manifest: list[dict[str, Any]], budget: dict[str, Any] | None, path: Path
+) -> Iterator[str]:
     yield "# Results of the study\n"
-    yield (
-        "Written by `python -m recipe.study`; do not edit. All numbers are measured on the "
-        f"**synthetic** phantom set with the tiny model: {size}. {len(some['questions']['id'])} "
-        f"held-out questions about {len(set(some['questions']['patient']))} patients, greedy "
-        f"answers, seeds {', '.join(map(str, seeds))}. In brackets: 95 % intervals that resample "
-        "seeds and patients; behind them each seed's value.\n"
-    )
+    yield _setting(results)
     if lacking := missing(results):
         yield lacking
     if said := "\n".join(summary(results)):
         yield f"## In short\n\n{said}\n"
-    yield "## How good is each arm?\n"
-    yield _table(results)
-    yield _flags(results)
+    yield from _arms(results)
     yield "## What does GRPO add, and what does each part of the reward?\n"
-    yield "SFT + GRPO with `dense` less SFT alone, and each other arm less `dense`, on all data.\n"
-    yield _differences(results)
+    yield (
+        "All answers of one arm less those of another to the same questions, seed by seed. The "
+        "arms without reasoning have an SFT, prompts and rows of their own. Their reward is left "
+        "out: `dense` pays for a reasoning that they never write.\n"
+    )
+    yield differences_table(results)
     yield "## Does RL on a fraction of the data reach SFT on all of it?\n"
-    yield from _claim(results)
+    yield from _claim(results, budget)
     if fractions_plot(results, path.with_name("results-fractions.svg")):
         yield "![A-score and V-score over the share of the data](results-fractions.svg)\n"
+        yield (
+            "Bars are each arm's own interval; the table compares question by question. Dashed: "
+            "on the left the majority answer, on the right the region prior that is told the "
+            "region.\n"
+        )
+    yield from _training(results, path)
+    yield f"## What cannot be concluded\n\n{NOTES}\n"
+    yield "## Every run started\n"
+    yield history(manifest)
+
+
+def _setting(results: Results) -> str:
+    some = next(iter(next(iter(results.values())).values()))
+    size, questions = some["size"], some["questions"]
+    seeds = all_seeds(results)
+    return (
+        "Written by `python -m recipe.study`; do not edit. All numbers are measured on the "
+        f"**synthetic** phantom set ({size['images']} images) with the tiny model: "
+        f"{size['sft_steps']} steps of SFT and {size['grpo_steps']} of GRPO, each of "
+        f"{size['prompts']} prompts with {size['group']} rollouts; {len(questions['id'])} held-out "
+        f"questions about {len(set(questions['patient']))} patients, answered greedily where not "
+        "said otherwise.\n\n"
+        "`0.512 [0.480, 0.544]; 0.520 0.500 0.516` is the mean over the seeds, its 95 % interval, "
+        f"and the value under seed {', '.join(map(str, seeds))}, in this order. An interval is the "
+        "wider, at either end, of a bootstrap over seeds and patients and of Student's t over the "
+        "seeds; of one seed, a bootstrap over patients, which says nothing about other seeds. Of "
+        "the sampled reward, and by question type, it is Student's t alone, which does not know "
+        "how questions vary. It holds for one comparison: no correction is made for there being "
+        "many. Reward is that of the preset `dense` for all arms.\n"
+    )
+
+
+def _arms(results: Results) -> Iterator[str]:
+    yield "## How good is each arm?\n"
+    yield arms_table(results)
+    yield without_format(results)
+    yield flags(results)
+    yield "A-score of greedy answers by question type:\n"
+    yield types_table(results)
+    yield "Four samples of each question at temperature 1:\n"
+    yield samples_table(results)
+
+
+def _claim(results: Results, budget: dict[str, Any] | None) -> Iterator[str]:
+    yield (
+        "The paper claims that SFT + RL on a fraction of the data is comparable to SFT on all of "
+        f"it. {margin()} SFT alone on the same fraction stands beside it, to tell what RL has to "
+        "do with it; what GRPO adds on each share is in the table above.\n"
+    )
+    if budget:
+        yield (
+            f"Every SFT takes {budget['sft_samples']:,} rows in all, whatever the share, and every "
+            f"GRPO {budget['grpo_prompts']:,} prompts, drawn from the same share. So a share "
+            "decides how many *different* rows are seen, and not how long is trained; of a share "
+            "with more rows than SFT takes, it sees a part, once:\n"
+        )
+        yield budget_table(budget)
+    yield claim_table(results)
+    width = half_width(results)
+    if width is not None:
+        yield (
+            f"The median half-width of these intervals is {width:.3f}. Two equally good arms come "
+            "out as comparable more often than not only where it is below "
+            f"{CLAIM_MARGIN}: *inconclusive* says that this many seeds and questions cannot tell.\n"
+        )
+
+
+def _training(results: Results, path: Path) -> Iterator[str]:
     yield "## How does training go under `paper` and under `dense`?\n"
-    yield _curves(results)
+    yield (
+        "Means over the rollouts that were trained on, sampled at temperature 1, from the first to "
+        "the last fifth of the steps. `paper` pays an answer all or nothing and `dense` in part, "
+        "so reward and answer compare within an arm only; mean IoU compares between them.\n"
+    )
+    yield curves_table(results)
     arms = {"paper-full": "paper", "dense-full": "dense"}
     if curves_plot(results, arms, path.with_name("results-curves.svg")):
         yield "![Course of reward, answers and overlap over GRPO's steps](results-curves.svg)\n"
-    yield f"## What cannot be concluded\n\n{NOTES}\n"
-    yield "## Every run started\n"
-    yield _runs(manifest)
-
-
-def _table(results: Results) -> str:
-    rows = []
-    for arm in ARMS:
-        if arm.name in results:
-            cells = [_with_seeds(results, arm.name, metric) for metric in METRICS]
-            rows.append([arm.title, *cells])
-    return lines(["", *METRICS.values()], rows)
-
-
-def _with_seeds(results: Results, arm: str, metric: str) -> str:
-    values = " ".join(f"{value:.3f}" for value in seed_values(results, arm, metric))
-    return f"{estimate(arm_estimate(results, arm, metric))}; {values}"
-
-
-def _flags(results: Results) -> str:
-    """Which arms do no better than their controls, under any seed."""
-    said = []
-    for arm in ARMS:
-        for seed, result in sorted(results.get(arm.name, {}).items()):
-            for metric, titles in result["no_better_than"].items():
-                if titles:
-                    said.append(
-                        f"- {arm.title}, seed {seed}: its {METRICS[metric]} is no better than "
-                        f"{'; '.join(titles)}."
-                    )
-    if not said:
-        return "Every arm beats all baselines and controls under every seed.\n"
-    return "Runs that do not clearly beat a baseline or control:\n\n" + "\n".join(said) + "\n"
-
-
-def _differences(results: Results) -> str:
-    pairs = [("dense-full", "sft-full"), *((name, "dense-full") for name in ABLATIONS)]
-    rows = [
-        [
-            f"{BY_NAME[arm].title} less {BY_NAME[other].title}",
-            *(estimate(difference(results, arm, other, m), signed=True) for m in METRICS),
-        ]
-        for arm, other in pairs
-        if arm in results and other in results
-    ]
-    return lines(["", *METRICS.values()], rows)
-
-
-def _claim(results: Results) -> Iterator[str]:
-    yield (
-        "The paper claims that SFT + RL on a fraction of the data is comparable to SFT on all of "
-        f"it. Here that counts as shown where the interval of the difference lies above "
-        f"{-CLAIM_MARGIN:+.2f}; `better` where it lies above 0. SFT alone on the same fraction "
-        "stands beside it, to tell what RL has to do with it.\n"
-    )
-    rows = []
-    for fraction in ("1of8", "1of4", "1of2", "full"):
-        for arm in (f"sft-{fraction}", f"dense-{fraction}"):
-            if arm != "sft-full" and arm in results and "sft-full" in results:
-                gains = [difference(results, arm, "sft-full", metric) for metric in SCORES]
-                rows.append([BY_NAME[arm].title, *map(_judged, gains)])
-    yield lines(["less SFT on all data", *SCORES.values()], rows)
-
-
-def _judged(gain: Estimate | None) -> str:
-    said = estimate(gain, signed=True)
-    return f"{said}: **{verdict(gain)}**" if gain else said
-
-
-def _curves(results: Results) -> str:
-    rows = []
-    for arm in ("paper-full", "dense-full"):
-        for seed, result in sorted(results.get(arm, {}).items()):
-            curves = result["curves"]
-            cells = [_ends(curves.get(name, [])) for name in ("score", "answer", "mean_iou")]
-            rows.append([f"{BY_NAME[arm].title}, seed {seed}", *cells])
-    head = ["first to last fifth of the steps", "own reward", "answer", "mean IoU"]
-    return lines(head, rows)
-
-
-def _ends(curve: list[float | None]) -> str:
-    values = [value for value in curve if value is not None]
-    if not values:
-        return "—"
-    part = max(1, len(values) // 5)
-    return f"{sum(values[:part]) / part:.3f} to {sum(values[-part:]) / part:.3f}"
-
-
-def _runs(manifest: list[dict[str, Any]]) -> str:
-    events = Counter(entry["event"] for entry in manifest)
-    rows = [
-        [entry["time"], entry["event"], entry["arm"], str(entry["seed"]), entry["commit"][:12]]
-        for entry in manifest
-    ]
-    said = ", ".join(f"{count} {event}" for event, count in events.items())
-    return f"{said}.\n\n" + lines(["time", "event", "arm", "seed", "commit"], rows)

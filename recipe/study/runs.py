@@ -1,6 +1,6 @@
-"""Result files of runs, and the manifest that lists every run started.
+"""Result files of runs, the manifest that lists every run started, and what runs have to train on.
 
-Both are small, are kept under version control, and are all that the report is made from.
+All are small, are kept under version control, and are all that the report is made from.
 """
 
 import datetime
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from recipe.errors import InputError
 from recipe.evaluation.files import write_text_atomically
@@ -16,10 +17,13 @@ from recipe.evaluation.metrics import question_values
 from recipe.evaluation.predictions import read_predictions
 from recipe.model_card import commit
 from recipe.reporting.metrics_log import read_metrics
+from recipe.settings import FRACTIONS, fraction_file
 from recipe.study.arms import Arm
 from recipe.study.plan import StudyPlan, settings_of
+from recipe.versions import versions
 
 MANIFEST = "manifest.jsonl"
+BUDGET = "budget.json"
 CURVES = ("score", "answer", "grounding", "think_grounding", "alignment", "mean_iou", "format")
 VALUES = ("a_score", "v_score", "reward", "iou_75")
 
@@ -50,14 +54,25 @@ def read_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     return result
 
 
-def make_result(plan: StudyPlan, arm: Arm, seed: int, seconds: dict[str, float]) -> dict[str, Any]:
-    """What is kept of a run: metrics, curves, and each question's values for paired intervals."""
+def make_result(
+    plan: StudyPlan, arm: Arm, seed: int, code: str, seconds: dict[str, float]
+) -> dict[str, Any]:
+    """What is kept of a run: metrics, curves, and each question's values for paired intervals.
+
+    Args:
+        plan: of the study.
+        arm: what was run.
+        seed: of the run.
+        code: commit at the run's start.
+        seconds: wall time of each stage.
+    """
     folder = plan.predictions(arm, seed)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     values = question_values(read_predictions(folder / "greedy.jsonl")).sort_index()
     return {
         **settings_of(plan, arm, seed),
-        "commit": commit(),
+        "commit": code,
+        "versions": versions(),
         "finished": _now(),
         "wall_seconds": seconds,
         "overall": metrics["overall"],
@@ -68,6 +83,7 @@ def make_result(plan: StudyPlan, arm: Arm, seed: int, seconds: dict[str, float])
             for title, found in metrics["controls"].items()
         },
         "no_better_than": metrics["no_better_than"],
+        "no_better_than_by_type": metrics["no_better_than_by_type"],
         "curves": _curves(plan, arm, seed),
         "questions": {
             "id": [str(name) for name in values.index],
@@ -108,6 +124,39 @@ def read_manifest(results: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def write_budget(results: Path, plan: StudyPlan) -> None:
+    """Note how many rows each share of the data has, and how many of them a run takes."""
+    rows = {
+        fraction: pq.read_metadata(fraction_file(str(plan.data), "sft_train", fraction)).num_rows
+        for fraction in FRACTIONS
+    }
+    budget = {
+        "size": plan.size.as_dict(),
+        "rows": rows,
+        "sft_samples": plan.size.sft_steps * plan.sft_batch(),
+        "grpo_prompts": plan.size.grpo_steps * plan.size.prompts,
+    }
+    write_text_atomically(results / BUDGET, json.dumps(budget) + "\n")
+
+
+def read_budget(results: Path, size: dict[str, int]) -> dict[str, Any] | None:
+    """What `write_budget` wrote; None where no run has got that far.
+
+    Raises:
+        InputError: it is of another size than the results.
+    """
+    path = results / BUDGET
+    if not path.is_file():
+        return None
+    budget: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if budget.get("size") != size:
+        raise InputError(
+            f"{path}: of a study of another size ({budget.get('size')}) than the results ({size}): "
+            "remove it, the next run writes it again"
+        )
+    return budget
 
 
 def _curves(plan: StudyPlan, arm: Arm, seed: int) -> dict[str, list[float | None]]:

@@ -9,15 +9,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy import stats
 
 from recipe.errors import InputError
 from recipe.program import compose_config
-from recipe.study.__main__ import run_all
+from recipe.settings import FRACTIONS, fraction_file
+from recipe.study.__main__ import _options, _places, run_all
 from recipe.study.arms import ARMS, BY_NAME, QUICK_ARMS
-from recipe.study.numbers import over_seeds, verdict
+from recipe.study.history import history
+from recipe.study.numbers import over_seeds, student_t, two_way_bootstrap, verdict
 from recipe.study.plan import Size, StudyPlan
 from recipe.study.report import write_report
-from recipe.study.runs import note, result_file, write_result
+from recipe.study.runs import note, read_budget, result_file, write_budget, write_result
+from recipe.study.tables import SAMPLED, TYPES
 from recipe.study.variants import convert
 
 SIZE = Size(images=10, sft_steps=2, grpo_steps=5)
@@ -97,12 +101,12 @@ def test_shuffled_rows_keep_their_words_and_lose_their_picture(tmp_path: Path) -
     assert pq.read_table(tmp_path / "out" / "test.parquet").to_pydict() == rows
 
 
-def test_over_seeds_is_a_two_way_bootstrap_written_out() -> None:
+def test_the_bootstrap_draws_seeds_and_patients() -> None:
     draw = np.random.default_rng(0)
     ids = [f"q{i}" for i in range(60)]
     patients = pd.Series([f"p{i // 4}" for i in range(60)], index=ids)
     values = [pd.Series(draw.uniform(size=60) + 0.2 * k, index=ids) for k in range(3)]
-    found = over_seeds(values, patients)
+    found = two_way_bootstrap(values, patients)
     table = np.array(values).reshape(3, 15, 4).mean(axis=2)  # seeds x patients, equal sizes
     again = np.random.default_rng(5)
     means = [
@@ -111,6 +115,22 @@ def test_over_seeds_is_a_two_way_bootstrap_written_out() -> None:
     ]
     assert found["mean"] == pytest.approx(table.mean())
     assert found["ci95"] == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.012)
+    assert two_way_bootstrap(values, pd.Series("p", index=ids))["ci95"] is None
+
+
+def test_an_interval_over_seeds_is_the_wider_one() -> None:
+    draw = np.random.default_rng(0)
+    ids = [f"q{i}" for i in range(60)]
+    patients = pd.Series([f"p{i // 4}" for i in range(60)], index=ids)
+    values = [pd.Series(draw.uniform(size=60) + 0.2 * k, index=ids) for k in range(3)]
+    # Seeds this far apart say less than their bootstrap: t's interval is the wider one.
+    spread = stats.ttest_1samp([one.mean() for one in values], 0).confidence_interval()
+    assert over_seeds(values, patients)["ci95"] == pytest.approx([spread.low, spread.high])
+    # Seeds that agree by chance are not surer than the questions are.
+    alike = [values[0], values[0]]
+    assert student_t([one.mean() for one in alike])["ci95"] == pytest.approx([values[0].mean()] * 2)
+    assert over_seeds(alike, patients) == two_way_bootstrap(alike, patients)
+    assert over_seeds(values[:1], patients) == two_way_bootstrap(values[:1], patients)
 
 
 def test_other_questions_under_another_seed_are_refused() -> None:
@@ -124,7 +144,7 @@ def test_other_questions_under_another_seed_are_refused() -> None:
     [
         (0.01, 0.05, "better"),
         (-0.01, 0.05, "comparable"),
-        (-0.05, 0.01, "not shown to be comparable"),
+        (-0.05, 0.01, "inconclusive"),
         (-0.05, -0.03, "worse"),
     ],
 )
@@ -141,6 +161,12 @@ def made_up(arm: str, seed: int, v_score: float) -> dict[str, Any]:
         "seed": seed,
         "size": SIZE.as_dict(),
         "no_better_than": {"a_score": ["majority answer"] if seed else [], "v_score": []},
+        "overall": {
+            **{"a_score": 0.5, "v_score": v_score, "iou_75": 0.4, "reward": 0.6},
+            **{"reward_sampled": 0.4 + v_score / 10, "format": 1.0},
+        },
+        "samples": {"overall": {key: {"mean": 0.5} for key in SAMPLED}},
+        "intervals": {kind: {"a_score": {"mean": 0.5}} for kind in TYPES},
         "curves": curves if BY_NAME[arm].reward else {},
         "questions": {
             "id": [f"q{i}" for i in range(count)],
@@ -164,6 +190,9 @@ def results(tmp_path: Path, plan: StudyPlan) -> Path:
                 result_file(folder, BY_NAME[arm], seed), made_up(arm, seed, score + 0.01 * seed)
             )
             note(folder, "done", BY_NAME[arm], seed, plan)
+    budget = {"rows": {"full": 16, "1of2": 8, "1of4": 4, "1of8": 2, "1of16": 1}}
+    budget |= {"sft_samples": 32, "grpo_prompts": 80, "size": SIZE.as_dict()}
+    (folder / "budget.json").write_text(json.dumps(budget))
     note(folder, "started", BY_NAME["rl-full"], 0, plan)
     note(folder, "failed", BY_NAME["rl-full"], 0, plan, why="StageFailed")
     return folder
@@ -175,26 +204,107 @@ def test_the_page_answers_with_the_numbers(results: Path, tmp_path: Path) -> Non
     text = page.read_text()
     assert "| SFT, all data |" in text
     assert "0.600 0.610" in text  # each seed's value
-    assert "| SFT + GRPO, dense, all data less SFT, all data |" in text
-    assert "+0.100 [+0.100, +0.100]" in text
+    assert "| SFT + GRPO, dense, all data *less* SFT, all data |" in text
+    assert "+0.100 [+0.100, +0.100]; +0.100 +0.100 |" in text
+    assert "+0.010 [+0.010, +0.010]; +0.010 +0.010 |" in text  # the sampled reward
     # 0.005 less than SFT on all data, and no more than 0.02: comparable.
-    assert "-0.005 [-0.005, -0.005]: **comparable**" in text
-    assert "seed 1: its A-score is no better than majority answer" in text
+    assert "-0.005 [-0.005, -0.005]; -0.005 -0.005: **comparable**" in text
+    assert "- SFT, all data: A-score no better than majority answer (1 of 2 seeds)." in text
+    assert "| 1/8 | 2 | 16.00 | 2 |" in text
+    assert "| all | 16 | 2.00 | 16 |" in text
     short = text.split("## In short")[1].split("##")[0]
     assert (
-        "- SFT + GRPO on 1/8 of the data, less SFT on all: A-score comparable (+0.000 [+0.000, "
-        "+0.000]), V-score comparable (-0.005 [-0.005, -0.005]).\n" in short
+        "- Does SFT + GRPO on 1/8 of the data come up to SFT on all? A-score comparable (+0.000 "
+        "[+0.000, +0.000]), V-score comparable (-0.005 [-0.005, -0.005])" in short
     )
     assert "`dense` adds to SFT on all data: A-score no clear difference" in short
     assert "V-score better (+0.100 [+0.100, +0.100])" in short
     assert "V-score worse (-0.090 [-0.090, -0.090])" in short  # `paper` less `dense`
-    lacking = {line[:8]: line for line in text.split("Not run:")[1].split("\n")[2:5]}
+    assert "by question type, `dense` on all data less SFT: closed no clear difference" in short
+    lacking = {line[:8]: line for line in text.split("Without a result:")[1].split("\n")[2:5]}
     assert "RL only, dense" in lacking["- seed 0"]
     assert "SFT, all data" not in lacking["- seed 1"]
     assert lacking["- seed 2"] == "- seed 2: all arms."
-    assert "9 started, 8 done, 1 failed" in text
+    assert "9 started: 8 done, 1 failed, 0 without an end noted" in text
     for plot in ("results-fractions.svg", "results-curves.svg"):
         assert (page.parent / plot).read_text().startswith("<?xml")
+
+
+def test_one_seed_is_said_to_be_one(results: Path, tmp_path: Path) -> None:
+    for file in results.glob("seed-1/*.json"):
+        if file.name != "sft-full.json":
+            file.unlink()
+    page = tmp_path / "results.md"
+    write_report(results, page)
+    text = page.read_text()
+    assert "-0.005 [-0.005, -0.005]; -0.005 —: **comparable** (one seed)" in text
+    assert "V-score better (+0.100 [+0.100, +0.100]) (one seed)" in text
+    assert "reward, sampled not judged (+0.010) (one seed)" in text
+    assert "by question type, `dense`" not in text
+    assert "0.600 0.610" in text
+    assert "nan" not in text.lower()
+
+
+def test_a_page_of_little_is_a_page(results: Path, tmp_path: Path) -> None:
+    """Another seed only, no question of a type, no run with both arms of a pair, no budget."""
+    for file in results.glob("seed-*/*.json"):
+        file.unlink()
+    (results / "budget.json").unlink()
+    for arm, seed in (("sft-full", 0), ("dense-full", 4)):
+        made = made_up(arm, seed, 0.6)
+        del made["intervals"]["multi"]
+        write_result(result_file(results, BY_NAME[arm], seed), made)
+    write_report(results, tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    assert "| SFT, all data | 0.500; 0.500 — |" in text
+    assert "| SFT + GRPO, dense, all data | 0.500; — 0.500 |" in text
+    assert "| — | 0.500" in text  # the type without a question
+    assert text.count("No results.") == 2  # differences and the claim
+    assert "passes of SFT" not in text
+
+
+def test_a_budget_of_another_size_is_refused(results: Path, tmp_path: Path) -> None:
+    file = results / "budget.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"size": {"images": 1}}))
+    with pytest.raises(InputError, match="of a study of another size"):
+        write_report(results, tmp_path / "results.md")
+
+
+def test_every_start_is_listed_with_its_end() -> None:
+    def entry(event: str, minute: int, commit: str = "a" * 40, **more: str) -> dict[str, Any]:
+        time = f"2026-01-01T00:{minute:02}:00+00:00"
+        run = {"arm": "base", "seed": 0, "size": SIZE.as_dict()}
+        return {"event": event, "time": time, "commit": commit, **run, **more}
+
+    found = history(
+        [
+            entry("started", 0),
+            entry("started", 1, "b" * 40 + " with local changes"),
+            entry("done", 3),
+            entry("started", 4),
+            entry("failed", 6, why="StageFailed"),
+            entry("started", 7),
+            entry("done", 9),
+        ]
+    )
+    assert "4 started: 2 done, 1 failed, 1 without an end noted" in found
+    assert "Done again: 1; the result file is of the last." in found
+    assert f"| 2026-01-01T00:00:00 | base | 0 | {'a' * 12} |  | no end noted |" in found
+    assert f"| 2026-01-01T00:01:00 | base | 0 | {'b' * 12} | yes | done after 2.0 min |" in found
+    assert "failed (StageFailed) after 2.0 min" in found
+
+
+def test_the_budget_counts_rows_and_what_is_taken_of_them(plan: StudyPlan, tmp_path: Path) -> None:
+    plan.data.mkdir(parents=True)
+    for count, fraction in enumerate(FRACTIONS, 3):
+        file = Path(fraction_file(str(plan.data), "sft_train", fraction))
+        pq.write_table(pa.table({"row": list(range(count))}), file)
+    write_budget(tmp_path, plan)
+    budget = read_budget(tmp_path, SIZE.as_dict())
+    assert budget is not None
+    assert budget["rows"] == {"full": 3, "1of2": 4, "1of4": 5, "1of8": 6, "1of16": 7}
+    assert budget["sft_samples"] == 2 * 16  # steps of demo_sft's batch
+    assert budget["grpo_prompts"] == 5 * 16
 
 
 def test_runs_with_results_are_not_run_again(results: Path, plan: StudyPlan) -> None:
@@ -213,6 +323,26 @@ def test_results_of_another_size_are_refused(results: Path, tmp_path: Path) -> N
     file.write_text(json.dumps(changed))
     with pytest.raises(InputError, match="2 different sizes"):
         write_report(results, tmp_path / "page.md")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], ("outputs/study", "results/study", "docs/results.md")),
+        (
+            ["--quick"],
+            ("outputs/quick", "outputs/quick/results", "outputs/quick/results/results.md"),
+        ),
+        (["--results", "r"], ("outputs/study", "r", "r/results.md")),
+        (["--quick", "--work", "w"], ("w", "w/results", "w/results/results.md")),
+        (["--results", "r", "--report", "p.md"], ("outputs/study", "r", "p.md")),
+    ],
+)
+def test_only_the_study_writes_the_studys_page(
+    options: list[str], expected: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["study", *options])
+    assert tuple(map(str, _places(_options()))) == expected
 
 
 def test_quick_is_four_arms() -> None:
