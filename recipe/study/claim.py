@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
-from recipe.evaluation.markdown import lines
+from recipe.evaluation.markdown import estimate, lines
 from recipe.study.arms import BY_NAME, BY_SHARE
 from recipe.study.numbers import (
     CLAIM_MARGIN,
@@ -27,6 +27,24 @@ def claim_table(results: Results) -> str:
         cells = (_judged(results, arm, metric) for metric in CLAIM_METRICS)
         rows.append([BY_NAME[arm].title, *cells])
     return table(["less SFT on all data", *(METRICS[metric] for metric in CLAIM_METRICS)], rows)
+
+
+def loss(results: Results) -> str:
+    """What SFT alone loses on the smallest share that was run; "" where there is none."""
+    for fraction in BY_SHARE[:-1]:
+        gains = {m: difference(results, f"sft-{fraction}", "sft-full", m) for m in CLAIM_METRICS}
+        said = ", ".join(
+            f"{METRICS[metric]} {estimate(gain, signed=True)}"
+            for metric, gain in gains.items()
+            if gain
+        )
+        if said:
+            share = fraction.replace("of", "/")
+            return (
+                f"SFT alone changes by this much from all of the data to {share}: {said}. That "
+                "is all that RL on less data has to make up here."
+            )
+    return ""
 
 
 def half_width(results: Results) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any
 from recipe.errors import InputError
 from recipe.evaluation.files import write_text_atomically
 from recipe.study.arms import BY_NAME
-from recipe.study.claim import budget_table, claim_table, half_width, margin
+from recipe.study.claim import budget_table, claim_table, half_width, loss, margin
 from recipe.study.history import history
 from recipe.study.numbers import CLAIM_MARGIN, Results, all_seeds
 from recipe.study.plots import curves_plot, fractions_plot
@@ -151,6 +151,8 @@ def _claim(results: Results, budget: dict[str, Any] | None) -> Iterator[str]:
         )
         yield budget_table(budget)
     yield claim_table(results)
+    if lost := loss(results):
+        yield f"{lost}\n"
     width = half_width(results)
     if width is not None:
         yield (

@@ -183,6 +183,7 @@ def made_up(arm: str, seed: int, v_score: float) -> dict[str, Any]:
 def results(tmp_path: Path, plan: StudyPlan) -> Path:
     folder = tmp_path / "results"
     scores = {"sft-full": 0.6, "paper-full": 0.61, "dense-full": 0.7, "dense-1of8": 0.595}
+    scores["sft-1of4"] = 0.55
     for arm, score in scores.items():
         for seed in (0, 1):
             note(folder, "started", BY_NAME[arm], seed, plan)
@@ -211,6 +212,7 @@ def test_the_page_answers_with_the_numbers(results: Path, tmp_path: Path) -> Non
     assert "-0.005 [-0.005, -0.005]; -0.005 -0.005: **comparable**" in text
     assert "- SFT, all data: A-score no better than majority answer (1 of 2 seeds)." in text
     assert "| 1/8 | 2 | 16.00 | 2 |" in text
+    assert "SFT alone changes by this much from all of the data to 1/4: A-score +0.000" in text
     assert "| all | 16 | 2.00 | 16 |" in text
     short = text.split("## In short")[1].split("##")[0]
     assert (
@@ -225,7 +227,7 @@ def test_the_page_answers_with_the_numbers(results: Path, tmp_path: Path) -> Non
     assert "RL only, dense" in lacking["- seed 0"]
     assert "SFT, all data" not in lacking["- seed 1"]
     assert lacking["- seed 2"] == "- seed 2: all arms."
-    assert "9 started: 8 done, 1 failed, 0 without an end noted" in text
+    assert "11 started: 10 done, 1 failed, 0 without an end noted" in text
     for plot in ("results-fractions.svg", "results-curves.svg"):
         assert (page.parent / plot).read_text().startswith("<?xml")
 
