@@ -1,9 +1,11 @@
-"""The part of docs/results.md that lists every run started."""
+"""The part of docs/results.md that lists every run started, and from what it started."""
 
 import datetime
 from typing import Any
 
 from recipe.evaluation.markdown import lines
+from recipe.study.arms import ARMS
+from recipe.study.numbers import Results
 
 NO_END = "no end noted"
 CHANGED = " with local changes"
@@ -35,6 +37,29 @@ def history(manifest: list[dict[str, Any]]) -> str:
     ]
     head = ["started, UTC", "arm", "seed", "commit", "local changes", "end"]
     return f"{said}\n\n" + lines(head, rows)
+
+
+def rebuilt(results: Results) -> str:
+    """The runs whose SFT is not the one that was answered with but was made again; "" for none.
+
+    Stages note their seconds once, so two runs share a model where these are the same.
+    """
+    said = []
+    for arm in ARMS:
+        for seed, result in sorted(results.get(arm.name, {}).items()):
+            stage = f"seed-{seed}-{arm.start}"
+            alone = results.get(arm.start, {}).get(seed)
+            if arm.sft and arm.reward and alone:
+                ours, theirs = (run.get("wall_seconds", {}).get(stage) for run in (result, alone))
+                if ours != theirs:
+                    said.append(f"{arm.title} (seed {seed})")
+    if not said:
+        return ""
+    return (
+        "On one machine SFT comes out the same, bit for bit, when it is made again; on another it "
+        "does not. These runs start from an SFT that was made again, in another session than the "
+        f"one that stands in the tables: {'; '.join(said)}.\n"
+    )
 
 
 def _run(entry: dict[str, Any]) -> tuple[str, int, str]:

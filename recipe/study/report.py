@@ -10,7 +10,7 @@ from recipe.errors import InputError
 from recipe.evaluation.files import write_text_atomically
 from recipe.study.arms import BY_NAME
 from recipe.study.claim import budget_table, claim_table, half_width, loss, margin
-from recipe.study.history import history
+from recipe.study.history import history, rebuilt
 from recipe.study.numbers import CLAIM_MARGIN, Results, all_seeds
 from recipe.study.plots import curves_plot, fractions_plot
 from recipe.study.runs import read_budget, read_manifest
@@ -89,6 +89,7 @@ def _parts(
         "out: `dense` pays for a reasoning that they never write.\n"
     )
     yield differences_table(results)
+    yield rebuilt(results)
     yield "## Does RL on a fraction of the data reach SFT on all of it?\n"
     yield from _claim(results, budget)
     if fractions_plot(results, path.with_name("results-fractions.svg")):

@@ -232,6 +232,18 @@ def test_the_page_answers_with_the_numbers(results: Path, tmp_path: Path) -> Non
         assert (page.parent / plot).read_text().startswith("<?xml")
 
 
+def test_runs_from_an_sft_made_again_are_named(results: Path, tmp_path: Path) -> None:
+    for arm, seconds in (("sft-full", 10.0), ("dense-full", 10.0), ("paper-full", 11.0)):
+        file = result_file(results, BY_NAME[arm], 0)
+        made = json.loads(file.read_text()) | {"wall_seconds": {"seed-0-sft-full": seconds}}
+        file.write_text(json.dumps(made))
+    write_report(results, tmp_path / "results.md")
+    assert (
+        "stands in the tables: SFT + GRPO, paper (seed 0).\n"
+        in (tmp_path / "results.md").read_text()
+    )
+
+
 def test_one_seed_is_said_to_be_one(results: Path, tmp_path: Path) -> None:
     for file in results.glob("seed-1/*.json"):
         if file.name != "sft-full.json":
