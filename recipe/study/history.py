@@ -56,9 +56,9 @@ def rebuilt(results: Results) -> str:
     if not said:
         return ""
     return (
-        "On one machine SFT comes out the same, bit for bit, when it is made again; on another it "
-        "does not. These runs start from an SFT that was made again, in another session than the "
-        f"one that stands in the tables: {'; '.join(said)}.\n"
+        "SFT comes out the same, bit for bit, when it is made again on the same machine, and may "
+        "differ elsewhere. These runs start from an SFT that was made again, and not from the one "
+        f"that stands in the tables: {'; '.join(said)}.\n"
     )
 
 
