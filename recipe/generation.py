@@ -123,7 +123,9 @@ class LocalModel:
         from vllm import SamplingParams
 
         # Seeded by the engine: a generator for each request fails on vLLM 0.28's CPU sampler.
-        params = SamplingParams(temperature=temperature, n=samples, max_tokens=self._limit)
+        params = SamplingParams(
+            temperature=temperature, n=samples, max_tokens=self._limit, detokenize=False
+        )
         return answer(self._engine, self._processor, prompts, params, progress)
 
 
@@ -138,6 +140,9 @@ def answer(
 ) -> list[list[str]]:
     """The responses to each prompt, in order.
 
+    Tokens become text as in verl's rollout: all of a response at once. vLLM's own text is built
+    token by token and lacks a character that the response ends in the middle of.
+
     Args:
         engine: of `start_engine`.
         processor: the model's processor.
@@ -150,6 +155,7 @@ def answer(
         chunk = prompts[start : start + CHUNK]
         requests = [_request(prompt, processor) for prompt in chunk]
         for output in engine.generate(requests, params, use_tqdm=False):
-            responses.append([completion.text for completion in output.outputs])
+            tokens = [list(completion.token_ids) for completion in output.outputs]
+            responses.append(processor.tokenizer.batch_decode(tokens, skip_special_tokens=True))
         progress.update(len(chunk))
     return responses

@@ -131,7 +131,8 @@ def test_a_server_gives_the_answers_of_the_engine(
         [json.loads(line)["response"] for line in (folder / "greedy.jsonl").open()]
         for folder in (tmp_path / "out", evaluated)
     )
-    assert served == local
+    # vLLM's server leaves out a character that an answer ends in the middle of.
+    assert served == [text.rstrip("\ufffd") for text in local]
 
 
 def test_metrics_stand_beside_the_baselines(evaluated: Path) -> None:
