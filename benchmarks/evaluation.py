@@ -102,6 +102,12 @@ def main() -> None:
     if options.engine:
         run_one(options)
         return
+    for wanted in (options.model / "config.json", options.data / "train.parquet"):
+        if not wanted.is_file():
+            parser.error(
+                f"{wanted} is not there: MODEL is a Hugging Face folder, such as a "
+                "checkpoint's huggingface/, and DATA one of data_prep.thinkvg"
+            )
     found = {}
     for engine in ENGINES:
         command = [sys.executable, "-m", "benchmarks.evaluation", *sys.argv[1:]]
