@@ -263,11 +263,11 @@ def test_two_runs_into_one_folder_are_refused(folder, tmp_path, capsys):
     assert "another run writes to" in capsys.readouterr().err
 
 
-def test_a_name_that_is_no_utf8_is_named(folder, tmp_path, capsys):
+def test_a_name_that_is_no_utf8_is_named(folder, tmp_path, capsys, cannot_run):
     try:
         (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"")
     except OSError:
-        pytest.skip("this file system takes no such names")
+        cannot_run("this file system takes no such names")
     assert main(["--images", str(folder), "--out", str(tmp_path / "out")]) == 2
     assert "'caf\\udce9.jpg' is a name that is no UTF-8" in capsys.readouterr().err
 

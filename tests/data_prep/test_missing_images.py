@@ -1,6 +1,5 @@
 """Missing pictures: the list of them, and the command that fetches it."""
 
-import os
 import shlex
 import shutil
 import subprocess
@@ -47,13 +46,12 @@ def test_missing_pictures_are_listed_once(incomplete, paths, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("below", ["", "files"])
-def test_the_command_puts_pictures_where_they_are_looked_for(incomplete, tmp_path, capsys, below):
+def test_the_command_puts_pictures_where_they_are_looked_for(
+    incomplete, tmp_path, capsys, cannot_run, below
+):
     """Run against a server on this machine in PhysioNet's place."""
     if shutil.which("wget") is None:
-        reason = "no wget here: apt-get install wget"
-        if os.environ.get("THINKVG_SKIP_NOTHING"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        cannot_run("no wget here: apt-get install wget")
     out = tmp_path / "out"
     arguments = ["--source", str(incomplete), "--images", str(incomplete / below)]
     assert main([*arguments, "--out", str(out)]) == 0

@@ -15,6 +15,8 @@ import pytest
 PROGRAM_TIMEOUT = 600
 RESPONSE_LENGTH = 24
 
+GREEDY = Path(__file__).with_name("greedy_driver.py")
+
 # `train(RUN_DIR, *overrides)` and so on: the command line of a program on the small set.
 Command = Callable[..., list[str]]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -105,6 +107,26 @@ def training(workspace: Path) -> Command:
         ]
 
     return command
+
+
+@pytest.fixture
+def greedy_answers(workspace: Path, tmp_path: Path) -> Callable[..., dict[str, list[str]]]:
+    """`greedy_driver.py` in a process of its own: ground truth -> texts."""
+
+    def answer(library: str, model: Path, limit: int = RESPONSE_LENGTH) -> dict[str, list[str]]:
+        out = tmp_path / "answers.json"
+        arguments = [GREEDY, library, model, workspace / "data", out, limit]
+        finished = subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=os.environ,
+        )
+        assert finished.returncode == 0, (finished.stdout + finished.stderr)[-8000:]
+        return dict(json.loads(out.read_text()))
+
+    return answer
 
 
 def read_metrics(run_dir: Path) -> dict[int, dict[str, float]]:

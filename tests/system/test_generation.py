@@ -1,16 +1,9 @@
 """Text of the evaluation's engine, which is to be that of verl's rollout to the last byte."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-GREEDY = Path(__file__).with_name("greedy_driver.py")
-RESPONSE_LENGTH = 24  # of the driver
 
 
 def save_stuttering_model(start: Path, folder: Path) -> None:
@@ -43,17 +36,7 @@ def stuttering(tmp_path_factory: pytest.TempPathFactory, workspace: Path) -> Pat
 
 @pytest.mark.parametrize("library", ["vllm", "transformers"])
 def test_halves_of_characters_at_the_end_are_text(
-    stuttering: Path, workspace: Path, tmp_path: Path, library: str
+    stuttering: Path, greedy_answers: Any, library: str
 ) -> None:
-    answers = tmp_path / "answers.json"
-    arguments: list[Any] = [GREEDY, library, stuttering, workspace / "data", answers]
-    finished = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ,
-    )
-    assert finished.returncode == 0, (finished.stdout + finished.stderr)[-8000:]
-    texts = {text for found in json.loads(answers.read_text()).values() for text in found}
-    assert texts == {"\ufffd" * RESPONSE_LENGTH}
+    answers = greedy_answers(library, stuttering, limit=24)
+    assert {text for texts in answers.values() for text in texts} == {"\ufffd" * 24}

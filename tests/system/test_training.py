@@ -21,7 +21,6 @@ from reward.components import SCORE_KEYS
 from reward.ground_truth import QUESTION_TYPES
 from reward.settings import COMPONENTS
 
-GREEDY = Path(__file__).with_name("greedy_driver.py")
 STEPS = 6
 SAVE_EVERY = 2
 TABLE_EVERY = 3
@@ -105,7 +104,7 @@ def test_checkpoint_is_a_hugging_face_folder(uninterrupted: Any, workspace: Path
 
 @pytest.mark.parametrize("library", ["vllm", "transformers"])
 def test_an_exported_model_answers_like_the_rollout_engine(
-    uninterrupted: Any, workspace: Path, tmp_path: Path, run: Any, library: str
+    uninterrupted: Any, tmp_path: Path, run: Any, greedy_answers: Any, library: str
 ) -> None:
     run_dir, _ = uninterrupted
     out = tmp_path / "exported"
@@ -113,16 +112,7 @@ def test_an_exported_model_answers_like_the_rollout_engine(
     assert exported.returncode == 0, exported.stdout
     assert f"global_step_{STEPS}" in (out / "README.md").read_text()
     assert "synthetic phantom set" in (out / "README.md").read_text()
-    answers = tmp_path / "answers.json"
-    finished = subprocess.run(
-        [sys.executable, str(GREEDY), library, str(out), str(workspace / "data"), str(answers)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ,
-    )
-    assert finished.returncode == 0, (finished.stdout + finished.stderr)[-8000:]
-    found = json.loads(answers.read_text())
+    found = greedy_answers(library, out)
     dumped = (run_dir / "validation" / f"{STEPS}.jsonl").read_text().splitlines()
     rolled_out = [json.loads(line) for line in dumped]
     assert len(rolled_out) == 16
