@@ -14,16 +14,16 @@ setup: ## .venv with the locked packages (minutes at first, nothing when it is u
 	@tools/setup.sh
 
 demo: setup ## from nothing to outputs/demo/report.html; goes on where it was interrupted
-	$(PYTHON) -m recipe.demo
+	$(PYTHON) -m phantom.demo
 
 test: test-unit ## unit tests, then the tests that start real engines
-	$(PYTHON) -m pytest -m system
+	$(PYTHON) -m pytest -m system -n 2 --dist loadfile
 
 browser: ## Debian's Chromium, for the tests in a browser: installed as root, where it is missing
 	@tools/chromium.sh
 
 test-unit: setup browser ## unit tests only
-	$(PYTHON) -m pytest -m "not system and not slurm"
+	$(PYTHON) -m pytest -m "not system and not slurm" -n logical --maxprocesses 8
 
 slurm: ## Debian's SLURM, for the tests of the launcher: installed as root, where it is missing
 	@tools/slurm.sh
@@ -39,12 +39,13 @@ bench: setup ## the measurements of docs/reward.md and of the judge's client
 	$(PYTHON) -m benchmarks.judge
 
 study: setup ## the arms of docs/results.md that have no result yet, hours; STUDY=quick for four arms, apart from it
-	$(PYTHON) -m recipe.study $(if $(filter quick,$(STUDY)),--quick,)
+	$(PYTHON) -m phantom.study $(if $(filter quick,$(STUDY)),--quick,)
 
-lint: setup ## ruff, mypy and shellcheck
+lint: setup ## ruff, mypy, import-linter and shellcheck
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
 	.venv/bin/shellcheck $(SCRIPTS)
 
 format: setup ## put the sources into ruff's format and fix what it can

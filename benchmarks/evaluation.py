@@ -2,9 +2,9 @@
 
 `python -m benchmarks.evaluation MODEL DATA [--questions N] [--batch B] [--limit TOKENS]` answers
 the same questions greedily, first with `recipe.evaluate`'s engine (vLLM), then with
-`transformers.generate` batch by batch, each in a process of its own on this machine. Loading the
-model is reported, and is in neither time. Needs a trained model: an untrained one never ends an
-answer. The set is the training split of DATA: enough questions, and speed does not depend on it.
+`transformers.generate` batch by batch, each in a separate process on this machine. The time to load
+the model is reported separately. The model must be trained, since an untrained one never ends an
+answer. Questions come from the training split of DATA, which has enough of them.
 """
 
 import argparse
@@ -22,8 +22,8 @@ PROMPT_LENGTH = 256
 
 
 def answer_with_vllm(options: argparse.Namespace, prompts: list[Any]) -> tuple[float, list[str]]:
-    """Seconds and responses with the engine of `recipe.evaluate`."""
-    from recipe.generation import LocalModel
+    """Return seconds and responses with the engine of `recipe.evaluate`."""
+    from recipe.evaluate.generation import LocalModel
     from recipe.program import compose_config
 
     config = compose_config(
@@ -45,11 +45,11 @@ def answer_with_vllm(options: argparse.Namespace, prompts: list[Any]) -> tuple[f
 def answer_with_transformers(
     options: argparse.Namespace, prompts: list[Any]
 ) -> tuple[float, list[str]]:
-    """Seconds and responses with `generate`, in batches padded on the left."""
+    """Return seconds and responses with `generate`, in batches padded on the left."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from recipe.generation import load_image
-    from recipe.messages import prompt_text
+    from recipe.data.prompts import prompt_text
+    from recipe.evaluate.generation import load_image
 
     processor = AutoProcessor.from_pretrained(options.model, padding_side="left")
     model = AutoModelForImageTextToText.from_pretrained(options.model, dtype="float32").eval()
@@ -74,10 +74,10 @@ def answer_with_transformers(
     return seconds, answers
 
 
-def run_one(options: argparse.Namespace) -> None:
-    """Answer with one engine and print the result as the last line."""
+def run_engine(options: argparse.Namespace) -> None:
+    """Answer with the engine of the options and print the result as the last line."""
     from recipe import program
-    from recipe.generation import read_prompts
+    from recipe.evaluate.generation import read_prompts
     from recipe.program import compose_config
 
     begin = time.perf_counter()
@@ -85,12 +85,32 @@ def run_one(options: argparse.Namespace) -> None:
     prompts = read_prompts(options.data / "train.parquet")[: options.questions]
     answer = answer_with_vllm if options.engine == "vllm" else answer_with_transformers
     seconds, answers = answer(options, prompts)
-    whole = time.perf_counter() - begin
-    print(json.dumps({"seconds": seconds, "loading": whole - seconds, "answers": answers}))
+    loading = time.perf_counter() - begin - seconds
+    print(json.dumps({"seconds": seconds, "loading": loading, "answers": answers}))
+
+
+def compare_engines(options: argparse.Namespace) -> None:
+    """Run each engine in a process and print their times."""
+    results: dict[str, Any] = {}
+    for engine in ENGINES:
+        command = [sys.executable, "-m", "benchmarks.evaluation", *sys.argv[1:]]
+        done = subprocess.run(
+            [*command, "--engine", engine], stdout=subprocess.PIPE, text=True, check=True
+        )
+        result = results[engine] = json.loads(done.stdout.splitlines()[-1])
+        print(
+            f"{engine}: {options.questions} questions in {result['seconds']:.1f} s "
+            f"({options.questions / result['seconds']:.1f}/s), and "
+            f"{result['loading']:.1f} s to load"
+        )
+    pairs = zip(*(results[engine]["answers"] for engine in ENGINES), strict=True)
+    same = sum(first == second for first, second in pairs) / options.questions
+    ratio = results["transformers"]["seconds"] / results["vllm"]["seconds"]
+    print(f"{ratio:.2f} times as fast; {same:.1%} of the answers are the same text")
 
 
 def main() -> None:
-    """Run both engines and print their times."""
+    """Compare both engines, or run only the one in `--engine`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description=__doc__)
     parser.add_argument("model", type=Path, help="Hugging Face folder of a trained tiny model")
     parser.add_argument("data", type=Path, help="folder of data_prep.thinkvg")
@@ -100,30 +120,15 @@ def main() -> None:
     parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.engine:
-        run_one(options)
+        run_engine(options)
         return
-    for wanted in (options.model / "config.json", options.data / "train.parquet"):
-        if not wanted.is_file():
+    for path in (options.model / "config.json", options.data / "train.parquet"):
+        if not path.is_file():
             parser.error(
-                f"{wanted} is not there: MODEL is a Hugging Face folder, such as a "
-                "checkpoint's huggingface/, and DATA one of data_prep.thinkvg"
+                f"{path} is missing: MODEL is a Hugging Face folder, such as a checkpoint's "
+                "huggingface/, and DATA a folder of data_prep.thinkvg"
             )
-    found = {}
-    for engine in ENGINES:
-        command = [sys.executable, "-m", "benchmarks.evaluation", *sys.argv[1:]]
-        done = subprocess.run(
-            [*command, "--engine", engine], stdout=subprocess.PIPE, text=True, check=True
-        )
-        found[engine] = json.loads(done.stdout.splitlines()[-1])
-        print(
-            f"{engine}: {options.questions} questions in {found[engine]['seconds']:.1f} s "
-            f"({options.questions / found[engine]['seconds']:.1f}/s), and "
-            f"{found[engine]['loading']:.1f} s to load"
-        )
-    both = zip(*(found[engine]["answers"] for engine in ENGINES), strict=True)
-    same = sum(a == b for a, b in both) / options.questions
-    ratio = found["transformers"]["seconds"] / found["vllm"]["seconds"]
-    print(f"{ratio:.2f} times as fast; {same:.1%} of the answers are the same text")
+    compare_engines(options)
 
 
 if __name__ == "__main__":

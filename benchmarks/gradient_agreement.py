@@ -2,11 +2,11 @@
 
     python -m benchmarks.gradient_agreement MODEL_FOLDER DATA_FOLDER [--batches 6] …
 
-Draws batches of rollouts, takes the policy gradient of each at the model as it is, and prints the
-mean cosine between the gradients of two batches, with its standard error over pairs. With cosine c,
-about 1 / c batches have to be averaged before the direction is as much signal as noise: the number
-tells which parameters a run of a given size can train. Generation and gradient are plain
-transformers code, on the CPU, so this is also a check on verl's that shares nothing with it.
+Draws batches of rollouts, computes the policy gradient of each without changing the model, and
+prints the mean cosine between the gradients of two batches, with its standard error over pairs.
+With cosine c, about 1 / c batches must be averaged until the direction is as much signal as noise,
+so the cosine shows which parameters a run of a certain size can train. Generation and gradient are
+plain transformers code on the CPU, so this also checks verl's, with which it shares no code.
 """
 
 import argparse
@@ -22,17 +22,17 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from recipe.generation import Prompt, read_prompts
-from recipe.messages import prompt_text
-from reward.presets import load_preset
+from recipe.data.prompts import prompt_text
+from recipe.evaluate.generation import Prompt, read_prompts
+from reward.settings import load_preset
 from reward.thinkvg import compute_score
 
 LONGEST = 176  # tokens of a response
-AT_ONCE = 4  # prompts in one forward pass
+PROMPTS_PER_PASS = 4
 
 
 def part_of(name: str) -> str:
-    """The row of the table that a parameter counts for."""
+    """Return the row of the table to which a parameter belongs."""
     if "visual" in name:
         return "vision tower"
     if "embed_tokens" in name or "lm_head" in name:
@@ -43,7 +43,7 @@ def part_of(name: str) -> str:
 
 
 def encode(processor: Any, prompts: list[Prompt], copies: int) -> Any:
-    """Left-padded inputs, each prompt `copies` times."""
+    """Return left-padded inputs with `copies` of each prompt."""
     repeated = [prompt for prompt in prompts for _ in range(copies)]
     bounds = {key: prompts[0].images[0][key] for key in ("min_pixels", "max_pixels")}
     return processor(
@@ -57,7 +57,7 @@ def encode(processor: Any, prompts: list[Prompt], copies: int) -> Any:
 
 
 def advantages(texts: list[str], prompts: list[Prompt], settings: dict[str, Any]) -> torch.Tensor:
-    """GRPO's: reward less the mean of the group, over its standard deviation; (rollouts,)."""
+    """Return GRPO's advantages: (reward - group mean) / group standard deviation; (rollouts,)."""
     copies = len(texts) // len(prompts)
     rewards = torch.tensor(
         [
@@ -87,24 +87,26 @@ def add_gradient(
     )
     texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
     weights = advantages(texts, prompts, settings)[:, None] * mask
-    more = {
+    extended = {
+        "input_ids": sequences,
         "attention_mask": torch.cat([inputs["attention_mask"], mask.long()], dim=1),
         "mm_token_type_ids": torch.nn.functional.pad(
             inputs["mm_token_type_ids"], (0, answers.shape[1])
         ),
     }
-    logits = model(**{**inputs, "input_ids": sequences, **more}).logits[:, start - 1 : -1]
-    chosen = torch.log_softmax(logits, dim=-1).gather(2, answers[..., None])[..., 0]
-    (chosen * weights).sum().backward()
+    logits = model(**{**inputs, **extended}).logits[:, start - 1 : -1]
+    log_probs = torch.log_softmax(logits, dim=-1).gather(2, answers[..., None])[..., 0]
+    (log_probs * weights).sum().backward()
 
 
 def gradient(
     model: Any, processor: Any, prompts: list[Prompt], copies: int, settings: dict[str, Any]
 ) -> dict[str, torch.Tensor]:
-    """The gradient of one batch, flattened for each part of the model."""
+    """Return the gradient of one batch, flattened for each part of the model."""
     model.zero_grad()
-    for first in range(0, len(prompts), AT_ONCE):
-        add_gradient(model, processor, prompts[first : first + AT_ONCE], copies, settings)
+    for first in range(0, len(prompts), PROMPTS_PER_PASS):
+        batch = prompts[first : first + PROMPTS_PER_PASS]
+        add_gradient(model, processor, batch, copies, settings)
     parts: dict[str, list[torch.Tensor]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
@@ -113,6 +115,7 @@ def gradient(
 
 
 def main() -> None:
+    """Print the agreement for each part of the model."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("model", type=Path, help="Hugging Face folder of a Qwen2.5-VL")
     parser.add_argument("data", type=Path, help="folder with train.parquet")
@@ -130,18 +133,18 @@ def main() -> None:
     rows = read_prompts(options.data / "train.parquet")
     order = np.random.default_rng(options.seed).permutation(len(rows))
     settings = load_preset(options.preset)
-    found = []
+    gradients = []
     for batch in tqdm(range(options.batches), unit="batch"):
-        chosen = order[batch * options.prompts : (batch + 1) * options.prompts]
-        prompts = [rows[index] for index in chosen]
-        found.append(gradient(model, processor, prompts, options.rollouts, settings))
-    for part in found[0]:
+        indices = order[batch * options.prompts : (batch + 1) * options.prompts]
+        prompts = [rows[index] for index in indices]
+        gradients.append(gradient(model, processor, prompts, options.rollouts, settings))
+    for part in gradients[0]:
         cosines = [
-            float(torch.nn.functional.cosine_similarity(one[part], other[part], dim=0))
-            for one, other in itertools.combinations(found, 2)
+            float(torch.nn.functional.cosine_similarity(first[part], second[part], dim=0))
+            for first, second in itertools.combinations(gradients, 2)
         ]
         error = np.std(cosines) / np.sqrt(len(cosines))
-        numbers = found[0][part].numel()
+        numbers = gradients[0][part].numel()
         print(f"{part:18s} {numbers:8d} numbers  cosine {np.mean(cosines):+.3f} ± {error:.3f}")
 
 

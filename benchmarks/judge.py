@@ -1,7 +1,8 @@
-"""How long 512 judged responses take against a local server that takes 50 ms for each.
+"""How long 512 judged responses take with a local server that takes 50 ms for each.
 
 `python -m benchmarks.judge [--responses N] [--delay S] [--repeat R]` starts the tests' judge server
-on this machine and scores distinct responses to open questions at once, as a reward worker does.
+on this machine and scores distinct responses to open questions concurrently, as a reward worker
+does.
 """
 
 import argparse
@@ -13,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from reward.judge.sessions import close_judges
-from reward.presets import load_preset
+from reward.judge.judge import close_judges
+from reward.settings import load_preset
 from reward.thinkvg import compute_score_judged
 
 SERVER = Path(__file__).resolve().parent.parent / "tests" / "fault_server.py"
@@ -32,7 +33,7 @@ TRUTH = json.dumps(
 
 
 def response(number: int) -> str:
-    """A typical response, unlike any other."""
+    """Return a typical response, different for each number."""
     think = f"Reading {number}. " + "The left lung [63, 20, 98, 80] shows blunting below. " * 12
     return (
         f"<think>{think}</think>\n<answer>Finding number {number} in the left lung</answer>\n"
@@ -41,7 +42,11 @@ def response(number: int) -> str:
 
 
 async def judge_all(kwargs: dict[str, Any], first: int, count: int) -> float:
-    """Seconds for `count` responses at once, connections being made anew."""
+    """Return the seconds for `count` concurrent responses, with new connections.
+
+    Raises:
+        SystemExit: the judge failed for some of them.
+    """
     info = {"question": "What does the left lung show?"}
     texts = [response(first + number) for number in range(count)]
     start = time.perf_counter()
@@ -57,7 +62,7 @@ async def judge_all(kwargs: dict[str, Any], first: int, count: int) -> float:
 
 
 def main() -> None:
-    """Entry point."""
+    """Start the server and print the time of each repetition."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--responses", type=int, default=512)
     parser.add_argument("--delay", type=float, default=0.05, help="seconds a response")

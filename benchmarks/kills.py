@@ -1,18 +1,16 @@
-"""Kill parts of a run at random moments, start it again each time, and see what becomes of it.
+"""Kill processes of a run at random moments, start it again each time, and check that it resumes.
 
 `python -m benchmarks.kills MODEL DATA [--kills 24] [--seed 0] [--out DIR] [--docs]` starts a GRPO
-run of the tiny model by `recipe.train cluster=cpu` and ends processes of it with SIGKILL, in turns
-of three: one some seconds after a step, all of them at once as by a power cut, and one some seconds
-after it appeared, while the run starts. The one is, in turn, the program itself, verl's task
-runner, the actor, vLLM's server, its engine, the agent loop, the reward worker,
-TransferQueue's storage and controller, Ray's head and Ray's daemon. Then it does what a launcher or
-a supervisor does: it waits until the program has ended and starts the same command again. At the
-end the run is asked to save and end.
+run of the tiny model with `recipe.train cluster=cpu` and kills its processes with SIGKILL, in turns
+of three: a process some seconds after a step, all processes together as in a power cut, and a
+process some seconds after it appeared, while the run starts. `TARGETS` lists these processes. As a
+launcher would, it then waits until the program has ended and runs the same command again. At the
+end, the run is asked to save and stop.
 
-A line of the table is one kill: seconds until the program had ended, what it said, whether all
-files of the checkpoint that the run goes on from load, how many processes were left 15 s after the
-end (they are ended then), and seconds until the first step behind the checkpoint.
-(After a power cut, the next kill comes before that step; its time is that of the attempt after it.)
+Each line of the table is one kill: seconds until the program had ended, its last message, whether
+all files of the checkpoint to resume from can be loaded, how many processes were left 15 s after
+the end (they are then ended), and seconds until the first step after the checkpoint. (After a power
+cut, the next kill comes before that step, and the time includes it.)
 """
 
 import argparse
@@ -29,14 +27,12 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 from tqdm import tqdm
 
-from benchmarks.sections import replace_section
-from recipe.checkpoints import last_step
-from recipe.wandb_files import history
+from benchmarks.reward_runs import replace_section
+from recipe.run.checkpoints import last_step
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "THINKVG_KILLS_RUN"
@@ -56,13 +52,13 @@ TARGETS = {
 SAVE_EVERY = 2
 END_LIMIT, STEP_LIMIT, STARTS_LIMIT = 120, 300, 600
 LATEST = 20
-"""Seconds after a step, or after a process appeared, until which it is killed."""
+"""Most seconds from a step, or from a process's appearance, to the kill."""
 EVERYTHING = "everything at once"
 
 
 @dataclass
 class Outcome:
-    """What became of the run after one kill; times in seconds since the kill."""
+    """What happened to the run after one kill; times in seconds since the kill."""
 
     target: str
     age: float
@@ -72,47 +68,47 @@ class Outcome:
     said: str
     left: int
     checkpoint: int
-    whole: bool
+    loads: bool
     resumed: float | None = None
 
     def row(self) -> str:
-        """A line of the table."""
-        resumed = "did not come" if self.resumed is None else f"{self.resumed:.0f}"
+        """Return a line of the table."""
         moment = f"after step {self.step}" if self.step else "before its first step"
+        checkpoint = f"step {self.checkpoint}"
         cells = (
             self.target,
             f"{moment}, {self.age:.0f} s since the start",
             f"{self.ended:.0f}",
             str(self.code),
             self.said.replace("|", "/"),
-            f"step {self.checkpoint}"
-            if self.whole
-            else f"**step {self.checkpoint} does not load**",
+            checkpoint if self.loads else f"**{checkpoint} does not load**",
             str(self.left),
-            resumed,
+            "did not come" if self.resumed is None else f"{self.resumed:.0f}",
         )
         return f"| {' | '.join(cells)} |"
 
 
 class Run:
-    """A training run that is started again and again in the same folder."""
+    """A training run that is started several times in the same folder."""
 
     def __init__(self, model: Path, data: Path, folder: Path) -> None:
         self.folder = folder
         self.run_dir = folder / "run"
-        self.command = [sys.executable, "-m", "recipe.train", "cluster=cpu", "model=tiny"]
-        self.command += [f"model.path={model}", f"data.dir={data}", f"run_dir={self.run_dir}"]
-        self.command += ["data.train_batch_size=4", "actor_rollout_ref.rollout.n=4"]
-        self.command += ["data.max_prompt_length=256", "data.max_response_length=24"]
-        self.command += ["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8"]
-        self.command += ["actor_rollout_ref.actor.use_kl_loss=false", "trainer.test_freq=-1"]
-        self.command += ["trainer.val_before_train=false", "trainer.total_training_steps=100000"]
-        self.command += [f"trainer.save_freq={SAVE_EVERY}", "trainer.total_epochs=100000"]
-        self.command += ["actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra]"]
+        self.command = [
+            *(sys.executable, "-m", "recipe.train", "cluster=cpu", "model=tiny"),
+            *(f"model.path={model}", f"data.dir={data}", f"run_dir={self.run_dir}"),
+            *("data.train_batch_size=4", "actor_rollout_ref.rollout.n=4"),
+            *("data.max_prompt_length=256", "data.max_response_length=24"),
+            "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
+            *("actor_rollout_ref.actor.use_kl_loss=false", "trainer.test_freq=-1"),
+            *("trainer.val_before_train=false", "trainer.total_training_steps=100000"),
+            *(f"trainer.save_freq={SAVE_EVERY}", "trainer.total_epochs=100000"),
+            "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra]",
+        ]
         self.attempt = 0
 
     def start(self) -> None:
-        """Start the program; its output goes to a file of this attempt."""
+        """Start the program, with its output in a new file for this attempt."""
         self.attempt += 1
         self.mark = uuid.uuid4().hex
         self.log = self.folder / f"attempt-{self.attempt}.log"
@@ -129,39 +125,34 @@ class Run:
             )
 
     def processes(self) -> Iterator[psutil.Process]:
-        """All processes of this attempt: they inherit its mark."""
+        """Yield all processes of this attempt: they inherit its mark."""
         for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) == self.mark and (
-                    process.status() != psutil.STATUS_ZOMBIE
-                ):
+            with contextlib.suppress(psutil.Error):
+                is_zombie = process.status() == psutil.STATUS_ZOMBIE
+                if process.environ().get(MARK) == self.mark and not is_zombie:
                     yield process
-            except psutil.Error:
-                continue
 
     def find(self, pattern: str) -> psutil.Process | None:
-        """The process whose command line has `pattern`, the oldest of them."""
+        """Return the first process whose command line contains `pattern`, or None."""
         for process in self.processes():
-            try:
+            with contextlib.suppress(psutil.Error):
                 if re.search(pattern, " ".join(process.cmdline())):
                     return process
-            except psutil.Error:
-                continue
         return None
 
     def steps(self) -> list[int]:
-        """Steps in the metrics file, whole lines only."""
+        """Return the steps in the metrics file, from complete lines only."""
         path = self.run_dir / "metrics.jsonl"
         text = path.read_text() if path.is_file() else ""
         lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
         return [json.loads(line)["step"] for line in lines]
 
     def last_logged(self) -> int:
-        """The last step logged."""
+        """Return the last step logged, 0 if there is none."""
         return max(self.steps(), default=0)
 
     def wait_for_end(self, limit: float) -> float | None:
-        """Seconds until the program has ended; None where it has not within `limit`."""
+        """Return the seconds until the program has ended, or None after `limit` seconds."""
         begin = time.monotonic()
         try:
             self.process.wait(limit)
@@ -170,35 +161,33 @@ class Run:
         return time.monotonic() - begin
 
     def said(self) -> str:
-        """The program's last line that names a fault."""
+        """Return the last line of the output that names a fault, or its last line."""
         lines = self.log.read_text(errors="replace").splitlines()
         errors = [line for line in lines if line.startswith("error: ")]
         faults = [line for line in lines if re.search(r"Error\b|died|killed", line)]
         return (errors or faults or lines or [""])[-1][:160]
 
     def clear(self) -> int:
-        """End what the attempt left behind; how many processes that were, 15 s after its end."""
+        """Kill the processes that are left 15 s after the end, and return their number."""
         deadline = time.monotonic() + 15
         while (left := list(self.processes())) and time.monotonic() < deadline:
             time.sleep(0.5)
         for process in left:
-            try:
+            with contextlib.suppress(psutil.Error):
                 process.kill()
-            except psutil.Error:
-                continue
         psutil.wait_procs(left, timeout=20)
         return len(left)
 
 
 def checkpoints_are_whole(run_dir: Path) -> tuple[int, bool]:
-    """The step that the run goes on from, and whether every file of that checkpoint loads."""
+    """Return the step that the run resumes from, and whether all files of that checkpoint load."""
     import torch
 
-    holder = run_dir / "checkpoints"
-    step = last_step(holder)
+    checkpoints = run_dir / "checkpoints"
+    step = last_step(checkpoints)
     if not step:
         return 0, True
-    files = sorted((holder / f"global_step_{step}").rglob("*.pt"))
+    files = sorted((checkpoints / f"global_step_{step}").rglob("*.pt"))
     try:
         for file in files:
             torch.load(file, weights_only=False)
@@ -212,24 +201,25 @@ def checkpoints_are_whole(run_dir: Path) -> tuple[int, bool]:
 def find(run: Run, target: str) -> psutil.Process:
     """Wait for a process of the run and return it.
 
-    Raises SystemExit where it does not appear.
+    Raises:
+        SystemExit: it does not appear.
     """
     deadline = time.monotonic() + STARTS_LIMIT
-    while (found := run.find(TARGETS[target])) is None:
+    while (process := run.find(TARGETS[target])) is None:
         if run.process.poll() is not None or time.monotonic() > deadline:
             raise SystemExit(f"error: no process for {target}; the log is {run.log}")
         time.sleep(0.2)
-    return found
+    return process
 
 
 def kill(run: Run, target: str, wait: float) -> Outcome:
-    """Kill a process of the run, `wait` seconds after it was found, and wait for the end."""
-    victims = list(run.processes()) if target == EVERYTHING else [find(run, target)]
+    """Kill a process of the run, `wait` seconds after it is found, and wait for the run's end."""
+    victims = [] if target == EVERYTHING else [find(run, target)]
     limit = time.monotonic() + wait
     while time.monotonic() < limit and run.process.poll() is None:
         time.sleep(0.02)
     age, step = time.time() - run.process_began, run.last_logged()
-    for victim in victims if target != EVERYTHING else run.processes():
+    for victim in victims or run.processes():
         with contextlib.suppress(psutil.Error):
             victim.kill()
     ended = run.wait_for_end(END_LIMIT)
@@ -237,7 +227,7 @@ def kill(run: Run, target: str, wait: float) -> Outcome:
         os.killpg(run.process.pid, signal.SIGKILL)
         run.process.wait()
     left = run.clear()
-    checkpoint, whole = checkpoints_are_whole(run.run_dir)
+    checkpoint, loads = checkpoints_are_whole(run.run_dir)
     return Outcome(
         target=target,
         age=age,
@@ -247,14 +237,14 @@ def kill(run: Run, target: str, wait: float) -> Outcome:
         said="" if target in ("program", EVERYTHING) else run.said(),
         left=left,
         checkpoint=checkpoint,
-        whole=whole,
+        loads=loads,
     )
 
 
 def await_step(run: Run, step: int, since: float) -> float | None:
-    """Seconds from `since` until a step behind `step` is logged by this attempt."""
+    """Return the seconds from `since` until this attempt logs a step after `step`, or None."""
     while time.monotonic() - since < STEP_LIMIT + END_LIMIT:
-        if run.log.is_file() and run.last_logged() > step and b"step:" in run.log.read_bytes():
+        if run.log.is_file() and run.last_logged() > step and b"\nstep " in run.log.read_bytes():
             return time.monotonic() - since
         if run.process.poll() is not None:
             return None
@@ -263,43 +253,34 @@ def await_step(run: Run, step: int, since: float) -> float | None:
 
 
 def check_history(run: Run) -> str:
-    """Whether metrics file and W&B have every step once, in words."""
-    last = run.last_logged()
-    wanted = list(range(1, last + 1))
-    name = (run.run_dir / "wandb_run_id").read_text().strip()
-    points = [point["_step"] for point in history(run.run_dir, name)]
-    kept = {"metrics.jsonl": run.steps(), "W&B": points}
-    found = {key: "every step once" if steps == wanted else "NOT" for key, steps in kept.items()}
-    for key, steps in kept.items():
-        if steps != wanted:
-            missing = sorted(set(wanted) - set(steps))
-            twice = sorted({step for step in steps if steps.count(step) > 1})
-            found[key] = f"without steps {missing}, twice {twice}"
-    return f"{last} steps; " + "; ".join(f"{key}: {value}" for key, value in found.items())
+    """Return, in words, whether the metrics file, from which W&B is filled, has each step once."""
+    steps = run.steps()
+    expected = list(range(1, run.last_logged() + 1))
+    if steps == expected:
+        return f"{len(steps)} steps; metrics.jsonl: every step once"
+    missing = sorted(set(expected) - set(steps))
+    repeated = sorted({step for step in steps if steps.count(step) > 1})
+    return f"{len(expected)} steps; metrics.jsonl: without steps {missing}, twice {repeated}"
 
 
 def series(run: Run, count: int, names: list[str], rng: random.Random) -> list[Outcome]:
-    """`count` kills in turns of three, each of an attempt of its own; then an end on request.
-
-    Args:
-        names: of `TARGETS`, what is killed in turn.
-    """
+    """Make `count` kills of `names` in turns of three, each in a new attempt, then stop the run."""
     outcomes: list[Outcome] = []
     waiting: list[tuple[Outcome, float]] = []
     run.start()
     await_step(run, 0, time.monotonic())
     for number in tqdm(range(count), desc="kills"):
-        turn, place = number % 3, number // 3
-        late, early = names[place % len(names)], names[(place + len(names) // 2) % len(names)]
+        turn, cycle = number % 3, number // 3
+        late, early = names[cycle % len(names)], names[(cycle + len(names) // 2) % len(names)]
         outcome = kill(run, (late, EVERYTHING, early)[turn], rng.uniform(0, LATEST))
         outcomes.append(outcome)
         waiting.append((outcome, time.monotonic() - outcome.ended))
         run.start()
         if turn == 1:
             continue
-        for one, since in waiting:
-            one.resumed = await_step(run, one.checkpoint, since)
-            tqdm.write(one.row())
+        for pending, since in waiting:
+            pending.resumed = await_step(run, pending.checkpoint, since)
+            tqdm.write(pending.row())
         waiting = []
     (run.run_dir / "stop").touch()
     run.wait_for_end(END_LIMIT)
@@ -308,29 +289,30 @@ def series(run: Run, count: int, names: list[str], rng: random.Random) -> list[O
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """All kills."""
+    """Return the table of all kills."""
     head = (
-        "| killed | when | s to the end | exit code | last said | checkpoint whole | s to a step |"
+        "| killed | when | s to the end | exit code | last said | checkpoint whole "
+        "| processes left | s to a step |"
     )
-    return "\n".join([head, "|---" * 7 + "|", *(outcome.row() for outcome in outcomes)])
+    return "\n".join([head, "|---" * 8 + "|", *(outcome.row() for outcome in outcomes)])
 
 
 def verdict(outcomes: list[Outcome]) -> str:
-    """The bars, and how many kills met each."""
+    """Return how many kills met each requirement, in words."""
     total = len(outcomes)
     ends = sum(outcome.ended < END_LIMIT for outcome in outcomes)
     steps = sum(o.resumed is not None and o.resumed < STEP_LIMIT for o in outcomes)
-    whole = sum(outcome.whole for outcome in outcomes)
+    loadable = sum(outcome.loads for outcome in outcomes)
     alone = sum(not outcome.left for outcome in outcomes)
     return (
         f"{total} kills: {ends} ended within {END_LIMIT} s, {steps} were at a step behind their "
-        f"checkpoint within {STEP_LIMIT} s, {whole} left a whole checkpoint or none, "
+        f"checkpoint within {STEP_LIMIT} s, {loadable} left a whole checkpoint or none, "
         f"{alone} left no process."
     )
 
 
 def main() -> None:
-    """Entry point."""
+    """Make the kills and print the table."""
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
     run = Run(options.model.resolve(), options.data.resolve(), options.out.resolve())
@@ -346,14 +328,14 @@ def main() -> None:
         page.write_text(replace_section(page.read_text(encoding="utf-8"), "kills", text), "utf-8")
 
 
-def _options() -> Any:
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=__doc__)
     parser.add_argument("model", type=Path, help="folder of the tiny model")
     parser.add_argument("data", type=Path, help="folder of data_prep.thinkvg")
     parser.add_argument("--kills", type=int, default=24, help="how many (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (%(default)s)")
-    told = ", ".join(TARGETS)
-    parser.add_argument("--only", nargs="+", choices=list(TARGETS), metavar="PART", help=told)
+    targets = ", ".join(TARGETS)
+    parser.add_argument("--only", nargs="+", choices=list(TARGETS), metavar="PART", help=targets)
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/kills"))
     parser.add_argument("--docs", action="store_true", help="update docs/cluster.md as well")
     return parser.parse_args()

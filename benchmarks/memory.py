@@ -2,12 +2,12 @@
 
 Trains a randomly initialised Qwen2.5-VL of about 200 M parameters for two steps with
 ``python -m recipe.sft cluster=cpu`` on a phantom set, and samples the resident memory of the
-process that trains. The same run with the tiny model tells the libraries' own share, which is
-subtracted, from the estimate as from the measurement. Exit code 1 where the two differ by more
-than 25 %.
+training process. The same run with the tiny model gives the share of the libraries, which is
+subtracted from both estimate and measurement. The exit code is 1 if they differ by more than 25 %.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -20,8 +20,8 @@ import psutil
 import torch
 
 from recipe.preflight.memory import estimate
-from recipe.preflight.shape import read_shape
-from recipe.preflight.workload import GIB, read_workload
+from recipe.preflight.model import read_shape
+from recipe.preflight.values import GIB, read_workload
 from recipe.program import compose_config
 
 TOLERANCE = 0.25
@@ -30,22 +30,22 @@ PIXELS = 15680
 
 
 def make_data(folder: Path) -> None:
-    """A phantom set, and the tiny model with its tokenizer."""
+    """Write a phantom set, and the tiny model with its tokenizer."""
     phantom = str(folder / "phantom")
     for command in (
-        ("data_prep.phantom", "--out", phantom, "--images", "60", "--seed", "3"),
+        ("phantom.draw", "--out", phantom, "--images", "60", "--seed", "3"),
         (
             *("data_prep.thinkvg", "--source", phantom, "--images", f"{phantom}/files"),
             *("--out", str(folder / "data"), "--min-pixels", "12544"),
             *("--max-pixels", str(PIXELS), "--val", "0.1", "--test", "0.1"),
         ),
-        ("recipe.tiny", "--data", str(folder / "data"), "--out", str(folder / "tiny")),
+        ("phantom.tiny", "--data", str(folder / "data"), "--out", str(folder / "tiny")),
     ):
         subprocess.run([sys.executable, "-m", *command], check=True, stdout=subprocess.DEVNULL)
 
 
 def make_model(tiny: Path, out: Path) -> None:
-    """A wider and deeper model with the tiny one's tokenizer and vision tower."""
+    """Write a wider and deeper model with the tiny model's tokenizer and vision tower."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
     config = AutoConfig.from_pretrained(tiny)
@@ -61,7 +61,7 @@ def make_model(tiny: Path, out: Path) -> None:
 
 
 def overrides(folder: Path, model: str, rows: int, checkpointing: bool) -> list[str]:
-    """Command line of the run, without the program."""
+    """Return the overrides of the run's command."""
     return [
         "cluster=cpu",
         "model=tiny",
@@ -80,7 +80,11 @@ def overrides(folder: Path, model: str, rows: int, checkpointing: bool) -> list[
 
 
 def peak(command: list[str], log: Path, timeout: float) -> float:
-    """Largest resident memory, in bytes, of any one process of a run until it logged two steps."""
+    """Return the largest resident memory, in bytes, of any process until a run logged two steps.
+
+    Raises:
+        SystemExit: the run ended, or logged no two steps in `timeout` seconds.
+    """
     log.unlink(missing_ok=True)
     largest, deadline = 0, time.monotonic() + timeout
     with subprocess.Popen(
@@ -91,10 +95,8 @@ def peak(command: list[str], log: Path, timeout: float) -> float:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise SystemExit(f"error: {' '.join(command)}: no two steps")
                 for child in psutil.Process(process.pid).children(recursive=True):
-                    try:
+                    with contextlib.suppress(psutil.NoSuchProcess):
                         largest = max(largest, child.memory_info().rss)
-                    except psutil.NoSuchProcess:
-                        continue
                 time.sleep(0.02)
         finally:
             if process.poll() is None:
@@ -104,7 +106,7 @@ def peak(command: list[str], log: Path, timeout: float) -> float:
 
 
 def longest_tokens(folder: Path) -> float:
-    """Tokens of the longest SFT sequence: verl pads a batch to its longest."""
+    """Return the tokens of the longest SFT sequence, to which verl pads a batch."""
     import pyarrow.parquet as pq
     from transformers import AutoProcessor
 
@@ -116,18 +118,18 @@ def longest_tokens(folder: Path) -> float:
 
 
 def measure(folder: Path, rows: int, checkpointing: bool, timeout: float) -> bool:
-    """Run both models, print the comparison, and tell whether it is within the tolerance."""
+    """Run both models, print the comparison, and return whether it is within the tolerance."""
     measured, estimated = {}, {}
     length = longest_tokens(folder)
     for model in ("tiny", "wide"):
         arguments = overrides(folder, model, rows, checkpointing)
         shape = read_shape(str(folder / model))
         config = compose_config("sft", [*arguments, f"data.max_length={round(length)}"])
-        found = estimate(shape, read_workload(config, "sft", PIXELS))
-        estimated[model] = max(found.moments.values())
+        memory = estimate(shape, read_workload(config, "sft", PIXELS))
+        estimated[model] = max(memory.moments.values())
         command = [sys.executable, "-m", "recipe.sft", *arguments]
         measured[model] = peak(command, folder / "runs" / model / "metrics.jsonl", timeout)
-        print(f"{model}: {shape.parameters:,} parameters, {found.as_gib()['training']}")
+        print(f"{model}: {shape.parameters:,} parameters, {memory.as_gib()['training']}")
     growth = (measured["wide"] - measured["tiny"]) / GIB
     expected = (estimated["wide"] - estimated["tiny"]) / GIB
     error = expected / growth - 1
@@ -140,7 +142,7 @@ def measure(folder: Path, rows: int, checkpointing: bool, timeout: float) -> boo
 
 
 def main() -> None:
-    """Entry point."""
+    """Make data and models if they are missing, and compare."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
     parser.add_argument("--rows", type=int, default=8, help="rows of a batch")
     parser.add_argument("--checkpointing", action="store_true", help="with checkpointing")

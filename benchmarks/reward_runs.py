@@ -1,24 +1,18 @@
 """What each part of the reward did in training runs, as a table.
 
 `python -m benchmarks.reward_runs NAME=RUN_DIR=EVALUATION_DIR ... --before EVALUATION_DIR [--docs]`
-reads the metrics of GRPO runs that began at the same model, and evaluations of what they made.
-Training figures are means over the rollouts of the first and of the last steps.
+reads the metrics of GRPO runs that started from the same model, and evaluations of the models they
+trained. Training figures are means over the rollouts of the first and of the last steps.
 """
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from recipe.metrics_log import read_metrics
+
 ROOT = Path(__file__).resolve().parents[1]
-if __package__ in (None, ""):
-    # Run as a file: beside it `reward.py` hides the package `reward`.
-    sys.path[0] = str(ROOT)
-
-from benchmarks.sections import replace_section  # noqa: E402
-from recipe.reporting.metrics_log import read_metrics  # noqa: E402
-
 TRAINING = {
     "score": "score",
     "format": "format",
@@ -47,6 +41,19 @@ class Run(NamedTuple):
     name: str
     metrics: Path
     evaluation: Path
+
+
+def replace_section(text: str, name: str, content: str) -> str:
+    """Return a text with `content` between the markers of a section.
+
+    Raises:
+        ValueError: the text has no such section.
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if begin not in text or end not in text:
+        raise ValueError(f"no section {name} in the text")
+    before, rest = text.split(begin, 1)
+    return f"{before}{begin}\n{content}\n{end}{rest.split(end, 1)[1]}"
 
 
 def training_table(runs: list[Run], steps: int) -> str:
@@ -86,7 +93,7 @@ def _overall(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Entry point."""
+    """Print the tables, and with --docs write them into docs/reward.md."""
     options = _parser().parse_args()
     runs = []
     for text in options.runs:

@@ -1,19 +1,18 @@
 """``python -m benchmarks.scaling``: the tables of docs/scaling.md, calculated by preflight's code.
 
-For each model and number of 80 GB GPUs it looks for the first setting, from fast to slow, that fits
-by `recipe.preflight.memory`: no offloading before offloading, small tensor parallelism before
-large, long micro-batches before short ones. Nothing here was run on a GPU.
+For each model and number of 80 GB GPUs it takes the first setting, from fast to slow, that fits
+according to `recipe.preflight.memory`: no offloading before offloading, small tensor parallelism
+before large, long micro-batches before short ones. Nothing here was run on a GPU.
 """
 
 import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.sections import replace_section
-from recipe.preflight.communication import Traffic, traffic
-from recipe.preflight.memory import Estimate, estimate
-from recipe.preflight.shape import ModelShape, read_shape
-from recipe.preflight.workload import GIB, Workload, read_workload
+from benchmarks.reward_runs import replace_section
+from recipe.preflight.memory import Estimate, estimate, traffic
+from recipe.preflight.model import ModelShape, read_shape
+from recipe.preflight.values import GIB, Workload, read_workload
 from recipe.program import compose_config
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "scaling.md"
@@ -24,9 +23,9 @@ LENGTHS = (16384, 8192, 4096)
 SHARES = (0.6, 0.5, 0.4, 0.3)
 PARALLEL = (1, 2, 4, 8)
 TOKENS = 1024
-"""Of prompt and response together, on average, for the traffic: an assumption."""
+"""Assumed mean tokens of prompt and response together, for the traffic."""
 NETWORK = 50e9
-"""Bytes a second into one GPU: 400 Gbit/s, an assumption; NVLink within a node is faster."""
+"""Assumed bytes a second into one GPU: 400 Gbit/s; NVLink within a node is faster."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +41,13 @@ class Choice:
 
 
 def shipped(size: str) -> Workload:
-    """The shipped configuration of GRPO on eight GPUs."""
+    """Return the shipped configuration of GRPO on eight GPUs."""
     model = f"model.path=Qwen/Qwen2.5-VL-{size}-Instruct"
     return read_workload(compose_config("train", [model, "data.dir=DATA"]), "train", PIXELS)
 
 
 def on(work: Workload, gpus: int, parallel: int, offload: bool, share: float) -> Workload:
-    """The same run on so many GPUs with other settings of state and rollout."""
+    """Return the same run on so many GPUs, with these settings of state and rollout."""
     assert work.rollout is not None
     return replace(
         work,
@@ -61,13 +60,13 @@ def on(work: Workload, gpus: int, parallel: int, offload: bool, share: float) ->
 
 
 def fits(memory: Estimate, work: Workload) -> bool:
-    """Whether all moments fit, and the cache holds 32 sequences of full length."""
+    """Return whether all moments fit, and the cache holds 32 sequences of full length."""
     enough = memory.serving is not None and memory.serving.cache_tokens >= 32 * work.sequence
     return enough and max(memory.moments.values()) <= memory.available
 
 
 def choose(shape: ModelShape, base: Workload, gpus: int) -> Choice | None:
-    """The first setting that fits, from fast to slow; None where there is none."""
+    """Return the first setting that fits, from fast to slow; None if there is none."""
     for offload, tokens, parallel, share in itertools.product(
         (False, True), LENGTHS, PARALLEL, SHARES
     ):
@@ -81,7 +80,7 @@ def choose(shape: ModelShape, base: Workload, gpus: int) -> Choice | None:
 
 
 def memory_table(shapes: dict[str, ModelShape]) -> str:
-    """What to set, and the memory it takes."""
+    """Return the table of what to set, and how much memory that takes."""
     lines = [
         "| model | GPUs | tensor parallel | optimizer offloaded | vLLM's share | tokens a "
         "micro-batch | backward, GiB | update | rollout | full sequences in a cache | host, GiB a "
@@ -90,20 +89,20 @@ def memory_table(shapes: dict[str, ModelShape]) -> str:
     ]
     bases = {size: shipped(size) for size in MODELS}
     for size, gpus in itertools.product(MODELS, GPUS):
-        found = choose(shapes[size], bases[size], gpus)
-        if found is None:
+        choice = choose(shapes[size], bases[size], gpus)
+        if choice is None:
             lines.append(f"| {size} | {gpus} | does not fit |" + " |" * 10)
             continue
-        moments = found.memory.moments
-        moved: Traffic = traffic(shapes[size], found.work, TOKENS)
-        assert found.memory.serving is not None
+        moments = choice.memory.moments
+        moved_bytes = traffic(shapes[size], choice.work, TOKENS).total
+        assert choice.memory.serving is not None
         lines.append(
-            f"| {size} | {gpus} | {found.parallel} | {'yes' if found.offload else 'no'} | "
-            f"{found.share} | {found.tokens} | {moments['backward'] / GIB:.0f} | "
+            f"| {size} | {gpus} | {choice.parallel} | {'yes' if choice.offload else 'no'} | "
+            f"{choice.share} | {choice.tokens} | {moments['backward'] / GIB:.0f} | "
             f"{moments['update'] / GIB:.0f} | {moments['rollout'] / GIB:.0f} | "
-            f"{found.memory.serving.cache_tokens // found.work.sequence} | "
-            f"{found.memory.host / GIB:.0f} | {moved.total / 1e9:.0f} | "
-            f"{moved.total / NETWORK:.0f} |"
+            f"{choice.memory.serving.cache_tokens // choice.work.sequence} | "
+            f"{choice.memory.host / GIB:.0f} | {moved_bytes / 1e9:.0f} | "
+            f"{moved_bytes / NETWORK:.0f} |"
         )
     return "\n".join(lines)
 

@@ -1,17 +1,17 @@
-"""This recipe's GRPO beside TRL's: same tiny model, data, steps, reward and machine, in one run.
+"""This recipe's GRPO beside TRL's: same tiny model, data, steps, reward and machine.
 
 `python -m benchmarks.trl MODEL DATA [--steps N] [--prompts P] [--group G] [--out DIR]` trains the
-SFT model for a few steps with each, one after the other, and prints reward reached, wall time per
-step and where the time goes. Both: float32 on the CPU, the preset `dense`, the same learning rate
-for all weights, no KL, temperature 1, advantages over the group's standard deviation, one update a
-step with the loss averaged over tokens (TRL: those of a micro-batch). So it is not the demo's GRPO,
-which holds some weights back.
+SFT model for a few steps with each, one after the other, and prints the reward, the wall time per
+step and its parts. Both use float32 on the CPU, the preset `dense`, one learning rate for all
+weights (unlike the demo's GRPO), no KL, temperature 1, advantages over the group's standard
+deviation, and one update per step with the loss averaged over tokens (TRL: over those of a
+micro-batch).
 
-They differ in what each is. TRL generates with transformers in the process that trains, and uses
-all cores for both; this recipe generates with vLLM in a process of its own under Ray and trains
-with one FSDP2 process, one thread each, and computes the rollouts' log-probabilities once more
-before the update, which TRL leaves out where a rollout is used once. Each draws its prompts from
-the same rows in an order of its own, so rewards compare within their standard errors only.
+Differences remain. TRL generates with transformers in the training process, and uses all cores for
+both. This recipe generates with vLLM in a separate process under Ray, trains with one FSDP2
+process, each with one thread, and computes the rollouts' log-probabilities again before the update,
+which TRL skips if a rollout is used once. Each draws prompts from the same rows in its own order,
+so rewards can be compared only within their standard errors.
 """
 
 import argparse
@@ -38,12 +38,12 @@ PARTS = {
 
 
 def micro_batch(options: argparse.Namespace) -> int:
-    """Rollouts of a forward pass."""
+    """Return the number of rollouts in a forward pass."""
     return min(MICRO_BATCH, options.prompts * options.group)
 
 
 def train_with_ours(options: argparse.Namespace) -> list[dict[str, float]]:
-    """Metrics of each step of `recipe.train`."""
+    """Train with `recipe.train`, and return the metrics of each step."""
     run_dir = options.out / "ours"
     command = [sys.executable, "-m", "recipe.train", "cluster=cpu", "model=tiny"]
     command += [
@@ -62,62 +62,61 @@ def train_with_ours(options: argparse.Namespace) -> list[dict[str, float]]:
         # one rate for all weights, as TRL has it
         "actor_rollout_ref.actor.optim.override_optimizer_config=null",
     ]
-    log = options.out / "ours.log"
-    with log.open("w") as output:
-        code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode
-    if code:
-        sys.exit(f"recipe.train ended with code {code}; its log is {log}")
+    run_logged("recipe.train", command, options.out / "ours.log")
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["data"] for line in lines]
 
 
 def train_with_trl(options: argparse.Namespace) -> list[dict[str, float]]:
-    """Metrics of each step of TRL's trainer, run in a process of its own."""
-    log = options.out / "trl.log"
-    arguments = [*sys.argv[1:], "--trl-only", str(options.out / "trl.json")]
-    # A process of one thread would be unfair: TRL generates and trains in turns.
+    """Train with TRL in a separate process, and return the metrics of each step."""
+    path = options.out / "trl.json"
+    command = [sys.executable, "-m", "benchmarks.trl", *sys.argv[1:], "--trl-only", str(path)]
+    # One thread would be unfair: TRL generates and trains in turns in one process.
     env = {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count())}
-    with log.open("w") as output:
-        code = subprocess.run(
-            [sys.executable, "-m", "benchmarks.trl", *arguments],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=env,
-        ).returncode
-    if code:
-        sys.exit(f"TRL ended with code {code}; its log is {log}")
-    steps: list[dict[str, float]] = json.loads((options.out / "trl.json").read_text())
+    run_logged("TRL", command, options.out / "trl.log", env)
+    steps: list[dict[str, float]] = json.loads(path.read_text())
     return steps
 
 
-def rows(options: argparse.Namespace, patch_size: int) -> Any:
-    """As many training rows as the steps need, drawn by the seed, as TRL takes them.
+def run_logged(name: str, command: list[str], log: Path, env: dict[str, str] | None = None) -> None:
+    """Run a command with its output in a log; end this program if the command fails."""
+    with log.open("w") as output:
+        code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=env).returncode
+    if code:
+        sys.exit(f"{name} ended with code {code}; its log is {log}")
 
-    Pictures come in the size that the boxes were written for, which the processor leaves alone.
+
+def rows(options: argparse.Namespace, patch_size: int) -> Any:
+    """Return as many training rows as the steps need, drawn by the seed, in TRL's form.
+
+    Pictures have the size for which the boxes were written; the processor does not resize them.
     """
     import datasets
 
-    from recipe.generation import load_image, read_prompts
+    from recipe.evaluate.generation import load_image, read_prompts
 
     prompts = read_prompts(options.data / "train.parquet")
-    chosen = random.Random(options.seed).sample(prompts, options.steps * options.prompts)
+    sampled = random.Random(options.seed).sample(prompts, options.steps * options.prompts)
     return datasets.Dataset.from_list(
         [
             {
                 "prompt": [
-                    {"role": m["role"], "content": m["content"].replace("<image>", "")}
-                    for m in prompt.messages
+                    {
+                        "role": message["role"],
+                        "content": message["content"].replace("<image>", ""),
+                    }
+                    for message in prompt.messages
                 ],
                 "image": load_image(prompt, patch_size),
                 "ground_truth": prompt.ground_truth,
             }
-            for prompt in chosen
+            for prompt in sampled
         ]
     )
 
 
 def settings_of_trl(options: argparse.Namespace) -> Any:
-    """What both sides share, in TRL's words."""
+    """Return the settings that both share, as TRL names them."""
     from trl.trainer.grpo_config import GRPOConfig
 
     rollouts = options.prompts * options.group
@@ -147,8 +146,8 @@ def settings_of_trl(options: argparse.Namespace) -> Any:
 
 
 def score(completions: Any, ground_truth: Any, **_: Any) -> list[float]:
-    """The preset `dense`, as TRL calls it."""
-    from reward.presets import load_preset
+    """Return the scores by the preset `dense`, with the arguments that TRL passes."""
+    from reward.settings import load_preset
     from reward.thinkvg import compute_score
 
     kwargs = load_preset("dense")
@@ -179,7 +178,7 @@ def run_trl(options: argparse.Namespace) -> None:
 
     class TimedTrainer(GRPOTrainer):
         def _prepare_inputs(self, generation_batch: Any) -> Any:
-            """Generates and scores at a step's first micro-batch."""
+            """Time this call, which generates and scores at a step's first micro-batch."""
             start = time.perf_counter()
             prepared = super()._prepare_inputs(generation_batch)
             inputs[-1] += time.perf_counter() - start
@@ -206,7 +205,7 @@ def run_trl(options: argparse.Namespace) -> None:
 
 
 def first_and_last(values: list[float]) -> str:
-    """Mean over the first and over the last fifth of the steps, with its standard error."""
+    """Return the means over the first and the last fifth of the steps, with standard errors."""
     count = max(2, len(values) // 5)
     first, last = (
         f"{statistics.fmean(part):.3f} +- {statistics.stdev(part) / count**0.5:.3f}"
@@ -216,7 +215,7 @@ def first_and_last(values: list[float]) -> str:
 
 
 def main() -> None:
-    """Train with both and print."""
+    """Train with both and print the comparison."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trl", description=__doc__)
     parser.add_argument("model", type=Path, help="Hugging Face folder of the SFT model")
     parser.add_argument("data", type=Path, help="folder of data_prep.thinkvg")
@@ -234,16 +233,29 @@ def main() -> None:
     if options.trl_only:
         run_trl(options)
         return
-    if options.out.exists():  # a finished run there would be taken up, not repeated
+    if options.out.exists():  # a run there would be resumed, not repeated
         sys.exit(f"error: --out {options.out}: exists; remove it or give another")
     options.out.mkdir(parents=True)
     begin = time.perf_counter()
     theirs = train_with_trl(options)
     middle = time.perf_counter()
     ours = train_with_ours(options)
-    whole = {"TRL": middle - begin, "this recipe": time.perf_counter() - middle}
+    totals = {"TRL": middle - begin, "this recipe": time.perf_counter() - middle}
     print(f"{options.steps} steps of {options.prompts} prompts x {options.group} rollouts")
-    # The first step of either pays for what is built once.
+    print_comparison(theirs, ours, totals)
+
+
+def print_comparison(
+    theirs: list[dict[str, float]], ours: list[dict[str, float]], totals: dict[str, float]
+) -> None:
+    """Print rewards and times.
+
+    Args:
+        theirs: TRL's metrics of each step.
+        ours: this recipe's metrics of each step.
+        totals: seconds of each training with start-up.
+    """
+    # Both make some preparations in their first step.
     seconds = {
         "TRL": [step["seconds"] for step in theirs][1:],
         "this recipe": [step["timing_s/step"] for step in ours][1:],
@@ -254,16 +266,18 @@ def main() -> None:
     }
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, median in medians.items():
-        print(f"{name}: {median:.2f} s a step (median), {whole[name]:.0f} s with start-up; reward")
+        print(f"{name}: {median:.2f} s a step (median), {totals[name]:.0f} s with start-up; reward")
         print(f"  {first_and_last(rewards[name])}")
     print(f"a step of this recipe takes {medians['this recipe'] / medians['TRL']:.2f} times TRL's")
-    spent = statistics.median(step["inputs"] for step in theirs[1:])
-    rest = statistics.median(step["seconds"] - step["inputs"] for step in theirs[1:])
-    print(f"of TRL's step, seconds (median): generation and reward {spent:.2f}, update {rest:.2f}")
+    inputs = statistics.median(step["inputs"] for step in theirs[1:])
+    update = statistics.median(step["seconds"] - step["inputs"] for step in theirs[1:])
+    print(
+        f"of TRL's step, seconds (median): generation and reward {inputs:.2f}, update {update:.2f}"
+    )
     print("of this recipe's step, seconds (median):")
     for title, key in PARTS.items():
-        if found := [step[key] for step in ours[1:] if key in step]:
-            print(f"  {title}: {statistics.median(found):.2f}")
+        if values := [step[key] for step in ours[1:] if key in step]:
+            print(f"  {title}: {statistics.median(values):.2f}")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Datasets in, parquet out: box mapping, splits, audit, and the synthetic phantom set."""
+"""Datasets in, parquet out: box mapping, splits, audit."""

@@ -1,148 +1,273 @@
-"""The account of a preparation: audit.json for programs, audit.html for people."""
+"""The counts of a run and some of its rows, as audit.json and audit.html."""
 
-from __future__ import annotations
-
+import base64
+import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
 
-from data_prep.convert import PartStats
+from data_prep.convert.training_files import (
+    STEPS,
+    count_repeats,
+    count_values,
+    describe_lengths,
+    describe_split,
+    histogram,
+    in_order,
+)
 from data_prep.coordinates import Size, smart_resize
-from data_prep.files import whole_file
-from data_prep.gallery import show
-from data_prep.pictures import Picture
-from data_prep.rows import REJECT_CODES
+from data_prep.pictures import DEEP, Picture, to_gray_or_rgb
+from data_prep.program import write_whole
+from data_prep.rows.answers import BEYOND, answer_text
+from data_prep.rows.example import REJECT_CODES
 from data_prep.settings import Settings
-from data_prep.sources import Source
+from data_prep.sources.files import Source
 from data_prep.splits import SPLITS
-from data_prep.statistics import STEPS, Tally, describe_lengths, histogram
+
+PER_TYPE = 3
+TYPES = ("open", "closed", "single", "multi")
+SIDE = 420
+
+
+def choose_rows(rows: pa.Table, source_rows: int) -> list[int]:
+    """Return the source indices of the rows to show, in order.
+
+    They have the most boxes of the accepted `rows` of each type and third of the source.
+    """
+    indices = rows["index"].to_numpy()
+    thirds = PER_TYPE * indices // source_rows
+    types = np.array(rows["question_type"].to_pylist())
+    boxes = pc.list_value_length(rows["regions"]).to_numpy()
+    chosen = []
+    for kind in TYPES:
+        for third in range(PER_TYPE):
+            positions = np.flatnonzero((types == kind) & (thirds == third))
+            if len(positions):
+                chosen.append(int(indices[positions[boxes[positions].argmax()]]))
+    return chosen
+
+
+def read_rows(examples: pa.Table, indices: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the examples of these source indices, in their order."""
+    is_shown = pc.is_in(examples["index"], value_set=pa.array(indices, pa.int64()))
+    shown = {row["index"]: row for row in examples.filter(is_shown).to_pylist()}
+    return [shown[index] for index in indices]
+
+
+def show(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an example as the page shows it: a data URI, and boxes in the pixels of the picture.
+
+    The boxes are mapped from the model's coordinates, so the page shows what the model learns.
+    """
+    truth = json.loads(row["reward_model"]["ground_truth"])
+    space = (1000, 1000) if truth["coordinates"] == "norm1000" else truth["image_size"]
+    fault, size, uri = "", (SIDE, SIDE), ""
+    try:
+        size, uri = _picture(row["images"][0]["image"])
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        # Until now only the header was read. Training would fail on this picture, so show it.
+        fault = f"the picture does not decode: {error}"
+    scale = [size[0] / space[0], size[1] / space[1]] * 2
+    return {
+        "index": row["index"],
+        "kind": row["question_type"],
+        "picture": uri,
+        "size": size,
+        "fault": fault,
+        "question": row["question"],
+        "answer": answer_text(truth["answer"]),
+        "response": row["messages"][1]["content"] if row["messages"] else "",
+        "final": [_region_on_page(region, scale) for region in truth["regions"]],
+        "cited": [_region_on_page(region, scale) for region in truth["think_regions"]],
+    }
+
+
+def _region_on_page(region: Mapping[str, Any], scale: Sequence[float]) -> dict[str, Any]:
+    """Return a region with its box in pixels of the picture on the page."""
+    x1, y1, x2, y2 = (side * factor for side, factor in zip(region["box"], scale, strict=True))
+    return {
+        "ref": region["ref"] or "unnamed",
+        "x": round(x1, 2),
+        "y": round(y1, 2),
+        "width": round(x2 - x1, 2),
+        "height": round(y2 - y1, 2),
+    }
+
+
+def _picture(path: str) -> tuple[tuple[int, int], str]:
+    """Return the size of a copy for the page, and the copy as a data URI."""
+    with Image.open(path) as opened:
+        opened.draft("L", (2 * SIDE, 2 * SIDE))
+        picture = to_gray_or_rgb(opened).copy()
+    scale = SIDE / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    buffer = io.BytesIO()
+    picture.resize(size).save(buffer, "JPEG", quality=85)
+    return size, f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a run, for the audit.
+
+    Attributes:
+        source: The source.
+        examples: An example for each row that was read, with the columns `ABOUT`.
+        accepted: Those that are not rejected, with a column `split`.
+        pictures: By image path, the picture or its reject code.
+        files: The rows of each training file.
+        missing: The number of missing images that are listed for download.
+        frame_evidence: How the frame and the fit are known.
+        doubts: What a user should check, one line each.
+    """
+
+    source: Source
+    examples: pa.Table
+    accepted: pa.Table
+    pictures: dict[str, Picture | str]
+    files: Mapping[str, int]
+    missing: int
+    frame_evidence: str
+    doubts: Sequence[str]
 
 
 def build_audit(
-    *,
-    settings: Settings,
-    values: Mapping[str, Any],
-    source: Source,
-    stats: PartStats,
-    tallies: Mapping[str, Tally],
-    files: Mapping[str, int],
-    repeats: Mapping[str, int],
-    splits: Mapping[str, str],
-    pictures: Mapping[str, Picture | str],
-    missing: int,
-    evidence: str,
-    doubts: Sequence[str],
+    settings: Settings, metadata: Mapping[str, Any], outcome: Outcome
 ) -> dict[str, Any]:
-    """All counts and parameters, ready for JSON."""
-    images = Counter(splits[patient] for patient in stats.images.values())
-    rows = {split: tallies[split].rows for split in SPLITS}
-    rows |= {"rejects": stats.rejects.total(), "left_out": source.rows - stats.kept}
-    sizes = _model_sizes(settings, stats, pictures)
+    """Return all counts and parameters, ready for JSON."""
+    accepted, source_rows = outcome.accepted, outcome.source.rows
+    splits = {
+        split: describe_split(accepted.filter(pc.equal(accepted["split"], split)))
+        for split in SPLITS
+    }
+    rejects = count_values(outcome.examples["reason"])
+    rows = {split: described["rows"] for split, described in splits.items()}
+    rows |= {"rejects": rejects.total(), "left_out": source_rows - outcome.examples.num_rows}
+    sizes = _model_sizes(settings, outcome)
     audit: dict[str, Any] = {
-        "parameters": _parameters(settings, values, source, evidence),
-        "doubts": list(doubts),
-        "rows": {"source": source.rows, **rows, "conserved": source.rows == sum(rows.values())},
-        "rejects": {code: stats.rejects[code] for code in REJECT_CODES if stats.rejects[code]},
-        "splits": {split: tallies[split].describe(images[split]) for split in SPLITS},
-        "histograms": _histograms(tallies),
-        "repeats": dict(repeats),
-        "patients_in_two_splits": _patient_overlap(tallies),
-        "patients_partly_excluded": len(stats.excluded_patients & stats.patients.keys()),
-        "clipped_boxes": stats.clipped_boxes,
-        "rows_without_boxes": sum(tally.boxes_per_row[0] for tally in tallies.values()),
-        "rows_without_reasoning": sum(tally.without_reasoning for tally in tallies.values()),
-        "choice_rows_without_choices": stats.without_choices,
-        "media_tags_removed": stats.media_tags,
-        "missing_images_listed": missing,
+        "parameters": _parameters(settings, metadata, outcome),
+        "doubts": list(outcome.doubts),
+        "rows": {"source": source_rows, **rows, "conserved": source_rows == sum(rows.values())},
+        "rejects": {code: rejects[code] for code in REJECT_CODES if rejects[code]},
+        "splits": splits,
+        "histograms": _histograms(accepted),
+        "repeats": count_repeats(accepted),
+        **_count_oddities(outcome),
+        "missing_images_listed": outcome.missing,
+        "images_deeper_than_8_bits": sum(picture == DEEP for picture in outcome.pictures.values()),
         "images_below_min_pixels": sum(
             count
             for (width, height), count in sizes.items()
             if width * height < settings.min_pixels
         ),
         "image_sizes": _most_frequent_sizes(sizes),
-        "files": dict(files),
+        "files": dict(outcome.files),
     }
     if settings.tokenizer is not None:
-        audit["tokens"] = _token_lengths(settings, tallies, sizes)
+        audit["tokens"] = _token_lengths(settings, accepted, sizes)
     return audit
 
 
 def _parameters(
-    settings: Settings, values: Mapping[str, Any], source: Source, evidence: str
+    settings: Settings, metadata: Mapping[str, Any], outcome: Outcome
 ) -> dict[str, Any]:
     return {
-        **values,
+        **metadata,
         "frame_option": settings.frame,
         "fit_option": settings.fit,
-        "frame_evidence": evidence,
+        "frame_evidence": outcome.frame_evidence,
         "val": settings.val,
         "test": settings.test,
         "stratify": settings.stratify,
         "limit": settings.limit,
-        "source": source.files,
+        "source": outcome.source.files,
         "images": str(settings.images),
         "findings": str(settings.findings) if settings.findings else None,
         "exclude": str(settings.exclude) if settings.exclude else None,
+        "leave_out": list(settings.leave_out),
     }
 
 
-def _patient_overlap(tallies: Mapping[str, Tally]) -> int:
-    found = [tallies[split].patients for split in SPLITS]
-    return sum(len(a & b) for place, a in enumerate(found) for b in found[place + 1 :])
+def _count_oddities(outcome: Outcome) -> dict[str, Any]:
+    """Count what a user may want to look at."""
+    accepted, examples = outcome.accepted, outcome.examples
+    excluded = examples["patient"].filter(pc.equal(examples["reason"], "excluded"))
+    patients = accepted.group_by("patient").aggregate([("split", "count_distinct")])
+    return {
+        "patients_in_two_splits": _count_true(pc.greater(patients["split_count_distinct"], 1)),
+        "patients_partly_excluded": _count_true(
+            pc.is_in(patients["patient"], value_set=excluded.combine_chunks())
+        ),
+        "clipped_boxes": pc.sum(accepted["clipped_boxes"], min_count=0).as_py(),
+        "rows_without_boxes": _count_true(pc.equal(pc.list_value_length(accepted["regions"]), 0)),
+        "rows_without_reasoning": _count_true(pc.equal(accepted["response_chars"], 0)),
+        "choice_rows_without_choices": _count_true(accepted["lacks_choices"]),
+        "beyond_one_image": _count_beyond(examples),
+        "media_tags_removed": pc.sum(accepted["media_tags"], min_count=0).as_py(),
+    }
 
 
-def _model_sizes(
-    settings: Settings, stats: PartStats, pictures: Mapping[str, Picture | str]
-) -> Counter[Size]:
-    """How many accepted pictures the model sees at each size."""
+def _count_true(column: pa.ChunkedArray) -> int:
+    return pc.sum(column, min_count=0).as_py()
+
+
+def _count_beyond(examples: pa.Table) -> dict[str, dict[str, int]]:
+    """Count, by question type, the rows that one image cannot answer, also those left out."""
+    counts = {code: Counter[str]() for code in BEYOND}
+    rows = examples.select(["beyond", "question_type"])
+    for row in rows.filter(pc.greater(pc.list_value_length(rows["beyond"]), 0)).to_pylist():
+        for code in row["beyond"]:
+            counts[code][row["question_type"]] += 1
+    return {code: in_order(counted) for code, counted in counts.items()}
+
+
+def _model_sizes(settings: Settings, outcome: Outcome) -> Counter[Size]:
+    """Count the sizes at which the model sees the accepted rows' pictures."""
     sizes: Counter[Size] = Counter()
-    for path in {pictures[name] for name in stats.images}:
-        if isinstance(path, Picture):
-            bounds = (settings.min_pixels, settings.max_pixels)
-            sizes[smart_resize(path.size, settings.family.factor, *bounds)] += 1
+    bounds = (settings.min_pixels, settings.max_pixels)
+    names = outcome.accepted["image_path"].unique().to_pylist()
+    for picture in {outcome.pictures[name] for name in names}:
+        if isinstance(picture, Picture):
+            sizes[smart_resize(picture.size, settings.family.factor, *bounds)] += 1
     return sizes
 
 
 def _most_frequent_sizes(sizes: Counter[Size]) -> dict[str, int]:
-    """Sizes as "WxH", most frequent first, twenty at most."""
+    """Return sizes as "WxH" with their counts, most frequent first, twenty at most."""
     counted = [(f"{width}x{height}", count) for (width, height), count in sizes.items()]
     return dict(sorted(counted, key=lambda item: (-item[1], item[0]))[:20])
 
 
-def _all_lengths(tallies: Mapping[str, Tally], name: str) -> Counter[int]:
-    total: Counter[int] = Counter()
-    for tally in tallies.values():
-        total.update(tally.lengths[name])
-    return total
+def _histograms(accepted: pa.Table) -> dict[str, dict[str, int]]:
+    bins = {name: histogram(count_values(accepted[name]), step) for name, step in STEPS.items()}
+    return {name: counts for name, counts in bins.items() if counts}
 
 
-def _histograms(tallies: Mapping[str, Tally]) -> dict[str, dict[str, int]]:
-    found = {name: histogram(_all_lengths(tallies, name), step) for name, step in STEPS.items()}
-    return {name: bins for name, bins in found.items() if bins}
-
-
-def _token_lengths(
-    settings: Settings, tallies: Mapping[str, Tally], sizes: Counter[Size]
-) -> dict[str, Any]:
-    """Lengths of prompts (images included), of images and of responses."""
-    cell = settings.family.factor**2
+def _token_lengths(settings: Settings, accepted: pa.Table, sizes: Counter[Size]) -> dict[str, Any]:
+    """Describe the lengths of prompts (images included), of images and of responses."""
+    pixels_of_token = settings.family.factor**2
     images: Counter[int] = Counter()
     for (width, height), count in sizes.items():
-        images[width * height // cell] += count
+        images[width * height // pixels_of_token] += count
     return {
         "tokenizer": str(settings.tokenizer),
-        "prompt": describe_lengths(_all_lengths(tallies, "prompt_tokens")),
+        "prompt": describe_lengths(count_values(accepted["prompt_tokens"])),
         "image": describe_lengths(images),
-        "response": describe_lengths(_all_lengths(tallies, "response_tokens")),
+        "response": describe_lengths(count_values(accepted["response_tokens"])),
     }
 
 
 def write_audit(out: Path, audit: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes audit.json, and audit.html with a few rows as the model will see them."""
+    """Write audit.json, and audit.html with a few rows as the model will see them."""
     environment = Environment(
         loader=PackageLoader("data_prep"),
         autoescape=True,
@@ -153,7 +278,5 @@ def write_audit(out: Path, audit: Mapping[str, Any], rows: Sequence[Mapping[str,
     page = environment.get_template("audit.html.j2").render(
         audit=audit, codes=REJECT_CODES, shown=[show(row) for row in rows]
     )
-    with whole_file(out / "audit.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    with whole_file(out / "audit.json") as temporary:
-        temporary.write_text(json.dumps(audit, indent=2) + "\n", encoding="utf-8")
+    write_whole(out / "audit.html", page)
+    write_whole(out / "audit.json", json.dumps(audit, indent=2) + "\n")

@@ -1,31 +1,28 @@
-"""Boxes between three systems: the dataset's frame, the original picture, the model's output.
+"""Boxes in three coordinate systems: the dataset's frame, the original picture, the model's output.
 
-Every box is `(x1, y1, x2, y2)`, sizes are `(width, height)`. In between, boxes are held as
-fractions of the original picture ("unit" boxes), so no step rounds.
+A box is `(x1, y1, x2, y2)`, a size `(width, height)`. Boxes are mapped through fractions of the
+original picture ("unit" boxes), without rounding.
 """
-
-from __future__ import annotations
 
 import math
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
-from reward.numbers import Box
+from reward.boxes_in_text import Box
+from reward.ground_truth import Coordinates
 
 Size = tuple[int, int]
 Fit = Literal["stretch", "pad"]
-Coordinates = Literal["absolute", "norm1000"]
 
 LARGEST_ASPECT = 200
-# Qwen's processors go from 4 visual tokens up; 1280 is transformers' default upper bound.
+# Qwen's processors make at least 4 visual tokens; 1280 is transformers' default upper bound.
 FEWEST_TOKENS, MOST_TOKENS = 4, 1280
 
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """How a family of models sees pictures and writes boxes."""
+    """How a family of models resizes pictures and writes boxes."""
 
     name: str
     factor: int
@@ -37,7 +34,7 @@ class ModelFamily:
         return FEWEST_TOKENS * self.factor**2, MOST_TOKENS * self.factor**2
 
     def box_space(self, image_size: Size) -> Size:
-        """What x and y of a written box are divided by to give fractions."""
+        """Return the (width, height) that divides x and y of a written box to give fractions."""
         return (1000, 1000) if self.coordinates == "norm1000" else image_size
 
 
@@ -47,21 +44,27 @@ MODEL_FAMILIES = {
 }
 
 
-@lru_cache(maxsize=4096)
 def smart_resize(size: Size, factor: int, min_pixels: int, max_pixels: int) -> Size:
-    """The size that Qwen's image processors resize a picture of `size` to.
+    """Return the size to which Qwen's image processors resize a picture of `size`.
 
-    Both sides are multiples of `factor`: the nearest ones, or, where their product leaves
-    `[min_pixels, max_pixels]`, the picture is scaled to the bound first and the sides are
-    rounded (down from above, up from below). Where both bounds are close, rounding can carry the
-    result past the other one.
+    Both sides are the nearest multiples of `factor`. If their product is outside
+    `[min_pixels, max_pixels]`, the picture is first scaled to that bound, and then the sides are
+    rounded (down to the upper bound, up to the lower one). If the bounds are close, rounding can
+    carry the result past the other bound.
 
     The formula is the published one of Qwen2-VL, Qwen2.5-VL and, with another factor, Qwen3-VL.
-    A side is at least one factor before the area is looked at, as in qwen_vl_utils, which verl
-    resizes with; transformers differs from it for sides below half a factor.
+    Sides are at least one factor before the area is checked, as in qwen_vl_utils, with which verl
+    resizes; transformers differs from it for sides below half a factor.
 
-    Raises ValueError for a picture without area, more than 200 times as long as wide, or so
-    narrow that within `max_pixels` no whole factor of it is left.
+    Args:
+        size: Width and height of the picture.
+        factor: Side in pixels of the square that becomes one image token.
+        min_pixels: Smallest area of the result.
+        max_pixels: Largest area of the result.
+
+    Raises:
+        ValueError: The picture has no area, its aspect ratio is above 200, or a side is shorter
+            than one factor after scaling to `max_pixels`.
     """
     width, height = size
     if min(size) < 1:
@@ -69,57 +72,47 @@ def smart_resize(size: Size, factor: int, min_pixels: int, max_pixels: int) -> S
     if max(size) > LARGEST_ASPECT * min(size):
         raise ValueError(f"a picture of {width} x {height} pixels is too narrow to resize")
 
-    wide, high = max(1, round(width / factor)), max(1, round(height / factor))
-    area = wide * high * factor**2
+    columns, rows = max(1, round(width / factor)), max(1, round(height / factor))
+    area = columns * rows * factor**2
     if area > max_pixels:
         shrink = math.sqrt(width * height / max_pixels)
-        wide = math.floor(width / shrink / factor)
-        high = math.floor(height / shrink / factor)
-        if min(wide, high) < 1:
+        columns = math.floor(width / shrink / factor)
+        rows = math.floor(height / shrink / factor)
+        if min(columns, rows) < 1:
             raise ValueError(f"a picture of {width} x {height} pixels is too narrow to resize")
     elif area < min_pixels:
         grow = math.sqrt(min_pixels / (width * height))
-        wide = math.ceil(width * grow / factor)
-        high = math.ceil(height * grow / factor)
-    return wide * factor, high * factor
+        columns = math.ceil(width * grow / factor)
+        rows = math.ceil(height * grow / factor)
+    return columns * factor, rows * factor
 
 
 @dataclass(frozen=True)
 class Frame:
     """The space in which a dataset writes its boxes.
 
-    `size` is None where boxes are in pixels of the original picture. Otherwise the picture was
-    brought into `size` by stretching each side, or with `fit` "pad" by scaling it as a whole
-    and centring it between bars.
+    If `size` is None, boxes are in pixels of the original picture. Otherwise the picture was fitted
+    into `size`: with `fit` "stretch" each side by itself, with "pad" scaled at its aspect ratio and
+    centred between bars.
     """
 
     size: Size | None
     fit: Fit = "stretch"
 
     def to_unit(self, box: Box, original: Size) -> Box:
-        """Maps a box from the frame to fractions of the original picture; unclipped."""
+        """Map a box from the frame to fractions of the original picture, without clipping."""
         (left, top), (width, height) = self.place(original)
         x1, y1, x2, y2 = box
-        return (
-            (x1 - left) / width,
-            (y1 - top) / height,
-            (x2 - left) / width,
-            (y2 - top) / height,
-        )
+        return ((x1 - left) / width, (y1 - top) / height, (x2 - left) / width, (y2 - top) / height)
 
     def from_unit(self, box: Box, original: Size) -> Box:
-        """The inverse of `to_unit`."""
+        """Map fractions of the original picture to the frame: the inverse of `to_unit`."""
         (left, top), (width, height) = self.place(original)
         x1, y1, x2, y2 = box
-        return (
-            left + x1 * width,
-            top + y1 * height,
-            left + x2 * width,
-            top + y2 * height,
-        )
+        return (left + x1 * width, top + y1 * height, left + x2 * width, top + y2 * height)
 
     def place(self, original: Size) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Where the picture lies in the frame: its top-left corner and its size."""
+        """Return the top-left corner and the size of the picture in the frame."""
         if self.size is None:
             return (0.0, 0.0), original
         if self.fit == "stretch":
@@ -130,9 +123,10 @@ class Frame:
 
 
 def parse_frame(text: str) -> Size | None:
-    """Reads a frame option: "336", "448x336" or "original" (None).
+    """Read a frame option: "336", "448x336" or "original" (None).
 
-    Raises ValueError for anything else.
+    Raises:
+        ValueError: The text is none of these.
     """
     if text == "original":
         return None
@@ -143,15 +137,16 @@ def parse_frame(text: str) -> Size | None:
 
 
 def scale_box(unit: Box, space: Size) -> Box:
-    """Maps a unit box to a space of the given width and height."""
+    """Map a unit box to a space of the given width and height."""
     return (unit[0] * space[0], unit[1] * space[1], unit[2] * space[0], unit[3] * space[1])
 
 
 def overhang(unit: Box) -> float:
-    """How far a unit box reaches outside the picture, as a fraction of a side; 0 inside."""
+    """Return how far a unit box reaches outside the picture, as a fraction of a side; 0 inside."""
     return max(0.0, -min(unit), max(unit) - 1.0)
 
 
 def clip_unit(unit: Box) -> Box:
+    """Return the part of a unit box that is inside the picture."""
     x1, y1, x2, y2 = (min(max(value, 0.0), 1.0) for value in unit)
     return (x1, y1, x2, y2)

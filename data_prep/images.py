@@ -1,15 +1,14 @@
 """Smaller copies of pictures, with a manifest: `python -m data_prep.images`."""
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Collection, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -17,22 +16,23 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from data_prep.errors import InputError
-from data_prep.files import ignore_interrupts, is_utf8, whole_file
-from data_prep.lock import alone_in
-from data_prep.pictures import MANIFEST, MANIFEST_LOG, Folder
-from data_prep.program import run
-from data_prep.resizing import FORMATS, Recipe, make_copy
+from data_prep.pictures import FORMATS, MANIFEST, MANIFEST_LOG, Folder, Recipe, make_copy
+from data_prep.program import InputError, alone_in, ignore_interrupts, is_utf8, run, write_whole
 
 FAILED = "failed_images.txt"
-CHUNK = 4  # few, so that the last process to end is not long alone
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
+CHUNK = 4  # pictures per task: few, so that all processes end at about the same time
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 
 EPILOG = """\
-Copies keep their places below the folder. manifest.jsonl has a line for each: its path, its size,
-its original's size, and its SHA-256. data_prep.thinkvg reads it, so boxes are still mapped by the
-original's size. A run that was stopped goes on where it was; copies are checked against the
-manifest's sizes, with --verify against its checksums."""
+Copies keep their paths below the folder and have 8 bits a channel: greyscale of more is windowed,
+its values from the 0.5th to the 99.5th percentile becoming black to white. manifest.jsonl has a
+line for each copy: its path, its size, its original's size, its SHA-256, and whether it was
+windowed. data_prep.thinkvg reads it, so boxes are still mapped by the original's size. Run the same
+command again to resume; copies are checked against the manifest's sizes, with --verify against its
+checksums."""
+
+Entry = dict[str, Any]
+"""A line of the manifest."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,7 +55,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def check(options: argparse.Namespace) -> Recipe:
-    """Raises InputError with a line that names the option at fault."""
+    """Check the options and return how copies are to be made.
+
+    Raises:
+        InputError: An option is wrong; the message names it.
+    """
     for name, low, high in (("long_side", 16, 65_500), ("quality", 1, 100), ("workers", 1, 4096)):
         value = getattr(options, name)
         if not low <= value <= high:
@@ -74,16 +78,22 @@ def check(options: argparse.Namespace) -> Recipe:
     return Recipe(options.long_side, options.format, options.quality)
 
 
-def wanted_pictures(images: Path, source: str | None) -> tuple[list[Path], int]:
-    """Paths of pictures relative to `images`, in order, and how many of a source's are missing."""
-    if source is None:
-        found = (path for path in images.rglob("*") if path.suffix.lower() in ENDINGS)
-        return sorted(path.relative_to(images) for path in found if path.is_file()), 0
-    # Slow to import, and of no use to the processes that make copies.
-    from data_prep.scan import scan
-    from data_prep.sources import open_source
+def list_pictures(images: Path, source: str | None) -> tuple[list[Path], int]:
+    """Return the pictures to copy, sorted and relative to `images`, and the number of missing ones.
 
-    names = scan(open_source(source), None, is_spread=False).names
+    `source` has the rows that name the pictures; None for all pictures in the folder.
+    """
+    if source is None:
+        paths = (path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES)
+        return sorted(path.relative_to(images) for path in paths if path.is_file()), 0
+    # Slow to import, and the processes that make copies do not need them.
+    import numpy as np
+
+    from data_prep.convert.source_rows import image_names
+    from data_prep.sources.open import open_source
+
+    rows = open_source(source)
+    names = image_names(rows, np.arange(rows.rows))
     folder = Folder(images)
     located = [folder.locate(name) for name in names]
     present = sorted({path.relative_to(images) for path in located if path is not None})
@@ -91,12 +101,12 @@ def wanted_pictures(images: Path, source: str | None) -> tuple[list[Path], int]:
 
 
 class Manifest:
-    """The copies made, kept line by line in a log, so that a stopped run can go on."""
+    """The copies made so far, logged line by line, so that a stopped run can be resumed."""
 
     def __init__(self, out: Path, recipe: Recipe) -> None:
-        self._log = out / MANIFEST_LOG
-        self._head = json.dumps(asdict(recipe))
-        self.entries: dict[str, dict[str, Any]] = {}
+        self._out, self._log = out, out / MANIFEST_LOG
+        self._recipe = json.dumps(asdict(recipe))
+        self.entries: dict[str, Entry] = {}
         for file in (out / MANIFEST, self._log):
             self._read(file)
 
@@ -111,40 +121,43 @@ class Manifest:
             if isinstance(entry, dict) and "path" in entry:
                 self.entries[entry["path"]] = entry
 
-    def made_alike(self, path: str) -> dict[str, Any] | None:
-        """The entry of a copy, where it was made as copies are to be made now."""
+    def entry_of_same_recipe(self, path: str) -> Entry | None:
+        """Return the entry of a copy if it was made by this run's recipe, otherwise None."""
         entry = self.entries.get(path)
-        return entry if entry and entry.get("made") == self._head else None
+        return entry if entry and entry.get("made") == self._recipe else None
 
-    def begin(self, out: Path) -> None:
-        """Takes the manifest away until every copy is made; the log keeps what is known."""
+    def begin(self) -> None:
+        """Move all entries to the log, and remove the manifest until every copy is made."""
         self._log_entries(list(self.entries.values()))
-        (out / MANIFEST).unlink(missing_ok=True)
+        (self._out / MANIFEST).unlink(missing_ok=True)
 
-    def add(self, entries: list[dict[str, Any]]) -> None:
-        entries = [entry | {"made": self._head} for entry in entries]
-        self._log_entries(entries)
-        self.entries |= {entry["path"]: entry for entry in entries}
+    def add(self, entry: Entry) -> None:
+        """Log a copy that this run made."""
+        entry = entry | {"made": self._recipe}
+        self._log_entries([entry])
+        self.entries[entry["path"]] = entry
 
-    def _log_entries(self, entries: list[dict[str, Any]]) -> None:
+    def _log_entries(self, entries: list[Entry]) -> None:
         with self._log.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(entry) + "\n" for entry in entries))
 
-    def finish(self, out: Path, failed: Collection[str]) -> None:
-        """Writes the manifest of every copy that is there, and drops the log.
+    def finish(self, failed: Collection[str]) -> None:
+        """Write the manifest of every copy that exists, and remove the log.
 
-        Copies of earlier runs stay in it, whatever rows named them: their originals' sizes are
-        known from nowhere else.
+        It keeps the copies of earlier runs, also of other rows: the sizes of their originals are
+        recorded nowhere else.
         """
-        kept = (path for path in self.entries if path not in failed and (out / path).is_file())
-        with whole_file(out / MANIFEST) as temporary, temporary.open("w", encoding="utf-8") as file:
-            for path in sorted(kept, key=Path):
-                file.write(json.dumps(self.entries[path]) + "\n")
+        lines = [
+            json.dumps(self.entries[path]) + "\n"
+            for path in sorted(self.entries, key=Path)
+            if path not in failed and (self._out / path).is_file()
+        ]
+        write_whole(self._out / MANIFEST, "".join(lines))
         self._log.unlink(missing_ok=True)
 
 
-def is_there(out: Path, entry: dict[str, Any], verify: bool) -> bool:
-    """Whether a copy is as its entry says: by its length, or by its checksum."""
+def is_intact(out: Path, entry: Entry, verify: bool) -> bool:
+    """Return whether a copy has the length of its entry and, to verify, its checksum."""
     path = out / entry["path"]
     try:
         if path.stat().st_size != entry["bytes"]:
@@ -154,49 +167,40 @@ def is_there(out: Path, entry: dict[str, Any], verify: bool) -> bool:
     return not verify or hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
 
 
-Made = list[tuple[str, dict[str, Any] | str]]
+def _copy_picture(path: Path, images: Path, out: Path, recipe: Recipe) -> tuple[Path, Entry | str]:
+    """Copy a picture; return its path, with its manifest entry or the reason of its failure."""
+    copy = _path_of_copy(path, recipe)
+    try:
+        return path, {"path": copy, **make_copy(images / path, out / copy, recipe)}
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            raise  # such as a full disk: not a fault of the picture
+        return path, str(error) or type(error).__name__
 
 
-def _make(jobs: list[Path], images: Path, out: Path, recipe: Recipe) -> Made:
-    """Copies some pictures: the name of each with its entry, or with what was wrong with it."""
-    made: Made = []
-    for path in jobs:
-        target = path.with_suffix(f".{recipe.ending}")
-        try:
-            entry = make_copy(images / path, out / target, recipe)
-            made.append((path.as_posix(), {"path": target.as_posix(), **entry}))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-                raise  # a full disk is no fault of the picture
-            made.append((path.as_posix(), str(error) or type(error).__name__))
-    return made
+def _path_of_copy(path: Path, recipe: Recipe) -> str:
+    """Return the path of a picture's copy, as written in the manifest."""
+    return path.with_suffix(f".{recipe.ending}").as_posix()
 
 
-def _in_parallel(
-    jobs: list[Path], images: Path, out: Path, recipe: Recipe, workers: int
-) -> Iterator[Made]:
-    chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
-    if workers == 1 or len(chunks) <= 1:
-        yield from (_make(chunk, images, out, recipe) for chunk in chunks)
+def _copy_each(
+    copy: Callable[[Path], tuple[Path, Entry | str]], paths: list[Path], workers: int
+) -> Iterator[tuple[Path, Entry | str]]:
+    if workers == 1 or len(paths) <= CHUNK:
+        yield from map(copy, paths)
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), ignore_interrupts) as pool:
-        running: set[Future[Made]] = set()
-        for chunk in chunks:
-            running.add(pool.submit(_make, chunk, images, out, recipe))
-            if len(running) >= 4 * workers:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        yield from (future.result() for future in running)
+        yield from pool.map(copy, paths, chunksize=CHUNK)
 
 
 def copy_all(options: argparse.Namespace) -> dict[str, int]:
-    """Makes every copy that is not there yet and returns the counts."""
+    """Make every copy that does not exist yet and return the counts."""
     recipe = check(options)
     images, out = options.images.resolve(), options.out.resolve()
-    paths, missing = wanted_pictures(images, options.source)
+    paths, missing = list_pictures(images, options.source)
     if not paths:
-        raise InputError(f"--images {options.images} holds no picture ({', '.join(ENDINGS)})")
-    _refuse_names(paths)
+        raise InputError(f"--images {options.images} holds no picture ({', '.join(SUFFIXES)})")
+    _check_names(paths)
     out.mkdir(parents=True, exist_ok=True)
     with alone_in(out):
         counts = _copy(paths, images, out, recipe, options)
@@ -209,63 +213,68 @@ def _copy(
     for leftover in out.rglob(".*.part"):
         leftover.unlink(missing_ok=True)
     manifest = Manifest(out, recipe)
-    ready = [
+    ready = {
         path
         for path in paths
-        if (entry := manifest.made_alike(path.with_suffix(f".{recipe.ending}").as_posix()))
-        and is_there(out, entry, options.verify)
-    ]
-    jobs = sorted(set(paths) - set(ready))
-    if jobs:
-        manifest.begin(out)
-    failed: dict[str, str] = {}
+        if (entry := manifest.entry_of_same_recipe(_path_of_copy(path, recipe)))
+        and is_intact(out, entry, options.verify)
+    }
+    to_copy = sorted(set(paths) - ready)
+    if to_copy:
+        manifest.begin()
+    failed: dict[Path, str] = {}
+    copy = partial(_copy_picture, images=images, out=out, recipe=recipe)
     with tqdm(total=len(paths), initial=len(ready), desc="copying", unit="image") as bar:
-        for made in _in_parallel(jobs, images, out, recipe, options.workers):
-            manifest.add([entry for _, entry in made if isinstance(entry, dict)])
-            failed |= {name: entry for name, entry in made if isinstance(entry, str)}
-            bar.update(len(made))
-    manifest.finish(
-        out, {Path(name).with_suffix(f".{recipe.ending}").as_posix() for name in failed}
-    )
+        for path, result in _copy_each(copy, to_copy, options.workers):
+            if isinstance(result, str):
+                failed[path] = result
+            else:
+                manifest.add(result)
+            bar.update()
+    manifest.finish({_path_of_copy(path, recipe) for path in failed})
     _list_failed(out, failed)
+    copies = (_path_of_copy(path, recipe) for path in paths)
     return {
         "pictures": len(paths),
-        "copied": len(jobs) - len(failed),
+        "copied": len(to_copy) - len(failed),
         "there": len(ready),
         "failed": len(failed),
+        "windowed": sum("windowed" in manifest.entries.get(copy, ()) for copy in copies),
     }
 
 
-def _refuse_names(paths: list[Path]) -> None:
-    """Raises InputError for two pictures of one name, and for a name that is no text."""
-    seen: dict[Path, Path] = {}
+def _check_names(paths: list[Path]) -> None:
+    """Raise InputError for two pictures with the same stem, or a name that is not UTF-8."""
+    by_stem: dict[Path, Path] = {}
     for path in paths:
         if not is_utf8(path):
             raise InputError(f"{str(path)!a} is a name that is no UTF-8: rename the file")
-        other = seen.setdefault(path.with_suffix(""), path)
-        if other != path:
-            raise InputError(f"{other} and {path} would both become one copy: remove one of them")
+        first = by_stem.setdefault(path.with_suffix(""), path)
+        if first != path:
+            raise InputError(f"{first} and {path} would both become one copy: remove one of them")
 
 
-def _list_failed(out: Path, failed: dict[str, str]) -> None:
+def _list_failed(out: Path, failed: dict[Path, str]) -> None:
+    """Write the list of failed pictures and reasons; remove an old list if there are none."""
     if not failed:
         (out / FAILED).unlink(missing_ok=True)
         return
-    with whole_file(out / FAILED) as temporary:
-        lines = (f"{name}\t{' '.join(reason.split())}\n" for name, reason in sorted(failed.items()))
-        temporary.write_text("".join(lines), encoding="utf-8")
+    lines = [f"{path.as_posix()}\t{' '.join(failed[path].split())}\n" for path in sorted(failed)]
+    write_whole(out / FAILED, "".join(lines))
 
 
 def main(argv: list[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
-    return run(lambda: _say(copy_all(options), options), options.out)
+    return run(lambda: _print_counts(copy_all(options), options), options.out)
 
 
-def _say(counts: dict[str, int], options: argparse.Namespace) -> None:
+def _print_counts(counts: dict[str, int], options: argparse.Namespace) -> None:
     print(
         f"{counts['pictures']} pictures: {counts['copied']} copied, {counts['there']} were there, "
         f"{counts['failed']} failed; {options.out / MANIFEST}"
     )
+    if counts["windowed"]:
+        print(f"{counts['windowed']} pictures of more than 8 bits a channel were windowed to 8")
     if counts["failed"]:
         print(f"{counts['failed']} do not open: see {options.out / FAILED}", file=sys.stderr)
     if counts["missing"]:

@@ -1,32 +1,33 @@
-"""The pictures that rows name: where they are, how large, and which are missing."""
+"""The pictures that rows name: which are missing, their sizes, and smaller copies for a model."""
 
-from __future__ import annotations
-
+import hashlib
+import io
 import json
+import math
 import re
 import shlex
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from data_prep.coordinates import Size
-from data_prep.errors import InputError
-from data_prep.files import whole_file
+from data_prep.program import InputError, whole_file, write_whole
 
-# What `data_prep.images` writes beside its copies: a line of JSON for each.
 MANIFEST = "manifest.jsonl"
-# Its log while copies are being made.
+"""The list that `data_prep.images` writes with its copies, a line of JSON for each."""
 MANIFEST_LOG = ".manifest.log"
+"""The log that replaces the manifest while copies are made."""
 MISSING = "missing_images.txt"
+DEEP = "deep_image"
+"""Reject code of pictures with more than 8 bits a channel, which training would cut off."""
 PHYSIONET = "https://physionet.org/files/mimic-cxr-jpg/2.1.0"
-# Of so many pictures the first few are measured one by one, to see what it is that takes the time.
-SPELL, TRIED = 1024, 16
+COPY_SUFFIXES = (".jpg", ".png", ".webp")
 _SUBJECT = re.compile(r"(?:^|/)(p\d{6,})/(?:(s\d+)/)?")
 _LAYOUT = re.compile(r"(p\d\d/p\d+/s\d+/[^/\s]+\.jpg)$")
 
@@ -35,8 +36,7 @@ _LAYOUT = re.compile(r"(p\d\d/p\d+/s\d+/[^/\s]+\.jpg)$")
 class Picture:
     """A picture: its absolute path, its (width, height) in pixels, and those of its original.
 
-    The two sizes differ for a copy made by `data_prep.images`: boxes in original pixels, or padded
-    by the original's aspect, still refer to the original.
+    The sizes differ for a copy made by `data_prep.images`; boxes still refer to the original.
     """
 
     path: str
@@ -45,7 +45,7 @@ class Picture:
 
 
 def patient_and_study(image_path: str) -> tuple[str, str] | None:
-    """`("p10000032", "s50414267")` from MIMIC-CXR's layout; None in any other."""
+    """Return `("p10000032", "s50414267")` from a path in MIMIC-CXR's layout; None for others."""
     match = _SUBJECT.search(image_path)
     return (match[1], match[2] or "") if match else None
 
@@ -54,80 +54,71 @@ class Folder:
     """A folder of pictures in MIMIC-CXR-JPG's layout, with or without `files/`."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._originals = read_manifest(folder)
-        # Looked at once: a name is then sought in one place first, which matters on slow disks.
-        self._files = folder / "files" if (folder / "files").is_dir() else None
-
-    def __reduce__(self) -> tuple[Callable[[Path], Folder], tuple[Path]]:
-        # Another process reads the manifest once, and is not sent it with every job.
-        return _open_once, (self._folder,)
+        self._original_sizes = read_manifest(folder)
+        # The likelier folder first, which saves time on slow disks.
+        self._roots = [folder / "files", folder] if (folder / "files").is_dir() else [folder]
 
     def measure(self, name: str) -> Picture | str:
-        """The picture of that name, its size read from its header, or a reject code."""
+        """Return the picture of that name, measured by its header, or a reject code."""
         path = self.locate(name)
         if path is None:
             return "missing_image"
         try:
             with Image.open(path) as picture:
-                size = picture.size
+                size, mode = picture.size, picture.mode
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             # PIL raises each of these for files that are not pictures.
             return "unreadable_image"
-        return Picture(str(path), size, self._original(path) if self._originals else size)
+        if is_deep(mode):
+            return DEEP
+        return Picture(str(path), size, self._original_size(path) if self._original_sizes else size)
 
-    def _original(self, path: Path) -> Size:
-        """The size of the picture that this one is a copy of."""
-        known = self._originals.get(_key(path))
-        if known is None:
+    def _original_size(self, path: Path) -> Size:
+        """Return the size of the original of a copy."""
+        size = self._original_sizes.get(_key(path))
+        if size is None:
             raise InputError(
                 f"{path} is not in the {MANIFEST} of its folder, so its original's size is not "
                 "known: remove it and run data_prep.images again"
             )
-        return known
+        return size
 
     def locate(self, name: str) -> Path | None:
+        """Return the file of that name, or its copy in another format; None if neither exists."""
         relative = name.strip().lstrip("/")
         if not relative or "\0" in relative or ".." in relative.split("/"):
             return None
-        for path in self._places(relative):
-            try:
-                found = path if path.is_file() else _other_format(path, self._originals)
-            except OSError:  # a name longer than the file system takes
-                continue
-            if found:
-                return found
-        return None
-
-    def _places(self, relative: str) -> Iterator[Path]:
-        if self._files:
-            yield self._files / relative
-        yield self._folder / relative
+        paths = [root / relative for root in self._roots]
         if relative.startswith("files/"):
-            yield self._folder / relative.removeprefix("files/")
-
-
-def _other_format(path: Path, originals: dict[str, Size]) -> Path | None:
-    """A copy in another format, where a manifest says that the folder holds copies."""
-    if not originals:
+            paths.append(self._roots[-1] / relative.removeprefix("files/"))
+        suffixes = COPY_SUFFIXES if self._original_sizes else ()
+        for path in paths:
+            try:
+                for candidate in (path, *map(path.with_suffix, suffixes)):
+                    if candidate.is_file():
+                        return candidate
+            except OSError:  # the name is too long for the file system
+                continue
         return None
-    others = (path.with_suffix(suffix) for suffix in (".jpg", ".png", ".webp"))
-    return next((other for other in others if other.is_file()), None)
 
 
 def _key(path: Path) -> str:
-    """A DICOM's name is unique in MIMIC-CXR; its study keeps others apart too."""
+    """Return the study's folder and the DICOM's name, which alone is unique in MIMIC-CXR only."""
     return f"{path.parent.name}/{path.stem}"
 
 
 def read_manifest(folder: Path) -> dict[str, Size]:
-    """The original sizes of the copies in a folder; empty where there is no manifest."""
+    """Return the original sizes of the copies in a folder; empty if there is no manifest.
+
+    Raises:
+        InputError: The copies are unfinished, or a line of the manifest is damaged.
+    """
     sizes: dict[str, Size] = {}
-    places = [folder, folder.parent] if folder.name == "files" else [folder]
-    for place in places:
-        if (place / MANIFEST_LOG).is_file():
-            raise InputError(f"{place} holds unfinished copies: run data_prep.images again")
-    for file in (place / MANIFEST for place in places if (place / MANIFEST).is_file()):
+    roots = [folder, folder.parent] if folder.name == "files" else [folder]
+    for root in roots:
+        if (root / MANIFEST_LOG).is_file():
+            raise InputError(f"{root} holds unfinished copies: run data_prep.images again")
+    for file in (root / MANIFEST for root in roots if (root / MANIFEST).is_file()):
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 entry = json.loads(line)
@@ -140,71 +131,157 @@ def read_manifest(folder: Path) -> dict[str, Size]:
     return sizes
 
 
-@lru_cache(maxsize=1)
-def _open_once(folder: Path) -> Folder:
-    return Folder(folder)
+def find_pictures(names: Iterable[str], folder: Path, workers: int) -> dict[str, Picture | str]:
+    """Return the picture of each name, sorted by name, or its reject code.
 
-
-Found = Picture | str
-Spread = Callable[[Callable[[list[str]], list[Found]], list[list[str]]], Iterable[list[Found]]]
-
-
-def find_pictures(
-    names: Iterable[str], folder: Path, workers: int, spread: Spread = map
-) -> dict[str, Found]:
-    """Each named picture once: found and measured, or the reject code that says why not.
-
-    Sizes come from the files' headers; no pixels are decoded. `spread` is `map`, or does the same
-    in other processes; each has `workers` times four threads for a disk that has to be waited for.
+    Sizes come from the headers of the files, without decoding pixels. There are four threads for
+    each of `workers`, since they mostly wait for the disk.
     """
-    wanted = sorted(set(names))
-    measure = partial(_measure_spell, Folder(folder), 4 * max(1, workers))
-    spells = [wanted[start : start + SPELL] for start in range(0, len(wanted), SPELL)]
-    found: dict[str, Found] = {}
-    with tqdm(total=len(wanted), desc="reading image headers", unit="image") as bar:
-        for spell, measured in zip(spells, spread(measure, spells), strict=True):
-            found |= zip(spell, measured, strict=True)
-            bar.update(len(spell))
-    return found
+    ordered = sorted(set(names))
+    with (
+        ThreadPoolExecutor(4 * max(1, workers)) as pool,
+        tqdm(total=len(ordered), desc="reading image headers", unit="image") as bar,
+    ):
+        pictures = {}
+        for name, picture in zip(ordered, pool.map(Folder(folder).measure, ordered), strict=True):
+            pictures[name] = picture
+            bar.update()
+    return pictures
 
 
-def _measure_spell(folder: Folder, threads: int, names: list[str]) -> list[Found]:
-    """Measures pictures in order: in many threads where that is mostly waiting for the disk.
-
-    Where it is not, threads that hand the interpreter to each other would take twice the time.
-    """
-    tried, rest = names[:TRIED], names[TRIED:]
-    begin, busy = time.perf_counter(), time.thread_time()
-    measured = list(map(folder.measure, tried))
-    if time.perf_counter() - begin <= 2 * (time.thread_time() - busy):
-        return measured + list(map(folder.measure, rest))
-    with ThreadPoolExecutor(threads) as pool:
-        return measured + list(pool.map(folder.measure, rest))
-
-
-def missing_urls(found: dict[str, Picture | str]) -> list[str]:
-    """The addresses on PhysioNet of missing pictures, of those in MIMIC-CXR-JPG's layout."""
+def missing_urls(pictures: Mapping[str, Picture | str]) -> list[str]:
+    """Return the addresses on PhysioNet of missing pictures, if in MIMIC-CXR-JPG's layout."""
     matches = (
-        _LAYOUT.search(name) for name, picture in found.items() if picture == "missing_image"
+        _LAYOUT.search(name) for name, picture in pictures.items() if picture == "missing_image"
     )
     return sorted({f"{PHYSIONET}/files/{match[1]}" for match in matches if match})
 
 
 def write_missing(out: Path, urls: list[str]) -> None:
-    """Writes the list of missing pictures, an address a line, or removes an old one."""
+    """Write the addresses of missing pictures, one a line; remove an old list if there are none."""
     if not urls:
         (out / MISSING).unlink(missing_ok=True)
         return
-    with whole_file(out / MISSING) as temporary:
-        temporary.write_text("".join(f"{url}\n" for url in urls), encoding="utf-8")
+    write_whole(out / MISSING, "".join(f"{url}\n" for url in urls))
 
 
-def download_command(listed: Path, images: Path) -> str:
-    """The command that fetches the listed pictures into the folder of images."""
+def copy_command(images: Path) -> str:
+    """Return the command that makes 8-bit copies of a folder's pictures."""
+    return f"python -m data_prep.images --images {shlex.quote(str(images))} --out COPIES"
+
+
+def download_command(list_file: Path, images: Path) -> str:
+    """Return the command that fetches the listed pictures into the folder of images."""
     root = images.parent if images.name == "files" else images
-    # The address' path is files/mimic-cxr-jpg/2.1.0/files/pNN/…: three folders are cut off.
+    # --cut-dirs removes files/mimic-cxr-jpg/2.1.0 from the path of the address.
     return (
         f"wget --continue --force-directories --no-host-directories --cut-dirs=3 "
         f"--user PHYSIONET_USER --ask-password --directory-prefix {shlex.quote(str(root))} "
-        f"--input-file {shlex.quote(str(listed))}"
+        f"--input-file {shlex.quote(str(list_file))}"
     )
+
+
+LOW, HIGH = 0.5, 99.5
+"""Percentiles of the values that become black and white."""
+FILTER = Image.Resampling.BILINEAR
+"""A triangle filter, which Pillow widens when it shrinks, so it does not alias. It takes half the
+time of the bicubic one, and costs less quality than JPEG at quality 90."""
+FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+
+
+def is_deep(mode: str) -> bool:
+    """Return whether pictures in a mode of Pillow have more than 8 bits a channel."""
+    # No colour mode has: Pillow reads only the upper 8 bits of deeper colour.
+    return mode.startswith("I") or mode == "F"
+
+
+def window(values: np.ndarray) -> tuple[float, float]:
+    """Return the percentiles `LOW` and `HIGH` of the finite values, which become black and white.
+
+    If they are equal, return the lowest and the highest value.
+    """
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = (float(value) for value in np.percentile(finite, (LOW, HIGH)))
+    if low == high:
+        low, high = float(finite.min()), float(finite.max())
+    return low, high
+
+
+def to_gray_or_rgb(picture: Image.Image) -> Image.Image:
+    """Return the picture in mode L or RGB, of the same size."""
+    mode = picture.mode
+    if mode in ("L", "RGB"):
+        return picture
+    if is_deep(mode):
+        return _windowed(picture)
+    if mode == "RGBA":
+        white = Image.new("RGB", picture.size, "white")
+        white.paste(picture, mask=picture.getchannel("A"))
+        return white
+    return picture.convert("L" if mode in ("1", "LA") else "RGB")
+
+
+def to_rgb8(picture: Image.Image) -> Image.Image:
+    """Return the picture in mode RGB, of the same size."""
+    return to_gray_or_rgb(picture).convert("RGB")
+
+
+def _windowed(picture: Image.Image) -> Image.Image:
+    values = np.asarray(picture, dtype=np.float64)
+    low, high = window(values)
+    finite = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    scaled = (finite - low) * (255 / max(high - low, 1e-9))
+    return Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How copies are made: their longest side in pixels, file suffix, and quality."""
+
+    long_side: int
+    ending: str
+    quality: int
+
+    def target(self, size: Size) -> Size:
+        """Return the (width, height) of a copy of a picture of `size`, which is never enlarged."""
+        scale = min(1.0, self.long_side / max(size))
+        return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def draft_size(target: Size) -> Size:
+    """Return the smallest (width, height) at which to decode a JPEG for a copy of `target` size."""
+    return math.ceil(1.25 * target[0]), math.ceil(1.25 * target[1])
+
+
+def make_copy(source: Path, target: Path, recipe: Recipe) -> dict[str, Any]:
+    """Write a copy of `source` and return its entry in the manifest, without `path`.
+
+    A JPEG is decoded at a half, a quarter or an eighth of its size if that leaves a quarter more
+    pixels than needed on each side.
+
+    Raises:
+        OSError, ValueError, SyntaxError, Image.DecompressionBombError: The file is no picture.
+    """
+    with Image.open(source) as picture:
+        original = picture.size
+        size = recipe.target(original)
+        picture.draft(picture.mode, draft_size(size))
+        picture.load()
+        windowed = is_deep(picture.mode)
+        small = to_gray_or_rgb(picture).resize(size, FILTER, reducing_gap=1.5)
+    buffer = io.BytesIO()
+    options: dict[str, Any] = {} if recipe.ending == "png" else {"quality": recipe.quality}
+    small.save(buffer, FORMATS[recipe.ending], **options)
+    content = buffer.getvalue()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(target) as temporary:
+        temporary.write_bytes(content)
+    return {
+        "size": list(size),
+        "original_size": list(original),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        **({"windowed": True} if windowed else {}),
+    }

@@ -1,180 +1,221 @@
-"""From a ThinkVG dataset to training files: scan, convert, split, write, audit."""
+"""From a ThinkVG dataset to training files: read this first.
 
-from __future__ import annotations
+scan the source  ->  find the pictures  ->  choose the frame
+convert every row to an example or a reject code, in worker processes
+split by patient  ->  write the training files and the rejects  ->  write the audit
+move all files to the folder of output
+"""
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from data_prep.audit import build_audit, write_audit
-from data_prep.convert import Context, PartStats
+from data_prep.audit import Outcome, build_audit, choose_rows, read_rows, write_audit
+from data_prep.convert.examples import ABOUT, Converter, convert_rows
+from data_prep.convert.source_rows import Scan, scan
+from data_prep.convert.training_files import (
+    REJECTS,
+    TrainingFiles,
+    check_whole,
+    choose_files,
+    count_rows_of_patients,
+    publish,
+    refuse_own_source,
+    work_folder,
+    write_rejects,
+)
 from data_prep.coordinates import Frame
-from data_prep.dealing import write_files
-from data_prep.errors import InputError
-from data_prep.exclusion import Exclusion, check_exclusion, read_exclusion
-from data_prep.files import remove_leftovers
-from data_prep.findings_table import check_coverage, read_findings
-from data_prep.frame_choice import choose_frame
-from data_prep.gallery import choose_rows, read_rows
-from data_prep.lock import alone_in
+from data_prep.frames import choose_frame
 from data_prep.pictures import (
+    DEEP,
     MISSING,
-    Picture,
+    copy_command,
     download_command,
     find_pictures,
     missing_urls,
     write_missing,
 )
-from data_prep.prompts import PromptTemplates, load_templates
-from data_prep.publishing import check_whole, publish, refuse_own_source
-from data_prep.rows import Mapper
-from data_prep.scan import Scan, scan
+from data_prep.program import InputError, alone_in
+from data_prep.rows.example import Mapper
+from data_prep.rows.prompts import PromptTemplates, load_templates, load_tokenizer
 from data_prep.settings import Settings
-from data_prep.sources import Source, open_source
-from data_prep.sources.base import stamp
-from data_prep.splits import limited_rows, split_patients
-from data_prep.statistics import Tally
-from data_prep.tokens import load_tokenizer
-from data_prep.work import convert_all, open_work, open_workers, remove_work
+from data_prep.sources.files import Source
+from data_prep.sources.open import open_source
+from data_prep.sources.side_tables import (
+    Exclusion,
+    check_coverage,
+    check_exclusion,
+    read_exclusion,
+    read_findings,
+)
+from data_prep.splits import SPLITS, limited_rows, split_patients
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is decided before any row is converted.
+
+    Attributes:
+        converter: Converts the rows.
+        metadata: What training must know to use the files.
+        frame_evidence: How the frame and the fit are known.
+        doubts: What a user should check, one line each.
+    """
+
+    converter: Converter
+    metadata: dict[str, Any]
+    frame_evidence: str
+    doubts: list[str]
 
 
 def prepare(settings: Settings) -> dict[str, Any]:
-    """Runs the whole preparation and returns the audit. Raises InputError, in one line."""
-    with ExitStack() as held:
-        return _prepare(settings, held)
+    """Run the whole preparation and return the audit.
 
-
-def _prepare(settings: Settings, held: ExitStack) -> dict[str, Any]:
-    """`prepare`, which holds the output folder from when it first writes there."""
+    Raises:
+        InputError: The input is at fault.
+    """
     source = open_source(settings.source)
     if not source.rows:
         raise InputError(f"{source.label} has no rows")
     refuse_own_source(source.files, settings.out)
-    captions = read_findings(settings.findings) if settings.findings else None
+    plan = _make_plan(settings, source)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    with alone_in(settings.out), work_folder(settings.out) as work:
+        rows, examples = convert_rows(source, plan.converter, settings.workers, work)
+        audit = _write_files(settings, source, plan, rows, examples, work / "files")
+        publish(settings.out, work / "files")
+    if not audit["files"]:
+        raise InputError(_nothing_usable(settings, source, audit))
+    return audit
+
+
+def _make_plan(settings: Settings, source: Source) -> Plan:
+    """Read the tables beside the source, scan its rows, measure its pictures, choose the frame."""
+    findings = read_findings(settings.findings) if settings.findings else {}
     exclusion = read_exclusion(settings.exclude)
     templates = load_templates(settings.prompts)
     if settings.tokenizer:
         load_tokenizer(settings.tokenizer)
-    kept = limited_rows(source.rows, settings.limit, settings.seed)
-    with open_workers(settings.workers, source.rows) as workers:
-        found = scan(source, kept, is_spread="auto" in (settings.frame, settings.fit))
-        notes = _check_lists(settings, found, captions, exclusion)
-        pictures = find_pictures(
-            found.names, settings.images, settings.workers, workers.map if workers else map
-        )
-        choice = choose_frame(settings, found, pictures)
-        mapper = Mapper(choice.frame, settings.family, settings.min_pixels, settings.max_pixels)
-        settings.out.mkdir(parents=True, exist_ok=True)
-        held.enter_context(alone_in(settings.out))
-        remove_leftovers(settings.out)
-        described = _describe_run(settings, source, templates, choice.frame, pictures)
-        work = open_work(settings.out, described)
-        context = Context(
-            mapper, pictures, templates, captions, exclusion, settings.tokenizer, work
-        )
-        parts, stats, most_boxes = convert_all(source, kept, context, workers)
-    splits = split_patients(
-        stats.patients, settings.val, settings.test, settings.seed, settings.stratify
-    )
-    values = _metadata(settings, templates, choice.frame, source)
-    written = write_files(settings, source, work, parts, stats, splits, values)
-    _check_conservation(source.rows, stats, written.tallies, kept)
-    missing = missing_urls(pictures)
-    shown = read_rows(work, choose_rows(most_boxes))
-    audit = build_audit(
-        settings=settings,
-        values=values,
-        source=source,
-        stats=stats,
-        tallies=written.tallies,
-        files=written.files,
-        repeats=written.repeats,
-        splits=splits,
+    indices = limited_rows(source.rows, settings.limit, settings.seed)
+    scanned = scan(source, indices, is_spread="auto" in (settings.frame, settings.fit))
+    notes = _check_lists(settings, scanned, findings, exclusion)
+    pictures = find_pictures(scanned.names, settings.images, settings.workers)
+    choice = choose_frame(settings, scanned, pictures)
+    converter = Converter(
+        indices=indices,
+        mapper=Mapper(choice.frame, settings.family, settings.min_pixels, settings.max_pixels),
         pictures=pictures,
-        missing=len(missing),
-        evidence=choice.evidence,
-        doubts=[*choice.doubts, *notes],
+        templates=templates,
+        findings=findings,
+        exclusion=exclusion,
+        tokenizer=settings.tokenizer,
+        leave_out=settings.leave_out,
     )
-    write_audit(written.folder, audit, shown)
-    write_missing(written.folder, missing)
-    check_whole(written.folder, written.files)
-    publish(settings.out, written.folder)
-    remove_work(work)
-    if not written.files:
-        raise InputError(_nothing_usable(settings, source, stats, missing))
+    metadata = _metadata(settings, templates, choice.frame, source)
+    return Plan(converter, metadata, choice.evidence, [*choice.doubts, *notes])
+
+
+def _write_files(
+    settings: Settings,
+    source: Source,
+    plan: Plan,
+    rows: pa.Table,
+    examples: pa.Table,
+    folder: Path,
+) -> dict[str, Any]:
+    """Split the examples, write every file of the run to a new folder, and return the audit."""
+    folder.mkdir()
+    about = examples.select(ABOUT)
+    accepted, split_of = _assign_splits(settings, about.filter(pc.is_null(about["reason"])))
+    write_rejects(folder / REJECTS, rows, examples, source.schema.metadata)
+    counts = {}
+    if split_of:
+        masks = choose_files(examples, split_of, settings.seed)
+        counts = _training_files(settings, plan, examples, folder).write(masks)
+    _check_conservation(about, counts)
+    missing = missing_urls(plan.converter.pictures)
+    write_missing(folder, missing)
+    outcome = Outcome(
+        source=source,
+        examples=about,
+        accepted=accepted,
+        pictures=plan.converter.pictures,
+        files=counts,
+        missing=len(missing),
+        frame_evidence=plan.frame_evidence,
+        doubts=plan.doubts,
+    )
+    audit = build_audit(settings, plan.metadata, outcome)
+    write_audit(folder, audit, read_rows(examples, choose_rows(accepted, source.rows)))
+    check_whole(folder, counts)
     return audit
 
 
-def _nothing_usable(
-    settings: Settings, source: Source, stats: PartStats, missing: Sequence[str]
-) -> str:
-    reason, count = stats.rejects.most_common(1)[0]
+def _assign_splits(settings: Settings, accepted: pa.Table) -> tuple[pa.Table, dict[str, str]]:
+    """Return the accepted rows with a column `split`, and the split of each patient."""
+    shares = (settings.val, settings.test, settings.seed, settings.stratify)
+    split_of = split_patients(count_rows_of_patients(accepted), *shares)
+    splits = [split_of[patient] for patient in accepted["patient"].to_pylist()]
+    return accepted.append_column("split", pa.array(splits, pa.string())), split_of
+
+
+def _training_files(
+    settings: Settings, plan: Plan, examples: pa.Table, folder: Path
+) -> TrainingFiles:
+    names = ["index", "split", "question", "patient", "study", "image_path"]
+    if settings.findings:
+        names.append("findings")
+    if settings.tokenizer:
+        names += ["prompt_tokens", "response_tokens"]
+    return TrainingFiles(
+        folder=folder,
+        examples=examples,
+        metadata=plan.metadata,
+        extra_info=names,
+        embed_images=settings.embed_images,
+        workers=settings.workers,
+    )
+
+
+def _nothing_usable(settings: Settings, source: Source, audit: Mapping[str, Any]) -> str:
+    """Say in one line why every row is rejected, and what to do."""
+    reason, count = max(audit["rejects"].items(), key=lambda item: item[1])
     text = f"no row of {source.label} is usable, {count} are rejected as {reason}: "
-    if reason == "missing_image" and missing:
+    if reason == "missing_image" and audit["missing_images_listed"]:
         listed = settings.out / MISSING
         return (
             f"{text}name the folder that image_path is relative to (--images {settings.images}), "
             f"or fetch the images listed in {listed}: {download_command(listed, settings.images)}"
         )
+    if reason == DEEP:
+        return (
+            f"{text}make copies with 8 bits a channel and name their folder as --images: "
+            f"{copy_command(settings.images)}"
+        )
     return f"{text}see {settings.out / 'audit.html'}"
 
 
 def _check_lists(
-    settings: Settings, found: Scan, captions: Mapping[str, str] | None, exclusion: Exclusion
+    settings: Settings, scanned: Scan, findings: Mapping[str, str], exclusion: Exclusion
 ) -> list[str]:
-    """What --findings and --exclude leave out, a line each; InputError where they name nothing."""
+    """Return remarks on --findings and --exclude; raise InputError if they match no row."""
     notes: list[str] = []
-    is_whole = settings.limit is None
-    if settings.findings and captions is not None:
-        notes += check_coverage(captions, settings.findings, found.names, is_whole)
+    is_complete = settings.limit is None
+    if settings.findings:
+        notes += check_coverage(findings, settings.findings, scanned.names, is_complete)
     if settings.exclude:
-        notes += check_exclusion(exclusion, settings.exclude, found.names, is_whole)
+        notes += check_exclusion(exclusion, settings.exclude, scanned.names, is_complete)
     return notes
-
-
-def _describe_run(
-    settings: Settings,
-    source: Source,
-    templates: PromptTemplates,
-    frame: Frame,
-    pictures: Mapping[str, Picture | str],
-) -> dict[str, object]:
-    """All that parts depend on; the numbers of workers and the split are not among it."""
-    plain = [
-        (
-            name,
-            picture if isinstance(picture, str) else (picture.path, picture.size, picture.original),
-        )
-        for name, picture in sorted(pictures.items())
-    ]
-    seen = hashlib.sha256(repr(plain).encode("utf-8", "surrogatepass"))
-    stamped = {
-        name: stamp(path) if path else None
-        for name, path in (
-            ("findings", settings.findings),
-            ("exclude", settings.exclude),
-            ("tokenizer", settings.tokenizer),
-        )
-    }
-    return {
-        "source": source.identity(),
-        "pictures": seen.hexdigest(),
-        "frame": repr(frame),
-        "family": settings.family.name,
-        "pixels": [settings.min_pixels, settings.max_pixels],
-        "limit": [settings.limit, settings.seed if settings.limit else None],
-        "prompts": templates.version,
-        **stamped,
-    }
 
 
 def _metadata(
     settings: Settings, templates: PromptTemplates, frame: Frame, source: Source
 ) -> dict[str, Any]:
-    """What training must know to use the files; written into each of them."""
+    """Return what training must know to use the files; it is written into each of them."""
     size = frame.size
     values: dict[str, Any] = {
         "model_family": settings.family.name,
@@ -196,10 +237,11 @@ def _metadata(
     return values
 
 
-def _check_conservation(
-    source_rows: int, stats: PartStats, tallies: Mapping[str, Tally], kept: np.ndarray | None
-) -> None:
-    left_out = 0 if kept is None else source_rows - len(kept)
-    out = sum(tally.rows for tally in tallies.values()) + stats.rejects.total() + left_out
-    if out != source_rows:
-        raise RuntimeError(f"{source_rows} rows came in and {out} are accounted for")
+def _check_conservation(examples: pa.Table, counts: Mapping[str, int]) -> None:
+    """Raise RuntimeError if rows of the source are neither written nor rejected."""
+    written = sum(counts.get(f"{split}.parquet", 0) for split in SPLITS)
+    rejected = pc.sum(pc.is_valid(examples["reason"])).as_py()
+    if written + rejected != len(examples):
+        raise RuntimeError(
+            f"{len(examples)} rows came in and {written + rejected} are accounted for"
+        )

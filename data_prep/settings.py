@@ -1,27 +1,31 @@
-"""The options of `data_prep.thinkvg`, checked."""
-
-from __future__ import annotations
+"""The checked options of `data_prep.thinkvg`."""
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from data_prep.coordinates import MODEL_FAMILIES, ModelFamily, parse_frame
-from data_prep.errors import InputError
-from data_prep.files import is_utf8
+from data_prep.program import InputError, is_utf8
+from data_prep.rows.answers import BEYOND
 from data_prep.splits import STRATIFY
 
 EPILOG = """\
 Writes {train,val,test}.parquet, sft_{train,val}.parquet, nested fractions of both training files
 (train-1of2.parquet to -1of16), rejects.parquet, audit.json and audit.html into --out, and
 missing_images.txt where pictures are missing. Rows at fault go to rejects.parquet with a reason;
-the exit code is 2 where the input as a whole is at fault. A run that was killed goes on where it
-was when it is started again."""
+the exit code is 2 where the input as a whole is at fault. A run that was killed leaves nothing half
+written; the same command starts again."""
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a run of `data_prep.thinkvg` was asked for."""
+class Settings(BaseModel):
+    """The options of a run of `data_prep.thinkvg`."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     source: str
     images: Path
@@ -29,19 +33,78 @@ class Settings:
     frame: str
     fit: str
     family: ModelFamily
-    min_pixels: int
+    min_pixels: int = Field(ge=1)
     max_pixels: int
-    val: float
-    test: float
+    val: Share
+    test: Share
     stratify: str
-    limit: int | None
-    seed: int
-    workers: int
+    limit: int | None = Field(ge=1)
+    seed: int = Field(ge=0)
+    workers: int = Field(ge=1)
     prompts: str
     tokenizer: Path | None
     findings: Path | None
     exclude: Path | None
+    leave_out: tuple[str, ...]
     embed_images: bool
+
+    @field_validator("frame")
+    @classmethod
+    def _check_frame(cls, frame: str) -> str:
+        if frame != "auto":
+            try:
+                parse_frame(frame)
+            except ValueError as error:
+                raise ValueError(f"--frame: {error}") from None
+        return frame
+
+    @field_validator("images")
+    @classmethod
+    def _check_images(cls, folder: Path) -> Path:
+        if not folder.is_dir():
+            raise ValueError(f"--images {folder} is not a folder")
+        return _resolve("images", folder)
+
+    @field_validator("out")
+    @classmethod
+    def _check_out(cls, folder: Path) -> Path:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"--out {folder} is a file: name a folder")
+        return _resolve("out", folder)
+
+    @field_validator("leave_out", mode="before")
+    @classmethod
+    def _read_codes(cls, text: str | None) -> tuple[str, ...]:
+        """Read the codes of `--leave-out` and put them in the order of `BEYOND`."""
+        codes = [code.strip() for code in text.split(",")] if text is not None else []
+        for code in codes:
+            if code not in BEYOND:
+                raise ValueError(
+                    f"--leave-out {text!r}: {code!r} is none of {', '.join(BEYOND)}; "
+                    "write several with a comma between"
+                )
+        return tuple(code for code in BEYOND if code in codes)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        """Check the options that depend on each other."""
+        if self.max_pixels < max(self.min_pixels, self.family.factor**2):
+            raise ValueError(
+                f"--max-pixels is {self.max_pixels}: give at least --min-pixels "
+                f"({self.min_pixels}) and {self.family.factor**2}, one token of {self.family.name}"
+            )
+        if self.val + self.test >= 1:
+            raise ValueError(
+                f"--val {self.val:g} and --test {self.test:g} leave nothing to train on"
+            )
+        return self
+
+
+def _resolve(option: str, folder: Path) -> Path:
+    path = folder.resolve()
+    if not is_utf8(path):
+        raise ValueError(f"--{option} {str(path)!a} is a name that is no UTF-8: rename it")
+    return path
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -73,6 +136,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--exclude", type=Path, help="file of image paths, DICOM names, studies or patients to skip"
+    )
+    add(
+        "--leave-out",
+        metavar=",".join(BEYOND),
+        help="answers that one image cannot give: those that compare with an earlier examination, "
+        "those that hedge, or both (none; they are counted)",
     )
     add("--limit", type=int, help="use this many source rows, chosen by the seed (all)")
     add("--seed", type=int, default=0, help="of splits, fractions and the limit (0)")
@@ -108,66 +177,32 @@ def _add_coordinates(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
-    """Checks the options. Raises InputError with a line that names the one at fault."""
-    family = MODEL_FAMILIES[options.model_family]
+    """Fill in the defaults that depend on other options, and check all options.
+
+    Raises:
+        InputError: Options are wrong; the message names all of them.
+    """
+    values = vars(options).copy()
+    family = MODEL_FAMILIES[values.pop("model_family")]
     low, high = family.default_pixels
-    minimum = low if options.min_pixels is None else options.min_pixels
-    maximum = max(high, minimum) if options.max_pixels is None else options.max_pixels
-    if minimum < 1:
-        raise InputError(f"--min-pixels is {minimum}: give 1 or more")
-    if maximum < max(minimum, family.factor**2):
-        raise InputError(
-            f"--max-pixels is {maximum}: give at least --min-pixels ({minimum}) and "
-            f"{family.factor**2}, one token of {family.name}"
-        )
-    _check_numbers(options)
-    if options.frame != "auto":
-        try:
-            parse_frame(options.frame)
-        except ValueError as error:
-            raise InputError(f"--frame: {error}") from None
-    if options.frame == "original" and options.fit:
+    if options.min_pixels is None:
+        values["min_pixels"] = low
+    if options.max_pixels is None:
+        values["max_pixels"] = max(high, values["min_pixels"])
+    if options.fit is None:
+        values["fit"] = "auto" if options.frame == "auto" else "stretch"
+    elif options.frame == "original":
         raise InputError(f"--fit {options.fit} says nothing of --frame original: leave it out")
-    if not options.images.is_dir():
-        raise InputError(f"--images {options.images} is not a folder")
-    for option in ("images", "out"):
-        path = getattr(options, option).resolve()
-        if not is_utf8(path):
-            raise InputError(f"--{option} {str(path)!a} is a name that is no UTF-8: rename it")
-    if options.out.exists() and not options.out.is_dir():
-        raise InputError(f"--out {options.out} is a file: name a folder")
-    return Settings(
-        source=options.source,
-        images=options.images.resolve(),
-        out=options.out.resolve(),
-        frame=options.frame,
-        fit=options.fit or ("auto" if options.frame == "auto" else "stretch"),
-        family=family,
-        min_pixels=minimum,
-        max_pixels=maximum,
-        val=options.val,
-        test=options.test,
-        stratify=options.stratify,
-        limit=options.limit,
-        seed=options.seed,
-        workers=options.workers,
-        prompts=options.prompts,
-        tokenizer=options.tokenizer,
-        findings=options.findings,
-        exclude=options.exclude,
-        embed_images=options.embed_images,
-    )
+    try:
+        return Settings(family=family, **values)
+    except ValidationError as error:
+        raise InputError("; ".join(_describe(fault) for fault in error.errors())) from None
 
 
-def _check_numbers(options: argparse.Namespace) -> None:
-    for name in ("val", "test"):
-        if not 0 <= getattr(options, name) < 1:
-            raise InputError(f"--{name} is {getattr(options, name)}: give a share from 0 to 1")
-    if options.val + options.test >= 1:
-        raise InputError(
-            f"--val {options.val:g} and --test {options.test:g} leave nothing to train on"
-        )
-    for name, least in (("seed", 0), ("workers", 1), ("limit", 1)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name} is {value}: give {least} or more")
+def _describe(fault: ErrorDetails) -> str:
+    """Describe a fault that pydantic reports in the words of the command line."""
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":  # from a check above, which names the option
+        return message
+    option = str(fault["loc"][0]).replace("_", "-")
+    return f"--{option} is {fault['input']}: {message.replace('Input', 'it', 1)}"

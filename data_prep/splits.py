@@ -1,9 +1,6 @@
 """Splits by patient, and nested fractions of the training rows."""
 
-from __future__ import annotations
-
 import math
-from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,11 +8,11 @@ import numpy as np
 SPLITS = ("train", "val", "test")
 FRACTIONS = (2, 4, 8, 16)
 STRATIFY = ("auto", "always", "never")
-# With "auto" a split of fewer rows is left as it was dealt.
+# With "auto", a split of fewer rows is not stratified.
 FEWEST_ROWS = 1000
-# Shares of question types are brought this close to those of all rows, where that can be done.
+# The largest difference between the shares of a question type in a split and in all rows.
 TOLERANCE = 0.002
-_TRIES = 400  # exchanges looked at before the best of them is made
+_TRIES = 400  # random exchanges, of which the best is made
 _MOST_EXCHANGES = 2000
 
 Rows = Mapping[str, Mapping[str, int]]
@@ -24,36 +21,43 @@ Rows = Mapping[str, Mapping[str, int]]
 def split_patients(
     rows: Rows, val: float, test: float, seed: int, stratify: str = "auto"
 ) -> dict[str, str]:
-    """Assigns each patient to "train", "val" or "test".
+    """Assign each patient to "train", "val" or "test".
 
-    `rows` counts each patient's rows by question type. Patients are ordered by how many rows they
-    have, shuffled among equals, and dealt out in the shares asked for, so each split has its share
-    of patients with few and with many rows. A share above 0 gets at least one patient where there
-    are three or more. Then patients of the same number of rows change places with such of the
-    training split until each split has about the same shares of question types as all rows have.
+    Patients are sorted by their number of rows, shuffled among equals, and drawn at even distances,
+    so each split has its share of patients with few and with many rows. Then patients are exchanged
+    with training patients of as many rows, until the shares of the question types in each split are
+    about those of all rows.
+
+    Args:
+        rows: Each patient's number of rows by question type.
+        val: Share of the patients; above 0 it is at least one patient if there are three or more.
+        test: As `val`.
+        seed: Of the shuffles.
+        stratify: One of `STRATIFY`: whether to exchange patients.
     """
     totals = {patient: sum(counts.values()) for patient, counts in rows.items()}
-    split_of = _deal(totals, val, test, seed)
+    split_of = _draw(totals, val, test, seed)
     for number, split in enumerate(("val", "test")):
-        here = sum(totals[patient] for patient, name in split_of.items() if name == split)
-        if stratify == "always" or (stratify == "auto" and here >= FEWEST_ROWS):
+        size = sum(totals[patient] for patient, name in split_of.items() if name == split)
+        if stratify == "always" or (stratify == "auto" and size >= FEWEST_ROWS):
             _balance(rows, split_of, split, np.random.default_rng([seed, 13, number]))
     return split_of
 
 
-def _deal(totals: Mapping[str, int], val: float, test: float, seed: int) -> dict[str, str]:
+def _draw(totals: Mapping[str, int], val: float, test: float, seed: int) -> dict[str, str]:
     names = sorted(totals)
     order = np.random.default_rng([seed, 10]).permutation(len(names))
-    shuffled = sorted((names[index] for index in order), key=lambda name: totals[name])
-    wanted = {"val": _count(val, len(names)), "test": _count(test, len(names))}
+    remaining = sorted((names[index] for index in order), key=lambda name: totals[name])
     split_of = dict.fromkeys(names, "train")
-    free = list(range(len(names)))
-    for split, count in wanted.items():
-        # Evenly spaced places among those left, so every size of patient is met.
-        taken = {free[math.floor((place + 0.5) * len(free) / count)] for place in range(count)}
-        for position in taken:
-            split_of[shuffled[position]] = split
-        free = [position for position in free if position not in taken]
+    for split, share in (("val", val), ("test", test)):
+        count = _count(share, len(names))
+        # Evenly spaced positions, to draw patients with few rows and with many.
+        drawn = {
+            remaining[math.floor((number + 0.5) * len(remaining) / count)]
+            for number in range(count)
+        }
+        split_of |= dict.fromkeys(drawn, split)
+        remaining = [name for name in remaining if name not in drawn]
     return split_of
 
 
@@ -64,69 +68,73 @@ def _count(share: float, patients: int) -> int:
 
 
 def _balance(rows: Rows, split_of: dict[str, str], split: str, rng: np.random.Generator) -> None:
-    """Exchanges patients of `split` for training patients with as many rows, in place."""
+    """Exchange patients of `split` with training patients of as many rows, in `split_of`."""
     kinds = sorted({kind for counts in rows.values() for kind in counts})
     names = sorted(rows)
     counts = np.array([[rows[name].get(kind, 0) for kind in kinds] for name in names])
-    inside = np.array([split_of[name] == split for name in names])
-    free = np.array([split_of[name] == "train" for name in names])
-    if not inside.any() or not free.any():
+    in_split = np.array([split_of[name] == split for name in names])
+    in_train = np.array([split_of[name] == "train" for name in names])
+    if not in_split.any() or not in_train.any():
         return
-    size = counts[inside].sum()
-    wanted = counts.sum(axis=0) / counts.sum() * size
-    excess = counts[inside].sum(axis=0) - wanted
-    by_size = _places_by_size(counts.sum(axis=1), free)
+    size = counts[in_split].sum()
+    excess = counts[in_split].sum(axis=0) - counts.sum(axis=0) / counts.sum() * size
+    by_size = _indices_by_size(counts.sum(axis=1), in_train)
     for _ in range(_MOST_EXCHANGES):
         if np.abs(excess).max() <= max(0.5, TOLERANCE * size):
             break
-        best = _best_exchange(counts, np.flatnonzero(inside), by_size, free, excess, rng)
+        best = _best_exchange(counts, np.flatnonzero(in_split), by_size, in_train, excess, rng)
         if best is None:
             break
-        leaves, enters = best
-        excess += counts[enters] - counts[leaves]
-        inside[[leaves, enters]] = [False, True]
-        free[[leaves, enters]] = [True, False]
-        by_size[int(counts[leaves].sum())].append(leaves)
-        split_of[names[leaves]], split_of[names[enters]] = "train", split
+        leaving, entering = best
+        excess += counts[entering] - counts[leaving]
+        in_split[[leaving, entering]] = [False, True]
+        in_train[[leaving, entering]] = [True, False]
+        by_size[int(counts[leaving].sum())].append(leaving)
+        split_of[names[leaving]], split_of[names[entering]] = "train", split
 
 
-def _places_by_size(totals: np.ndarray, free: np.ndarray) -> dict[int, list[int]]:
-    places: dict[int, list[int]] = {int(total): [] for total in np.unique(totals)}
-    for place in np.flatnonzero(free):
-        places[int(totals[place])].append(int(place))
-    return places
+def _indices_by_size(totals: np.ndarray, in_train: np.ndarray) -> dict[int, list[int]]:
+    """Return the indices of training patients by their number of rows."""
+    indices: dict[int, list[int]] = {int(total): [] for total in np.unique(totals)}
+    for index in np.flatnonzero(in_train):
+        indices[int(totals[index])].append(int(index))
+    return indices
 
 
 def _best_exchange(
     counts: np.ndarray,
-    inside: np.ndarray,
+    in_split: np.ndarray,
     by_size: dict[int, list[int]],
-    free: np.ndarray,
+    in_train: np.ndarray,
     excess: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[int, int] | None:
-    """The best of some exchanges drawn at random; None where none of them helps."""
-    leaves = inside[rng.integers(len(inside), size=_TRIES)]
+    """Return the best of some random exchanges as (leaving, entering), None if none of them helps.
+
+    `counts` has shape (patients, question types), `excess` is how many rows of each type the split
+    has too many.
+    """
+    candidates = in_split[rng.integers(len(in_split), size=_TRIES)]
     draws = rng.random(_TRIES)
-    options = [by_size[int(counts[place].sum())] for place in leaves]
+    partners = [by_size[int(counts[index].sum())] for index in candidates]
     pairs = [
-        (int(place), others[int(draw * len(others))])
-        for place, others, draw in zip(leaves, options, draws, strict=True)
-        if others
+        (int(index), same_size[int(draw * len(same_size))])
+        for index, same_size, draw in zip(candidates, partners, draws, strict=True)
+        if same_size
     ]
-    pairs = [pair for pair in pairs if free[pair[1]]]
+    pairs = [pair for pair in pairs if in_train[pair[1]]]
     if not pairs:
         return None
-    gone, come = np.array(pairs).T
-    after = np.square(excess + counts[come] - counts[gone]).sum(axis=1)
-    best = int(after.argmin())
-    return pairs[best] if after[best] < np.square(excess).sum() else None
+    leaving, entering = np.array(pairs).T
+    errors = np.square(excess + counts[entering] - counts[leaving]).sum(axis=1)
+    best = int(errors.argmin())
+    return pairs[best] if errors[best] < np.square(excess).sum() else None
 
 
 def fraction_levels(rows: int, seed: int) -> np.ndarray:
-    """For each training row the smallest fraction it is in: 1 (only the whole), 2, 4, 8 or 16.
+    """Return for each training row the k of the smallest fraction 1/k that holds it; 1 is all rows.
 
-    The rows with a level of k or more are a k-th of all, so a smaller fraction is inside a larger.
+    The rows of level k or more are the fraction 1/k, so each fraction contains the smaller ones.
     """
     order = np.random.default_rng([seed, 11]).permutation(rows)
     levels = np.ones(rows, dtype=np.uint8)
@@ -135,21 +143,9 @@ def fraction_levels(rows: int, seed: int) -> np.ndarray:
     return levels
 
 
-def limited_rows(rows: int, limit: int | None, seed: int) -> np.ndarray | None:
-    """Positions of the source rows that a limit keeps, chosen at random, in order; None for all."""
+def limited_rows(rows: int, limit: int | None, seed: int) -> np.ndarray:
+    """Return the sorted indices of the source rows to use: all, or `limit` chosen at random."""
     if limit is None or limit >= rows:
-        return None
+        return np.arange(rows)
     chosen = np.random.default_rng([seed, 12]).permutation(rows)[:limit]
     return np.sort(chosen)
-
-
-def type_shares(rows: Rows, split_of: Mapping[str, str]) -> dict[str, dict[str, float]]:
-    """The share of each question type in each split that has rows."""
-    counted: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
-    for patient, counts in rows.items():
-        counted[split_of[patient]].update(counts)
-    return {
-        split: {kind: number / counts.total() for kind, number in sorted(counts.items())}
-        for split, counts in counted.items()
-        if counts
-    }

@@ -1,6 +1,4 @@
-"""Command line of the synthesis: `python -m data_prep.synthesize`."""
-
-from __future__ import annotations
+"""Reasoning for rows that have none: `python -m data_prep.synthesize`."""
 
 import asyncio
 import sys
@@ -16,30 +14,30 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> None:
         settings = settings_from(options)
-        # After the check that the packages of the extra `judge` are there.
-        from data_prep.synthesis.session import synthesize
+        # Imports packages of the extra `judge`; `settings_from` has checked that they exist.
+        from data_prep.synthesis.output import synthesize
 
-        found = asyncio.run(synthesize(settings))
-        for line in _summary(found):
+        report = asyncio.run(synthesize(settings))
+        for line in _summary(report):
             print(line)
         print(f"see {settings.out / 'synthesis.json'}")
 
     return run(work, options.out)
 
 
-def _summary(found: Mapping[str, Any]) -> list[str]:
-    rows, tokens = found["rows"], found["tokens"]
-    reasons = ", ".join(f"{count} {code}" for code, count in found["rejects"].items())
+def _summary(report: Mapping[str, Any]) -> list[str]:
+    rows, tokens = report["rows"], report["tokens"]
+    reasons = ", ".join(f"{count} {code}" for code, count in report["rejects"].items())
     lines = [
         f"{rows['source']} rows: {rows['kept']} with reasoning, {rows['rejects']} rejects"
         + (f" ({reasons})" if reasons else "")
         + f", {rows['left_out']} left out",
-        f"{found['replies']} replies by {found['model']} in {found['seconds']:g} s: "
+        f"{report['replies']} replies by {report['model']} in {report['seconds']:g} s: "
         f"{tokens['read']} tokens read, {tokens['written']} written"
-        + (f", {found['rows_per_hour']:g} rows an hour" if "rows_per_hour" in found else ""),
+        + (f", {report['rows_per_hour']:g} rows an hour" if "rows_per_hour" in report else ""),
     ]
-    if "cost" in found:
-        lines.append(f"cost: {found['cost']:g}, {found['cost_per_kept_row']} for each row kept")
+    if "cost" in report:
+        lines.append(f"cost: {report['cost']:g}, {report['cost_per_kept_row']} for each row kept")
     return lines
 
 

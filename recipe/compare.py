@@ -1,6 +1,6 @@
-"""``python -m recipe.compare BEFORE AFTER``: two models on the same questions, paired.
+"""``python -m recipe.compare BEFORE AFTER``: compare two models on the same questions, paired.
 
-Both are predictions files of recipe.evaluate, scored; differences are AFTER less BEFORE, with 95 %
+Both are scored predictions files of recipe.evaluate. Differences are AFTER minus BEFORE, with 95 %
 intervals over patients.
 """
 
@@ -13,21 +13,26 @@ from typing import Any
 
 import pandas as pd
 
-from recipe.errors import InputError
-from recipe.evaluation.clusters import paired
-from recipe.evaluation.files import write_text_atomically
-from recipe.evaluation.markdown import estimate, lines
-from recipe.evaluation.metrics import OVERALL, QUESTION_TYPES, question_values
-from recipe.evaluation.predictions import read_predictions
-from recipe.evaluation.results import intervals
-from recipe.evaluation.tables import METRIC_TITLES
+from data_prep.program import InputError, write_whole
+from recipe.evaluate.metrics import (
+    METHOD,
+    check_same_questions,
+    paired,
+    question_values,
+    split_by_type,
+)
+from recipe.evaluate.predictions import read_predictions
+from recipe.evaluate.results import intervals
+from recipe.evaluate.tables import METRIC_TITLES, estimate, markdown_table
 
 
 def compare(before: pd.DataFrame, after: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
-    """Both models and their difference, per question type and overall.
+    """Estimate both models and their difference, per question type and overall.
 
     Args:
-        before, after: of `question_values`.
+        before: `question_values` of the first model.
+        after: those of the second model.
+        seed: of the bootstrap.
 
     Returns:
         `before`, `after` and `difference`: question type or `overall` -> metric -> estimate.
@@ -35,44 +40,37 @@ def compare(before: pd.DataFrame, after: pd.DataFrame, seed: int = 0) -> dict[st
     Raises:
         InputError: the two did not answer the same questions.
     """
-    kinds = {kind: before[before["question_type"] == kind].index for kind in QUESTION_TYPES}
-    kinds[OVERALL] = before.index
-    overall = paired(before, after, seed=seed)
-    difference = {
-        kind: paired(before.loc[ids], after.loc[ids], seed=seed) if kind != OVERALL else overall
-        for kind, ids in kinds.items()
-        if len(ids)
-    }
+    check_same_questions(before.index, after.index)
     return {
         "before": intervals(before, seed),
         "after": intervals(after, seed),
-        "difference": difference,
+        "difference": {
+            kind: paired(rows, after.loc[rows.index], seed=seed)
+            for kind, rows in split_by_type(before).items()
+        },
     }
 
 
-def markdown(found: dict[str, Any], names: tuple[str, str]) -> str:
-    """The comparison as Markdown."""
-    parts = [
-        f"# {names[1]} less {names[0]}\n",
-        "In brackets: 95 % intervals, paired by question and bootstrapped over patients.\n",
-    ]
-    for kind in found["difference"]:
-        before, after, gain = (found[side][kind] for side in ("before", "after", "difference"))
+def markdown(comparison: dict[str, Any], names: tuple[str, str]) -> str:
+    """Format a comparison as Markdown."""
+    parts = [f"# {names[1]} less {names[0]}\n", f"In brackets: {METHOD}.\n"]
+    for kind, gains in comparison["difference"].items():
+        before, after = comparison["before"][kind], comparison["after"][kind]
         rows = [
             [
                 METRIC_TITLES[metric],
                 estimate(before.get(metric), metric),
                 estimate(after.get(metric), metric),
-                estimate(gain[metric], signed=True),
+                estimate(gain, signed=True),
             ]
-            for metric in gain
+            for metric, gain in gains.items()
         ]
-        parts += [f"## {kind}\n", lines(["", names[0], names[1], "difference"], rows)]
+        parts += [f"## {kind}\n", markdown_table(["", *names, "difference"], rows)]
     return "\n".join(parts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare, write and print; 2 and one line on stderr where that cannot be done."""
+    """Compare, write and print; on failure print one line to stderr and return 2."""
     parser = argparse.ArgumentParser(prog="python -m recipe.compare", description=__doc__)
     for name in ("before", "after"):
         parser.add_argument(name, type=Path, metavar=name.upper(), help="greedy or sampled .jsonl")
@@ -80,14 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (0)")
     options = parser.parse_args(arguments)
     try:
-        values = [
+        before, after = (
             question_values(read_predictions(path)) for path in (options.before, options.after)
-        ]
-        found = compare(values[0], values[1], options.seed)
-        text = markdown(found, (str(options.before), str(options.after)))
+        )
+        comparison = compare(before, after, options.seed)
+        text = markdown(comparison, (str(options.before), str(options.after)))
         if options.out:
-            write_text_atomically(options.out / "comparison.json", json.dumps(found, indent=2))
-            write_text_atomically(options.out / "comparison.md", text)
+            write_whole(options.out / "comparison.json", json.dumps(comparison, indent=2))
+            write_whole(options.out / "comparison.md", text)
     except (InputError, OSError) as error:
         print(f"recipe.compare: error: {error}", file=sys.stderr)
         return 2

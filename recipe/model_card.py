@@ -1,5 +1,7 @@
 """The model card of an exported model, filled in from its run and its evaluation."""
 
+import importlib.metadata
+import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,13 +9,16 @@ from typing import Any
 
 import yaml
 
-from recipe.checkpoints import Source, load_json, run_folder
-from recipe.errors import InputError
-from recipe.evaluation.markdown import beside_table, verdict
-from recipe.evaluation.questions import read_columns
-from recipe.reporting.origin import origin_of_patients
+from data_prep.program import InputError, read_metadata
+from recipe.evaluate.metrics import METHOD
+from recipe.evaluate.predictions import read_columns
+from recipe.evaluate.tables import beside_table, markdown_table, verdict
+from recipe.report.run_folder import origin_of_patients, patients_of
+from recipe.run.checkpoints import Source, load_json, run_folder
+from recipe.run.identity import read_run_config
 
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("verl", "ray", "vllm", "torch", "transformers", "TransferQueue", "datasets")
+ROOT = Path(__file__).resolve().parents[2]
 UNKNOWN = "not recorded"
 CODE = (".", ":(exclude)results", ":(exclude)docs")
 HEADER = {
@@ -23,7 +28,6 @@ HEADER = {
     "license_name": "see-below",
     "tags": ["medical-vqa", "visual-grounding", "chest-x-ray"],
 }
-
 _DATA_NOTES = {
     "phantom": "The training data is the synthetic phantom set of this project: drawn chests, no "
     "patient. The numbers say that the training works, not how well the model reads X-rays.",
@@ -37,7 +41,7 @@ _DATA_NOTES = {
 
 
 def card(name: str, source: Source, evaluation: Path | None) -> str:
-    """The text of README.md.
+    """Return the text of README.md.
 
     Args:
         name: of the model.
@@ -58,59 +62,20 @@ def card(name: str, source: Source, evaluation: Path | None) -> str:
         "Answers a question about a chest X-ray with a reasoning that cites boxes, an answer and "
         "the boxes of its evidence. For research; not a medical device.\n",
         "## Training\n",
-        _table(_training(source, config, base)),
+        markdown_table(["", ""], _training(source, config, base).items(), align_right=False),
         "## Evaluation\n",
         *_evaluation(metrics),
         "## Use\n",
         "Loads with `AutoModelForImageTextToText` and `AutoProcessor` of transformers, and in "
         "vLLM. The prompt is built by the processor's chat template; pictures go in under the "
         "pixel limits below, since boxes are written in the coordinates of the resized picture.\n",
-        _table(_limits(config)),
+        markdown_table(["", ""], _limits(config).items(), align_right=False),
         "## Licence and data\n",
         f"{_DATA_NOTES[origin]}\n",
         f"The weights come from `{base}` and stay under its licence. The code that trained them is "
         "Apache-2.0.\n",
     ]
     return "\n".join(parts)
-
-
-def read_run_config(run: Path) -> dict[str, Any]:
-    """The configuration that Hydra left in a run folder; empty where there is none."""
-    file = run / ".hydra" / "config.yaml"
-    if not file.is_file():
-        return {}
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    from recipe.settings import register_resolvers
-
-    register_resolvers()
-    loaded = OmegaConf.load(file)
-    try:
-        return dict(OmegaConf.to_container(loaded, resolve=True))  # type: ignore[arg-type]
-    except OmegaConfBaseException:
-        return dict(OmegaConf.to_container(loaded, resolve=False))  # type: ignore[arg-type]
-
-
-def commit() -> str:
-    """The commit of this code, with a mark where files differ from it.
-
-    What runs write themselves, results and pages, is not the code.
-    """
-    try:
-        answers = [
-            subprocess.run(
-                ["git", "-C", str(ROOT), *command],
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=30,
-            ).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno", "--", *CODE])
-        ]
-    except (OSError, subprocess.SubprocessError):
-        return UNKNOWN
-    return f"{answers[0]}{' with local changes' if answers[1] else ''}"
 
 
 def _training(source: Source, config: Mapping[str, Any], base: str) -> dict[str, str]:
@@ -138,17 +103,32 @@ def _training(source: Source, config: Mapping[str, Any], base: str) -> dict[str,
     return rows
 
 
-def _limits(config: Mapping[str, Any]) -> dict[str, str]:
-    from data_prep.metadata import read_metadata
+def commit() -> str:
+    """Return the commit of this code, marked if files differ from it.
 
-    file = Path(_get(config, "data.train_files"))
+    Results and pages, which runs write themselves, do not count.
+    """
     try:
-        metadata = read_metadata(file)
-    except (OSError, ValueError):
-        return {"pixel limits": UNKNOWN}
+        head, changes = (
+            subprocess.run(
+                ["git", "-C", str(ROOT), *command],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=30,
+            ).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno", "--", *CODE])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return UNKNOWN
+    return f"{head} with local changes" if changes else head
+
+
+def versions() -> dict[str, str]:
+    """Return the installed versions of Python and of `PACKAGES`."""
     return {
-        "pixels, least and most": f"{metadata.get('min_pixels')} and {metadata.get('max_pixels')}",
-        "boxes": str(metadata.get("coordinates", UNKNOWN)),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
     }
 
 
@@ -168,18 +148,29 @@ def _evaluation(metrics: Mapping[str, Any]) -> list[str]:
         return ["Not evaluated at export.\n"]
     return [
         f"{metrics['overall']['n']} questions about {metrics['patients']} patients that training "
-        f"did not see, reward preset `{metrics['preset']}`; 95 % intervals over patients.\n",
+        f"did not see, reward preset `{metrics['preset']}`. In brackets: {METHOD}.\n",
         verdict(metrics),
         beside_table(metrics),
     ]
+
+
+def _limits(config: Mapping[str, Any]) -> dict[str, str]:
+    file = Path(_get(config, "data.train_files"))
+    try:
+        metadata = read_metadata(file)
+    except (OSError, ValueError):
+        return {"pixel limits": UNKNOWN}
+    return {
+        "pixels, least and most": f"{metadata.get('min_pixels')} and {metadata.get('max_pixels')}",
+        "boxes": str(metadata.get("coordinates", UNKNOWN)),
+    }
 
 
 def _origin(config: Mapping[str, Any]) -> str:
     file = Path(_get(config, "data.train_files"))
     if not file.is_file():
         return "unknown"
-    extras = read_columns(file, ("extra_info",))["extra_info"]
-    return origin_of_patients({str(e["patient"]) for e in extras if e and e.get("patient")})
+    return origin_of_patients(patients_of(read_columns(file, ("extra_info",))["extra_info"]))
 
 
 def _get(config: Mapping[str, Any], key: str) -> str:
@@ -190,9 +181,5 @@ def _get(config: Mapping[str, Any], key: str) -> str:
 
 
 def _shown(path: str) -> str:
-    """A hub name as it is; of a local path the end, since the rest tells of this machine only."""
+    """Return a hub name unchanged, but only the end of a path, which is not of this machine."""
     return "/".join(Path(path).parts[-2:]) if path.startswith(("/", ".", "~")) else path
-
-
-def _table(rows: Mapping[str, str]) -> str:
-    return "| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in rows.items())

@@ -1,9 +1,13 @@
-"""Runs a Hydra program so that a fault of its input is one line, before anything is started."""
+"""Compose configurations and run Hydra programs; a faulty input ends in one line and code 2."""
 
+import importlib.util
 import os
 import sys
-from collections.abc import Callable, MutableMapping
+import traceback
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -12,23 +16,73 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from recipe.errors import InputError
-from recipe.settings import CONFIG_FOLDER, register_resolvers
+from data_prep.program import InputError
+from recipe import console
+from recipe.run import host
 
+CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
+GDPO = "thinkvg_gdpo"
+"""Name of the advantage estimator in `recipe.algorithms.gdpo`."""
+
+FRACTIONS = ("full", "1of2", "1of4", "1of8", "1of16")
 OPTIONAL_GROUPS = ("experiment", "ablation")
 
 
-def fail(message: str) -> None:
+def verl_configs() -> str:
+    """Return the folder of verl's own trainer configuration, without importing verl.
+
+    Raises:
+        ModuleNotFoundError: verl is not installed.
+    """
+    spec = importlib.util.find_spec("verl")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("verl is not installed: run `make setup`")
+    return str(Path(spec.origin).parent / "trainer" / "config")
+
+
+def fraction_file(folder: str, name: str, fraction: str) -> str:
+    """Return the training file of a data fraction, for example ``DIR/train-1of8.parquet``.
+
+    Raises:
+        ValueError: `fraction` is not among `FRACTIONS`.
+    """
+    if fraction not in FRACTIONS:
+        raise ValueError(f"data.fraction={fraction}: choose one of {', '.join(FRACTIONS)}")
+    suffix = "" if fraction == "full" else f"-{fraction}"
+    return f"{folder}/{name}{suffix}.parquet"
+
+
+def register_resolvers() -> None:
+    """Register the resolvers with OmegaConf; doing it again changes nothing."""
+    OmegaConf.register_new_resolver("verl_configs", verl_configs, replace=True)
+    OmegaConf.register_new_resolver("fraction_file", fraction_file, replace=True)
+    OmegaConf.register_new_resolver("add", lambda *terms: sum(terms), replace=True)
+
+
+def fail(message: str) -> NoReturn:
     """Print `message` as one line on standard error and end the program with code 2."""
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    console.error(message)
     raise SystemExit(2)
+
+
+@contextmanager
+def one_line_at_the_end(interrupted: str = "interrupted") -> Iterator[None]:
+    """End the program with one line and code 2 at an `InputError`, 130 at Ctrl-C."""
+    try:
+        yield
+    except InputError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        if not console.is_part_of_a_run():
+            console.say(interrupted)
+        raise SystemExit(130) from None  # a shell's code for SIGINT
 
 
 def compose_config(name: str, overrides: list[str]) -> DictConfig:
     """Compose ``configs/NAME.yaml`` with `overrides`.
 
     Raises:
-        InputError: an unknown group entry, key or value.
+        InputError: a group entry, key or value is unknown.
     """
     register_resolvers()
     GlobalHydra.instance().clear()
@@ -36,24 +90,23 @@ def compose_config(name: str, overrides: list[str]) -> DictConfig:
         _check_optional(override)
     try:
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            config = compose(name, overrides=overrides, return_hydra_config=False)
-        return config
+            return compose(name, overrides=overrides, return_hydra_config=False)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_composition_fault(error, overrides)) from error
 
 
 def _check_optional(override: str) -> None:
-    """Refuse an unknown entry of an optional group, which Hydra would leave out without a word."""
+    """Refuse an unknown entry of an optional group, which Hydra would silently ignore."""
     group, _, entry = override.partition("=")
     if group not in OPTIONAL_GROUPS or entry in ("", "null"):
         return
-    known = sorted(path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml"))
-    if entry not in known:
-        raise InputError(f"{override}: no such entry; there are {', '.join(known)}")
+    entries = sorted(path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml"))
+    if entry not in entries:
+        raise InputError(f"{override}: no such entry; choose one of {', '.join(entries)}")
 
 
 def _composition_fault(error: Exception, overrides: list[str]) -> str:
-    """Hydra's message on one line, without its hint on stack traces."""
+    """Return Hydra's message and its cause on one line, without the hint on stack traces."""
     message = " ".join(str(error).split())
     cause = error.__cause__
     if cause is not None and str(cause).strip() and str(cause).split()[0] not in message:
@@ -65,7 +118,7 @@ def require(config: DictConfig, *keys: str) -> None:
     """Check that mandatory keys have a value.
 
     Raises:
-        InputError: the first of `keys` without one.
+        InputError: a key has no value; names the first.
     """
     for key in keys:
         holder, _, leaf = key.rpartition(".")
@@ -75,16 +128,23 @@ def require(config: DictConfig, *keys: str) -> None:
 
 
 def name_gpus_once(environment: MutableMapping[str, str]) -> None:
-    """Leave GPUs their CUDA name: SLURM may set AMD's variable beside it, which verl refuses."""
+    """Remove AMD's variable if CUDA's is set: SLURM may set both, and verl refuses that."""
     if "CUDA_VISIBLE_DEVICES" in environment:
         environment.pop("ROCR_VISIBLE_DEVICES", None)
 
 
 def set_environment(config: DictConfig) -> None:
-    """Set the variables of ``cluster.env`` that are not set yet; before verl is imported."""
+    """Set the variables of ``cluster.env`` that are not set yet, and adapt to the machine's limits.
+
+    Call it before torch is imported: OpenMP reads its variables when it loads.
+
+    Raises:
+        InputError: the temporary folder's path is too long.
+    """
     name_gpus_once(os.environ)
     for name, value in config.cluster.env.items():
         os.environ.setdefault(str(name), str(value))
+    host.adapt()
 
 
 def run(name: str, program: Callable[[DictConfig], None]) -> None:
@@ -92,24 +152,43 @@ def run(name: str, program: Callable[[DictConfig], None]) -> None:
 
     Args:
         name: root configuration, a file of ``configs/`` without its ending.
-        program: takes the composed configuration; an `InputError` of it ends with code 2.
+        program: takes the composed configuration; its `InputError` ends the process with code 2.
     """
+    with one_line_at_the_end():
+        _run(name, program)
+
+
+def _run(name: str, program: Callable[[DictConfig], None]) -> None:
     register_resolvers()
     arguments = sys.argv[1:]
     try:
         for argument in arguments:
             _check_optional(argument)
         if not any(argument.startswith("-") for argument in arguments):
-            compose_config(name, arguments)
+            # Hydra creates the run's folder itself, and would fail with a trace.
+            host.check_outputs(compose_config(name, arguments))
             GlobalHydra.instance().clear()
     except InputError as error:
         fail(str(error))
 
     def guarded(config: DictConfig) -> None:
         try:
+            set_environment(config)
             program(config)
         except InputError as error:
             fail(str(error))
+        except Exception as error:
+            if not console.has_log():
+                raise
+            traceback.print_exc()
+            console.error(describe(error))
+            raise SystemExit(1) from None
 
-    entry = hydra.main(config_path=str(Path(CONFIG_FOLDER)), config_name=name, version_base="1.3")
-    entry(guarded)()
+    hydra.main(config_path=str(CONFIG_FOLDER), config_name=name, version_base="1.3")(guarded)()
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception's type and first line; where that ends in a colon, also the second."""
+    first, *later = str(error).strip().splitlines() or [""]
+    line = f"{first} {later[0].strip()}" if later and first.endswith(":") else first
+    return f"{type(error).__name__}: {line}"

@@ -1,9 +1,9 @@
 """Score responses offline: `python -m reward --preset NAME --input F.jsonl --output F.jsonl`.
 
 Reads lines `{"id", "response", "ground_truth", optional "extra_info"}` and writes
-`{"id", …components}`, in order, one for one; a line's `sample`, which tells several responses to a
-question apart, is repeated too. A judged preset asks as many responses at a time as its settings
-allow.
+`{"id", …components}`, in order, one for one. A line's `sample`, which tells several responses to a
+question apart, is repeated too. A judged preset asks for as many responses at a time as its
+settings allow.
 """
 
 import argparse
@@ -14,14 +14,13 @@ from typing import Any
 
 import yaml
 
-from reward.judge.failures import JudgeFailing
-from reward.judge.ready import check_ready
+from reward.judge.settings import JudgeFailing, check_ready
 from reward.offline import score_file
-from reward.presets import is_judged, load_preset, preset_names
+from reward.settings import is_judged, load_preset, preset_names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
     try:
         settings = load_preset(options.preset, _judge_settings(options.judge))
@@ -29,12 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_ready(settings["judge"])
         counts = score_file(options.input, options.output, settings)
     except (OSError, ValueError, JudgeFailing) as error:
-        print(f"reward: {_one_line(error)}", file=sys.stderr)
+        print(f"reward: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    said = f"{counts['lines']} responses scored with {options.preset}: {options.output}"
+    summary = f"{counts['lines']} responses scored with {options.preset}: {options.output}"
     if is_judged(settings):
-        said += f"; {counts['judge_used']} judged, the judge failed for {counts['judge_failed']}"
-    print(said, file=sys.stderr)
+        summary += f"; {counts['judge_used']} judged, the judge failed for {counts['judge_failed']}"
+    print(summary, file=sys.stderr)
     return 0
 
 
@@ -52,10 +51,6 @@ def _judge_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m reward",
@@ -64,20 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--preset", required=True, metavar="NAME", help=f"one of: {', '.join(preset_names())}"
     )
-    parser.add_argument(
-        "--input",
-        required=True,
-        type=Path,
-        metavar="FILE.jsonl",
-        help="lines with id, response, ground_truth and optionally extra_info",
-    )
-    parser.add_argument(
-        "--output",
-        required=True,
-        type=Path,
-        metavar="FILE.jsonl",
-        help="lines with id and every component; replaced if it exists",
-    )
+    for option, content in (
+        ("--input", "lines with id, response, ground_truth and optionally extra_info"),
+        ("--output", "lines with id and every component; replaced if it exists"),
+    ):
+        parser.add_argument(option, required=True, type=Path, metavar="FILE.jsonl", help=content)
     parser.add_argument(
         "--judge",
         action="append",

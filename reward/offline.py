@@ -4,35 +4,103 @@ import asyncio
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from reward.presets import is_judged
-from reward.thinkvg import compute_score
+from reward.judge.settings import FailureWatch, JudgeFailing, check_ready
+from reward.settings import is_judged
+from reward.thinkvg import compute_score, compute_score_judged
+
+BLOCK = 256
+"""Responses that count as one step of `judge.failed_window`."""
 
 IDENTITY = ("id", "sample")
-"""Keys of an input line that its output line repeats, the second where it is there."""
+"""Keys of an input line that its output line repeats, the second if it is there."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A response to score, as `compute_score` takes it."""
+
+    response: str
+    ground_truth: str | Mapping[str, Any]
+    extra_info: Mapping[str, Any] | None = None
+
+
+async def score_many(
+    items: Iterable[Item], kwargs: Mapping[str, Any], data_source: str = "thinkvg"
+) -> AsyncIterator[dict[str, float]]:
+    """Yield the judged result of each item, in order.
+
+    Items are read when they are needed: at most twice `judge.max_concurrency` ahead of the results.
+
+    Raises:
+        ValueError: a setting is wrong, or the item next in order.
+        JudgeFailing: the judge fails too often, in some consecutive items or in all of them.
+    """
+    settings = check_ready(kwargs["judge"])
+    from reward.judge.judge import close_judges  # needs the extra `judge`
+
+    tally = _Tally(FailureWatch(settings))
+    waiting: deque[asyncio.Task[dict[str, float]]] = deque()
+    try:
+        for item in items:
+            scoring = compute_score_judged(
+                data_source, item.response, item.ground_truth, item.extra_info, **kwargs
+            )
+            waiting.append(asyncio.create_task(scoring))
+            if len(waiting) >= 2 * settings.max_concurrency:
+                yield tally.count(await waiting.popleft())
+        while waiting:
+            yield tally.count(await waiting.popleft())
+        tally.end_block(at_end=True)
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await close_judges()
+
+
+class _Tally:
+    """Counts results in blocks, and raises JudgeFailing if too many of them failed."""
+
+    def __init__(self, watch: FailureWatch) -> None:
+        self._watch = watch
+        self._asked = self._failed = 0
+
+    def count(self, scores: dict[str, float]) -> dict[str, float]:
+        """Count a result and return it."""
+        self._asked += int(scores["judge_used"] + scores["judge_failed"])
+        self._failed += int(scores["judge_failed"])
+        if self._asked >= BLOCK:
+            self.end_block()
+        return scores
+
+    def end_block(self, at_end: bool = False) -> None:
+        """Add the counts since the last block to the watch."""
+        self._watch.add(self._asked, self._failed)
+        self._asked = self._failed = 0
+        fault = self._watch.fault(at_end)
+        if fault:
+            raise JudgeFailing(fault)
 
 
 def score_file(source: Path, target: Path, settings: dict[str, Any]) -> Counter[str]:
-    """Score a file of responses; the output appears when it is whole.
+    """Score a file of responses with a preset's `reward_kwargs`; write the output when it is whole.
 
-    Returns the number of `lines`, and of those with `judge_used` and `judge_failed`. Raises
-    ValueError naming file and line where a line is malformed, OSError for the files.
+    Returns:
+        The number of `lines`, and of those with `judge_used` and `judge_failed`.
+
+    Raises:
+        ValueError: a line is malformed, named by file and number; or a path is wrong.
+        OSError: a file cannot be read or written.
+        JudgeFailing: the judge fails too often.
     """
-    if source.is_dir():
-        raise ValueError(f"--input {source} is a folder: name a file in it")
-    if not source.is_file():
-        raise ValueError(f"--input {source}: no such file")
-    if not target.parent.is_dir():
-        raise ValueError(f"--output {target}: the folder {target.parent} does not exist")
-    if target.is_dir():
-        raise ValueError(f"--output {target} is a folder: name a file in it")
-    if target.exists() and target.samefile(source):
-        raise ValueError(f"--output {target} is the input: name another file")
+    _check_paths(source, target)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as out:
@@ -46,20 +114,31 @@ def score_file(source: Path, target: Path, settings: dict[str, Any]) -> Counter[
     return counts
 
 
+def _check_paths(source: Path, target: Path) -> None:
+    if source.is_dir():
+        raise ValueError(f"--input {source} is a folder: name a file in it")
+    if not source.is_file():
+        raise ValueError(f"--input {source}: no such file")
+    if not target.parent.is_dir():
+        raise ValueError(f"--output {target}: the folder {target.parent} does not exist")
+    if target.is_dir():
+        raise ValueError(f"--output {target} is a folder: name a file in it")
+    if target.exists() and target.samefile(source):
+        raise ValueError(f"--output {target} is the input: name another file")
+
+
+def _progress(source: Path, title: str) -> tqdm:
+    return tqdm(total=source.stat().st_size, unit="B", unit_scale=True, desc=title, delay=2)
+
+
 def _score_lines(source: Path, out: TextIO, settings: dict[str, Any]) -> Counter[str]:
     counts: Counter[str] = Counter()
-    size = source.stat().st_size
-    with tqdm(total=size, unit="B", unit_scale=True, desc="score", delay=2) as progress:
+    with _progress(source, "score") as progress:
         for number, line in _lines(source):
-            row = _row(line, f"{source}, line {number}")
+            row = _read_row(line, f"{source}, line {number}")
+            truth, info = row["ground_truth"], row.get("extra_info")
             try:
-                scores = compute_score(
-                    "thinkvg",
-                    row["response"],
-                    row["ground_truth"],
-                    row.get("extra_info"),
-                    **settings,
-                )
+                scores = compute_score("thinkvg", row["response"], truth, info, **settings)
             except ValueError as error:
                 raise ValueError(f"{source}, line {number}: {error}") from None
             out.write(json.dumps(_identity(row) | scores) + "\n")
@@ -69,34 +148,28 @@ def _score_lines(source: Path, out: TextIO, settings: dict[str, Any]) -> Counter
 
 
 async def _judge_lines(source: Path, out: TextIO, settings: dict[str, Any]) -> Counter[str]:
-    """As `_score_lines`, with many lines at a time under way."""
-    from reward.judge.many import Item, score_many  # needs the extra `judge`
-
-    under_way: deque[tuple[dict[str, Any], int]] = deque()
+    """Score as `_score_lines` does, with many lines at a time in progress."""
+    pending: deque[tuple[dict[str, Any], int]] = deque()
 
     def items() -> Iterator[Item]:
         for number, line in _lines(source):
-            row = _row(line, f"{source}, line {number}")
-            under_way.append((_identity(row), len(line)))
+            row = _read_row(line, f"{source}, line {number}")
+            pending.append((_identity(row), len(line)))
             yield Item(row["response"], row["ground_truth"], row.get("extra_info"))
 
     counts: Counter[str] = Counter()
-    size = source.stat().st_size
-    with tqdm(total=size, unit="B", unit_scale=True, desc="judge", delay=2) as progress:
+    with _progress(source, "judge") as progress:
         try:
             async for scores in score_many(items(), settings):
-                identity, length = under_way.popleft()
+                identity, length = pending.popleft()
                 out.write(json.dumps(identity | scores) + "\n")
                 progress.update(length)
                 counts["lines"] += 1
                 counts.update({key: int(scores[key]) for key in ("judge_used", "judge_failed")})
         except ValueError as error:
-            where = (
-                ""
-                if str(error).startswith(str(source))
-                else f"{source}, line {counts['lines'] + 1}: "
-            )
-            raise ValueError(f"{where}{error}") from None
+            if str(error).startswith(str(source)):
+                raise
+            raise ValueError(f"{source}, line {counts['lines'] + 1}: {error}") from None
     return counts
 
 
@@ -109,9 +182,10 @@ def _lines(source: Path) -> Iterator[tuple[int, bytes]]:
         yield from enumerate(lines, start=1)
 
 
-def _row(line: bytes, where: str) -> dict[str, Any]:
+def _read_row(line: bytes, where: str) -> dict[str, Any]:
+    """Read an input line; `where` names it in the message of a ValueError."""
     if not line.strip():
-        raise ValueError(f"{where} is empty: take it out, since lines go in and out one for one")
+        raise ValueError(f"{where} is empty: remove it, since each line in gives one line out")
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -125,4 +199,6 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
         raise ValueError(f"{where}: 'response' is not a text")
     if not isinstance(row["ground_truth"], str | dict):
         raise ValueError(f"{where}: 'ground_truth' is neither an object nor a JSON string")
+    if not isinstance(row.get("extra_info"), dict | None):
+        raise ValueError(f"{where}: 'extra_info' is not an object")
     return row

@@ -1,90 +1,118 @@
-"""The settings of a reward: what a preset's `reward_kwargs` may hold."""
+"""The settings of a reward, and presets: named settings in `configs/reward/NAME.yaml`.
 
-import math
+The files are entries of verl's Hydra group `reward`; here they are read one by one, with the
+presets that they extend, so that scoring does not need verl.
+"""
+
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast, get_args
 
-COMPONENTS = ("format", "answer", "grounding", "think_grounding", "alignment")
-RULES = ("dense", "paper")
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from reward.ground_truth import describe_errors
+from reward.judge.settings import JudgeSettings
+
+PRESETS = Path(__file__).resolve().parent.parent / "configs" / "reward"
+
+Component = Literal["format", "answer", "grounding", "think_grounding", "alignment"]
+COMPONENTS: tuple[str, ...] = get_args(Component)
+
+_Rule = Literal["dense", "paper"]
+_Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+_Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How components are computed and weighted.
+class Settings(BaseModel):
+    """How components are computed and weighted: a preset's `reward_kwargs` without its judge.
 
-    `grounding_rule` is "dense" or "paper" (count gate at `iou_threshold`). `answer_rule` "dense"
-    gives open answers their text score and part of a multi-choice set `multi_partial` of its
-    share; "paper" gives 1 or 0, open answers 1 from a text score of `open_threshold`.
-    `weights` are in the order of `COMPONENTS`.
+    `grounding_rule` "dense" is smooth, "paper" gates by the count of boxes and `iou_threshold`.
+    `answer_rule` "dense" gives open answers their text score and an incomplete set of right options
+    `multi_partial` of its share; "paper" gives 1 or 0, and an open answer 1 from a text score of
+    `open_threshold`.
     """
 
-    grounding_rule: str
-    answer_rule: str
-    weights: tuple[float, ...]
-    iou_threshold: float = 0.75
-    open_threshold: float = 0.75
-    multi_partial: float = 0.5
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    @cached_property
-    def weighted(self) -> tuple[tuple[str, float], ...]:
-        """Components that have a weight, with it."""
-        named = zip(COMPONENTS, self.weights, strict=True)
-        return tuple((name, weight) for name, weight in named if weight)
+    grounding_rule: _Rule
+    answer_rule: _Rule
+    weights: dict[Component, _Weight]
+    iou_threshold: _Share = 0.75
+    open_threshold: _Share = 0.75
+    multi_partial: _Share = 0.5
 
-    @cached_property
-    def total_weight(self) -> float:
-        """Sum of the weights."""
-        return sum(self.weights)
+    @field_validator("weights")
+    @classmethod
+    def _check_sum(cls, weights: dict[Component, float]) -> dict[Component, float]:
+        if not sum(weights.values()) > 0:
+            raise ValueError("the weights are all 0: give one component a weight")
+        return weights
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any]) -> "Settings":
-        """Check a preset's `reward_kwargs`; ValueError names the key at fault."""
-        known = [field.name for field in fields(cls)]
-        for key in kwargs:
-            if key not in known:
-                raise ValueError(f"unknown reward_kwargs key {key!r}: known are {', '.join(known)}")
-        for key in ("grounding_rule", "answer_rule"):
-            if kwargs.get(key) not in RULES:
-                raise ValueError(f"reward_kwargs.{key} is {kwargs.get(key)!r}, not dense or paper")
-        shares = {
-            key: _share(kwargs[key], f"reward_kwargs.{key}")
-            for key in ("iou_threshold", "open_threshold", "multi_partial")
-            if key in kwargs
-        }
-        return cls(
-            grounding_rule=kwargs["grounding_rule"],
-            answer_rule=kwargs["answer_rule"],
-            weights=_weights(kwargs.get("weights")),
-            **shares,
-        )
+        """Check a preset's `reward_kwargs`.
+
+        Raises:
+            ValueError: one line that names each key at fault.
+        """
+        try:
+            return cls.model_validate(kwargs)
+        except ValidationError as error:
+            raise ValueError(describe_errors(error, "reward_kwargs")) from None
 
 
-def _weights(value: Any) -> tuple[float, ...]:
-    if not isinstance(value, Mapping):
-        raise ValueError("reward_kwargs.weights is not an object of component to weight")
-    for key in value:
-        if key not in COMPONENTS:
-            raise ValueError(
-                f"unknown reward_kwargs.weights key {key!r}: known are {', '.join(COMPONENTS)}"
-            )
-    weights = []
-    for name in COMPONENTS:
-        weight = value.get(name, 0.0)
-        if not _is_number(weight) or weight < 0:
-            raise ValueError(f"reward_kwargs.weights.{name} is {weight!r}, not a number from 0")
-        weights.append(float(weight))
-    if not sum(weights) > 0:
-        raise ValueError("reward_kwargs.weights are all 0: give one component a weight")
-    return tuple(weights)
+def check_kwargs(kwargs: Mapping[str, Any]) -> None:
+    """Check the `reward_kwargs` of a preset, with or without a judge.
+
+    Raises:
+        ValueError: one line that names each key at fault.
+    """
+    Settings.from_kwargs({key: value for key, value in kwargs.items() if key != "judge"})
+    if is_judged(kwargs):
+        JudgeSettings.from_kwargs(kwargs["judge"])
 
 
-def _share(value: Any, where: str) -> float:
-    if not _is_number(value) or not 0 <= value <= 1:
-        raise ValueError(f"{where} is {value!r}, not a number from 0 to 1")
-    return float(value)
+def is_judged(kwargs: Mapping[str, Any]) -> bool:
+    """Return whether `reward_kwargs` are for `compute_score_judged`."""
+    return "judge" in kwargs
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def preset_names() -> list[str]:
+    """Return the names of all presets, sorted."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load_preset(name: str, judge: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a preset's `reward_kwargs`, checked.
+
+    Args:
+        name: one of `preset_names()`.
+        judge: settings that replace those of a judged preset.
+
+    Raises:
+        ValueError: the preset is unknown, or a key of it is wrong.
+    """
+    if name not in preset_names():
+        known = ", ".join(preset_names()) or f"none in {PRESETS}"
+        raise ValueError(f"unknown preset {name!r}: known are {known}")
+    kwargs = cast("dict[str, Any]", OmegaConf.to_container(_read(name), resolve=True))
+    if not kwargs:
+        raise ValueError(f"preset {name!r} has no custom_reward_function.reward_kwargs")
+    try:
+        if judge:
+            if not is_judged(kwargs):
+                raise ValueError(f"it has no judge, so judge.{min(judge)} cannot be set")
+            kwargs["judge"] = {**kwargs["judge"], **judge}
+        check_kwargs(kwargs)
+    except ValueError as error:
+        raise ValueError(f"preset {name!r}: {error}") from None
+    return kwargs
+
+
+def _read(name: str) -> DictConfig:
+    """Return a file's `reward_kwargs` on top of those of the presets that it extends."""
+    content = cast("DictConfig", OmegaConf.load(PRESETS / f"{name}.yaml"))
+    bases = [_read(base) for base in content.get("defaults", []) if base in preset_names()]
+    changes = OmegaConf.select(content, "custom_reward_function.reward_kwargs", default={})
+    return cast("DictConfig", OmegaConf.merge(*bases, changes))

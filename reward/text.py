@@ -1,15 +1,15 @@
 """A deterministic score of an open answer against the reference text, in [0, 1].
 
     score = F1 of the content words (as multisets, lightly stemmed, stop words left out),
-            squared where words were replaced rather than only added or left out,
-            times 0.4 where the sense differs,
-            0 where the answer has it both ways.
+            squared if words were replaced rather than only added or left out,
+            times 0.4 if the sense differs,
+            0 if the answer contradicts itself.
 
 The sense differs if the findings said to be there are not the same; if a word that both texts use
 is negated in one only; if both name sides (left, right, bilateral) or levels that are not the same,
 overall or for the same finding; if both name a number, a degree, a size or another word of an
-exclusive group (`lexicon.EXCLUSIVE`) that is not the same; or if one leaves open ("possible") what
-the other states. So the same words in the same sense score 1 in whatever order, and a changed
+exclusive group (`EXCLUSIVE`) that is not the same; or if one leaves open ("possible") what the
+other states. So the same words in the same sense score 1 in whatever order, and a changed
 negation, side or finding scores at most 0.4. What is read are words and phrases of chest X-ray
 reports, not grammar: a denial phrased in another way can be missed, which is what a judge is for.
 
@@ -17,73 +17,390 @@ Squaring and the two factors are this project's choice; the F1 of words is that 
 (Rajpurkar et al., EMNLP 2016).
 """
 
-from reward.lexicon import EXCLUSIVE, LEVELS
-from reward.reading import Reading, plain, read
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from functools import lru_cache
+
+from reward.boxes_in_text import word_set
 
 FACTOR_OF_OTHER_SENSE = 0.4
+
+STOP_WORDS = word_set(
+    "a an the this that these those there here it its is are was were be been being has have had "
+    "do does did in on at of to from with within by for as and which who where what when also "
+    "image chest x ray xray radiograph film patient study seen noted present visible visualized "
+    "visualised show shown shows show showing demonstrates demonstrate demonstrated appears appear "
+    "appearing suggests suggest suggesting indicates indicate indicating consistent evidence "
+    "finding findings sign signs identified observed located side sided due area region aspect "
+    "any some can"
+)
+FINDINGS = word_set(
+    "abscess aneurysm atelectasis blunting bronchiectasis calcification catheter collapse "
+    "congestion consolidation cyst cystic device deviation edema effusion elevated emphysema "
+    "enlarged fibrosis fracture granuloma hematoma hernia hyperinflation infiltrate infection "
+    "lesion mass metastasis nodule opacity pacemaker pneumonia pneumothorax pneumomediastinum "
+    "scarring scoliosis stent sternotomy thickening tortuous tube tuberculosis tumor widened wire "
+    "dilated lucency hemorrhage embolism cavity adenopathy lymphadenopathy kyphosis osteopenia "
+    "dislocation pneumoperitoneum implant port bronchitis"
+)
+SIDES = word_set("left right")
+LEVELS = word_set("upper mid lower apical")
+EXCLUSIVE = (
+    SIDES,
+    LEVELS,
+    word_set("mild moderate severe"),
+    word_set("small large"),
+    word_set("smaller larger"),
+    word_set("acute chronic"),
+    word_set("above below"),
+    word_set("midline deviation"),
+    word_set("increased decreased"),
+    word_set("improved worsened"),
+    word_set("normal abnormal"),
+    word_set("normal enlarged"),
+    word_set("prominent obscured"),
+    word_set("engorged sparse"),
+)
+"""Words of which two texts that name some must name the same."""
+
+NEGATES_AFTER = word_set(
+    "no without denies nor fails failed lacks lacking excludes exclude zero non hardly couldnt"
+)
+"""Negate what follows in the clause."""
+
+NEGATES_CLAUSE = word_set(
+    "not absent never neither negative cannot absence lack excluded unlikely resolved resolution "
+    "resolving disappeared gone false"
+)
+"""Negate the whole clause; two of them cancel each other."""
+
+CLAUSE_BREAKS = word_set("but however although though whereas while except")
+NEW_SUBJECT = word_set("is are was were has have there the a an no not shows appears")
+"""Behind "and", the sign of a new statement that a negation does not reach."""
+
+UNCERTAIN = word_set(
+    "possible possibly maybe perhaps might may could questionable suspected suspicious"
+)
+COMPARES = word_set("than compared versus vs")
+
+SAME_WORD = {
+    variant: word
+    for word, variants in {
+        "bilateral": "bilaterally both",
+        "left": "leftsided",
+        "right": "rightsided",
+        "mid": "middle",
+        "apical": "apex apices",
+        "lower": "base basal basilar bibasilar",
+        "small": "tiny minimal",
+        "large": "big massive",
+        "normal": "unremarkable",
+        "abnormal": "abnormality",
+        "trachea": "tracheal",
+        "deviation": "deviated displaced",
+        "elevated": "higher elevation elevate raised",
+        "larger": "greater",
+        "increased": "increase",
+        "decreased": "decrease",
+        "worsened": "worse",
+        "improved": "better",
+        "opacity": "opacification opacifications opacities opaque",
+        "edema": "oedema",
+        "enlarged": "enlargement enlarge",
+        "atelectasis": "atelectatic atelectases",
+        "blunting": "blunted",
+        "widened": "widening",
+        "thickening": "thickened",
+        "heart": "cardiac",
+        "consolidation": "consolidative",
+        "calcification": "calcified",
+        "fracture": "fractured",
+        "collapse": "collapsed",
+        "congestion": "congested",
+        "hyperinflation": "hyperinflated",
+        "metastasis": "metastases",
+        "hemidiaphragm": "diaphragm",
+        "cavity": "cavities cavitation",
+    }.items()
+    for variant in variants.split()
+}
+
+_CONTRACTION = re.compile(
+    r"\b(?:is|are|was|were|does|do|did|has|have|ca|could|would|should|wo)n['’]?t\b"
+)
+_NOT = r"(?:not|cannot|can\s?not|never)"
+_SUBSTITUTES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        # denials that leave something open, or turn into their opposite
+        (rf"\b{_NOT}\s++(?:be\s++)?(?:\w++ly\s++)?(?:excluded?|ruled\s++out)\b", "possible"),
+        (rf"\b{_NOT}\s++(?:absent|without)\b", ""),
+        (r"\b(?:there\s++is\s++)?no\s++doubt\b(?:\s++(?:of|about|that))?", ""),
+        (r"\bnot\s++normal\b", "abnormal"),
+        (r"\bnot\s++abnormal\b", "normal"),
+        (r"\bno\s++(?:\w++\s++)?abnormalit(?:y|ies)\b", "normal"),
+        (r"\b(?:no\s++cardiomegaly|no\s++enlarged\s++heart)\b", "normal heart size"),
+        (r"\b(?:not\s++enlarged|non-?\s?enlarged)\b", "normal size"),
+        (r"\bcardiomegaly\b", "enlarged heart"),
+        (r"\b(?:free\s++of|clear\s++of|rules?\s++out|ruled\s++out)\b", "without"),
+        # a denial after what it denies
+        (r"([a-z ]{1,60})[:?]\s*+(?:no|none|absent|negative)\b(?=\s*+(?:[.,;]|\Z))", r"no \1"),
+        # sides
+        (r"\b(left|right)[-\s]++sided\b", r"\1"),
+        (
+            r"\b(left|right)\s++(\w++(?:\s\w++){0,2}?)\s++and\s++(?:the\s++)?(?!\1)"
+            r"(?:left|right)\s++(?=\2\b)",
+            "bilateral ",
+        ),
+        (
+            r"\b(left|right)\s++(?:and|as\s++well\s++as)\s++(?:the\s++)?(?!\1)(?:left|right)\b",
+            "bilateral",
+        ),
+    )
+)
+_EITHER_SIDE = re.compile(r"\b(?:left\s++or\s++right|right\s++or\s++left)\b")
+_SENTENCE_END = re.compile(r"[;:!?\n]|\.(?![0-9])")
+_TOKEN = re.compile(r"[^\W_]+(?:\.[0-9]+)?|,")
+_LIST_AFTER_COMMA = re.compile(r",[^,]*\b(?:or|nor|and)\b(?!\s+(?:there|the|a|an|is|are|no)\b)")
+_LINKS = ("and", "or", "with")
+
+Segment = list[tuple[str, bool]]
+"""Words of one noun phrase, each with whether it is denied."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The words of a text and what it says about them.
+
+    `polarity` holds for each word whether it is denied (True), stated (False) or both; `stated`
+    the same for each word and the sides it is bound to; `positions` the sides and levels of a word.
+    """
+
+    words: Counter[str]
+    polarity: dict[str, set[bool]]
+    stated: set[tuple[str, frozenset[str], bool]]
+    positions: dict[str, set[str]]
+    hedges_side: bool
+    is_uncertain: bool
+    compared_side: str
+
+    @property
+    def findings(self) -> frozenset[str]:
+        """Findings that the text names, including denied ones."""
+        return FINDINGS & self.words.keys()
+
+    @property
+    def affirmed(self) -> frozenset[str]:
+        """Findings that the text says are there."""
+        return frozenset(word for word in self.findings if False in self.polarity[word])
+
+    @property
+    def numbers(self) -> frozenset[str]:
+        """Numbers that the text names."""
+        return frozenset(word for word in self.words if word[0].isdigit())
 
 
 def text_score(answer: str, reference: str) -> float:
     """Score an answer against a reference by the module's formula."""
-    given, wanted = read(answer), read(reference)
-    if not wanted.words or not given.words:
-        return float(plain(answer) == plain(reference) != "")
-    if _has_it_both_ways(given, wanted):
+    answered, expected = read(answer), read(reference)
+    if not expected.words or not answered.words:
+        return float(_tokens(answer) == _tokens(reference) != [])
+    if _contradicts_itself(answered, expected):
         return 0.0
-    shared = sum((given.words & wanted.words).values())
-    score = 2 * shared / (given.words.total() + wanted.words.total())
-    if given.words - wanted.words and wanted.words - given.words:
+    shared = (answered.words & expected.words).total()
+    score = 2 * shared / (answered.words.total() + expected.words.total())
+    if answered.words - expected.words and expected.words - answered.words:
         score *= score
-    return score * FACTOR_OF_OTHER_SENSE if _sense_differs(given, wanted) else score
+    return score * FACTOR_OF_OTHER_SENSE if _sense_differs(answered, expected) else score
 
 
 def contradicts(first: str, second: str) -> bool:
     """Return whether two texts speak of the same thing in a different sense."""
-    one, other = read(first), read(second)
-    if not one.words & other.words:
+    a, b = read(first), read(second)
+    if not a.words & b.words:
         return False
-    return _opposes(one, other) or bool(
-        one.findings and other.findings and not one.findings & other.findings
-    )
+    return _opposes(a, b) or bool(a.findings and b.findings and not a.findings & b.findings)
 
 
-def _has_it_both_ways(given: Reading, wanted: Reading) -> bool:
-    if given.hedges_side and not wanted.hedges_side:
+def _contradicts_itself(answered: Reading, expected: Reading) -> bool:
+    if answered.hedges_side and not expected.hedges_side:
         return True
     return any(
-        (word, sides, not negated) in given.stated and len(wanted.polarity.get(word, ())) < 2
-        for word, sides, negated in given.stated
-        if word in given.findings
+        (word, sides, not negated) in answered.stated and len(expected.polarity.get(word, ())) < 2
+        for word, sides, negated in answered.stated
+        if word in FINDINGS
     )
 
 
-def _sense_differs(one: Reading, other: Reading) -> bool:
-    return (
-        one.affirmed != other.affirmed
-        or one.is_uncertain != other.is_uncertain
-        or _opposes(one, other)
-    )
+def _sense_differs(a: Reading, b: Reading) -> bool:
+    return a.affirmed != b.affirmed or a.is_uncertain != b.is_uncertain or _opposes(a, b)
 
 
-def _opposes(one: Reading, other: Reading) -> bool:
-    """Whether a negation, a side, a level, a number or a degree that both texts have differs."""
-    for word in one.polarity.keys() & other.polarity.keys():
-        first, second = one.polarity[word], other.polarity[word]
-        is_finding = word in one.findings
-        if first != second and (is_finding or len(first) == len(second) == 1):
+def _opposes(a: Reading, b: Reading) -> bool:
+    """Return whether a negation, side, level, number or degree that both texts name differs."""
+    for word in a.words.keys() & b.words.keys():
+        is_plain = len(a.polarity[word]) == len(b.polarity[word]) == 1
+        if a.polarity[word] != b.polarity[word] and (is_plain or word in FINDINGS):
             return True
-    if _differ(one.numbers, other.numbers) or _differ(
-        frozenset({one.compared_side} - {""}), frozenset({other.compared_side} - {""})
-    ):
-        return True
-    if any(_differ(one.named(group), other.named(group)) for group in EXCLUSIVE):
-        return True
-    return any(
-        _differ(one.places[finding] & kind, other.places[finding] & kind)
-        for finding in one.findings & other.findings
-        for kind in (frozenset({"left", "right"}), LEVELS)
+    named_a, named_b = _both_sides(a.words), _both_sides(b.words)
+    return (
+        _differ(a.numbers, b.numbers)
+        or (a.compared_side != b.compared_side and "" not in (a.compared_side, b.compared_side))
+        or any(_differ(named_a & group, named_b & group) for group in EXCLUSIVE)
+        or any(
+            _differ(a.positions[finding] & group, b.positions[finding] & group)
+            for finding in a.findings & b.findings
+            for group in (SIDES, LEVELS)
+        )
     )
 
 
-def _differ(one: frozenset[str], other: frozenset[str]) -> bool:
-    return bool(one) and bool(other) and one != other
+def _differ(a: AbstractSet[str], b: AbstractSet[str]) -> bool:
+    return bool(a) and bool(b) and a != b
+
+
+# Reference answers come again with every response; readings of long answers are large, so few stay.
+@lru_cache(maxsize=256)
+def read(text: str) -> Reading:
+    """Read a text."""
+    lowered = canonical(text)
+    words: Counter[str] = Counter()
+    polarity: defaultdict[str, set[bool]] = defaultdict(set)
+    positions: defaultdict[str, set[str]] = defaultdict(set)
+    stated = set()
+    for sentence in _SENTENCE_END.split(lowered):
+        for segment, named in _with_positions(_segments(sentence)):
+            for word, negated in segment:
+                words[word] += 1
+                polarity[word].add(negated)
+                positions[word] |= named
+                stated.add((word, named & SIDES, negated))
+    tokens = _tokens(lowered)
+    return Reading(
+        words,
+        polarity,
+        stated,
+        positions,
+        hedges_side=bool(_EITHER_SIDE.search(lowered)),
+        is_uncertain=not UNCERTAIN.isdisjoint(tokens),
+        compared_side=_compared_side(tokens),
+    )
+
+
+def canonical(text: str) -> str:
+    """Return a text in lower case, with one form for expressions of the same meaning.
+
+    `"The heart isn't enlarged"` gives `"the heart is normal size"`.
+    """
+    lowered = _CONTRACTION.sub("is not", text.lower())
+    for pattern, replacement in _SUBSTITUTES:
+        lowered = pattern.sub(replacement, lowered)
+    return lowered
+
+
+def _tokens(text: str) -> list[str]:
+    return _TOKEN.findall(text.lower())
+
+
+def _both_sides(words: Iterable[str]) -> frozenset[str]:
+    """Return the words, with "bilateral" replaced by both sides."""
+    words = frozenset(words)
+    return (words - {"bilateral"}) | SIDES if "bilateral" in words else words
+
+
+def _with_positions(segments: list[Segment]) -> list[tuple[Segment, frozenset[str]]]:
+    """Bind each segment to its sides and levels.
+
+    One without any takes those of a segment before it that names no finding: "on the left, ...".
+    """
+    bound = []
+    inherited: frozenset[str] = frozenset()
+    for segment in segments:
+        words = frozenset(word for word, _ in segment)
+        named = _both_sides(words) & (SIDES | LEVELS)
+        if named:
+            inherited = frozenset() if words & FINDINGS else named
+        bound.append((segment, named or inherited))
+    return bound
+
+
+def _compared_side(tokens: list[str]) -> str:
+    """Return the first side of a comparison, as in "larger on the left than on the right"."""
+    if COMPARES.isdisjoint(tokens) or not set(tokens) >= SIDES:
+        return ""
+    return next(token for token in tokens if token in SIDES)
+
+
+def _segments(sentence: str) -> list[Segment]:
+    """Split a sentence into clauses, these into segments.
+
+    Clauses end at a comma, at words like "but" and "with", and at an "and" that begins a new
+    statement; segments, which bind a finding to its side, also at another "and" and at "or". In
+    "no A, B or C" the negation reaches over the commas.
+    """
+    tokens = [*_TOKEN.findall(sentence), ","]
+    reaches_over = bool(_LIST_AFTER_COMMA.search(sentence))
+    segments: list[Segment] = []
+    clause: list[str] = []
+    carried = False
+    for index, token in enumerate(tokens):
+        if token != "," and token not in CLAUSE_BREAKS and not _starts_statement(tokens, index):
+            clause.append(token)
+            continue
+        added, is_negated = _read_clause(clause, carried)
+        segments += added
+        carried = token == "," and reaches_over and is_negated
+        clause = []
+    return segments
+
+
+def _starts_statement(tokens: list[str], index: int) -> bool:
+    """Return whether a new statement starts after this "and" or "or", or at this "with"."""
+    if tokens[index] not in ("and", "or"):
+        return tokens[index] == "with"
+    for token in tokens[index + 1 : index + 8]:
+        if token in _LINKS or token == "," or token in CLAUSE_BREAKS:
+            return False
+        if token in NEW_SUBJECT:
+            return True
+    return False
+
+
+def _read_clause(tokens: list[str], carried: bool) -> tuple[list[Segment], bool]:
+    """Return a clause's segments, and whether a negation reaches to its end.
+
+    `carried` is whether a negation of the clause before reaches into this one.
+    """
+    negated_throughout = sum(token in NEGATES_CLAUSE for token in tokens) % 2 == 1
+    negated = carried or negated_throughout
+    segments: list[Segment] = [[]]
+    for token in tokens:
+        if token in NEGATES_AFTER:
+            negated = True
+        elif token in _LINKS:
+            segments.append([])
+        elif token not in NEGATES_CLAUSE and token not in STOP_WORDS:
+            segments[-1].append((stem(token), negated))
+    return segments, negated and not negated_throughout
+
+
+def stem(word: str) -> str:
+    """Return a word without its plural ending, in one spelling for each term.
+
+    `"effusions"` gives `"effusion"`, `"opacities"` `"opacity"`, `"atelectasis"` itself.
+    """
+    if word in SAME_WORD:
+        return SAME_WORD[word]
+    single = word
+    if len(word) > 4 and word.endswith("ies"):
+        single = word[:-3] + "y"
+    elif len(word) > 5 and word.endswith("aces"):
+        single = word[:-3] + "x"
+    elif len(word) > 4 and word.endswith(("sses", "xes", "ches", "shes")):
+        single = word[:-2]
+    elif len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "is", "us")):
+        single = word[:-1]
+    return SAME_WORD.get(single, single)

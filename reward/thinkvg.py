@@ -6,21 +6,36 @@ judge the asynchronous `compute_score_judged`.
 `alignment` (reasoning and final answer agree). The rest are diagnostics.
 """
 
-from collections.abc import Mapping
-from copy import deepcopy
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-# Half a second that `reward.boxes` would else take within the first response that needs it.
-import scipy.optimize  # noqa: F401
+from llm_client.server import missing_package
+from reward.alignment import alignment_score
+from reward.answers import answer_is_correct, answer_score
+from reward.ground_truth import GroundTruth, place
+from reward.grounding import (
+    cited_score,
+    count_gate_score,
+    dense_score,
+    distinct,
+    is_above,
+    matched_ious,
+)
+from reward.judge.settings import JudgeSettings
+from reward.response import Region, Response, parse_response, whole_response
+from reward.settings import COMPONENTS, Settings
 
-from reward.components import SCORE_KEYS, score_response, weighted_mean
-from reward.ground_truth import GroundTruth
-from reward.judge.ready import missing_package
-from reward.response import parse_response
-from reward.settings import Settings
+SCORE_KEYS = (
+    "score",
+    *COMPONENTS,
+    *("mean_iou", "iou_50", "iou_75", "box_count_match", "n_boxes", "n_think_boxes"),
+    *("judge_used", "judge_failed", "response_chars"),
+)
+"""The keys of every result, in order."""
 
-__all__ = ["SCORE_KEYS", "compute_score", "compute_score_judged"]
+# The rollouts of a prompt share their ground truth.
+_parse_json = lru_cache(maxsize=4096)(GroundTruth.parse)
 
 
 def compute_score(
@@ -36,7 +51,8 @@ def compute_score(
         data_source: name of the data set; every set is scored alike.
         solution_str: the response, decoded.
         ground_truth: the row's ground truth, a JSON string or an object.
-        extra_info: not looked at without a judge.
+        extra_info: `response_prefix` is the part of the response that the prompt already holds,
+            such as a `<think>` that the chat template opened: both together are scored.
         **kwargs: exactly a preset's `reward_kwargs` (see `reward.settings.Settings`).
 
     Returns:
@@ -45,8 +61,10 @@ def compute_score(
     Raises:
         ValueError: a setting or the ground truth is wrong, named in one line.
     """
-    settings, truth = _settings(kwargs), _truth(ground_truth)
-    return score_response(solution_str, parse_response(solution_str), truth, settings)
+    settings = Settings.from_kwargs(kwargs)
+    truth = _parse_truth(ground_truth)
+    text = whole_response(solution_str, extra_info)
+    return score_response(text, parse_response(text), truth, settings)
 
 
 async def compute_score_judged(
@@ -62,60 +80,105 @@ async def compute_score_judged(
     """Score one response with an LLM judge for what rules cannot decide.
 
     Args:
-        data_source, solution_str, ground_truth: as for `compute_score`.
-        extra_info: `question` and, where the data has them, `findings` go into the prompt.
-        reward_router_address: HOST:PORT of the judge that verl serves, where it does; used where
+        data_source: name of the data set; every set is scored alike.
+        solution_str: the response, decoded.
+        ground_truth: the row's ground truth, a JSON string or an object.
+        extra_info: as for `compute_score`; `question` and, if there, `findings` go to the judge.
+        reward_router_address: HOST:PORT of the judge that verl serves, if it does; used if
             `judge.base_url` is null.
-        reward_model_tokenizer: what verl passes along with it; not needed.
+        reward_model_tokenizer: not used, but passed by verl.
         **kwargs: a preset's `reward_kwargs`, with `judge` (see `reward.judge.settings`).
 
     Returns:
-        What `compute_score` returns, with the judge's `answer` and `judge_used` 1. Where the judge
+        What `compute_score` returns, with the judge's `answer` and `judge_used` 1. If the judge
         fails, the score without it and `judge_failed` 1.
 
     Raises:
         ValueError: a setting or the ground truth is wrong, or the extra `judge` is not installed.
     """
-    judged_components, read_judge = _judge()
-    judge = read_judge(kwargs.pop("judge", None), reward_router_address)
-    settings, truth = _settings(kwargs), _truth(ground_truth)
-    response = parse_response(solution_str)
-    scores = score_response(solution_str, response, truth, settings)
+    judged_components = _import_judge()
+    judge = JudgeSettings.from_kwargs(kwargs.pop("judge", None)).at(reward_router_address)
+    settings = Settings.from_kwargs(kwargs)
+    truth = _parse_truth(ground_truth)
+    text = whole_response(solution_str, extra_info)
+    response = parse_response(text)
+    scores = score_response(text, response, truth, settings)
     scores |= await judged_components(response, truth, extra_info, scores["alignment"], judge)
     scores["score"] = weighted_mean(scores, settings)
     return scores
 
 
-def _judge() -> tuple[Any, Any]:
-    """The judge's two functions; scoring without a judge does not need its packages."""
+def _import_judge() -> Callable[..., Any]:
+    """Return the judge's function; scoring without a judge does not need its packages."""
     try:
-        from reward.judge.scoring import judged_components
-        from reward.judge.sessions import read_settings
+        from reward.judge.judge import judged_components
     except ModuleNotFoundError as error:
         raise ValueError(missing_package(error.name)) from None
-    return judged_components, read_settings
+    return judged_components
 
 
-_last_settings: tuple[dict[str, Any], Settings] | None = None
-"""What was asked for last, copied, and the settings made of it; a run asks for the same again."""
+def _parse_truth(ground_truth: str | Mapping[str, Any]) -> GroundTruth:
+    parse = _parse_json if isinstance(ground_truth, str) else GroundTruth.parse
+    return parse(ground_truth)
 
 
-def _settings(kwargs: dict[str, Any]) -> Settings:
-    global _last_settings
-    last = _last_settings
-    if last is not None and last[0] == kwargs:
-        return last[1]
-    settings = Settings.from_kwargs(kwargs)
-    _last_settings = (deepcopy(kwargs), settings)
-    return settings
+def score_response(
+    text: str, response: Response, truth: GroundTruth, settings: Settings
+) -> dict[str, float]:
+    """Return every key of a result, without a judge; `response` is the parsed `text`."""
+    final = place(response.regions, truth)
+    cited = place(response.think_regions, truth)
+    components = {
+        "format": float(response.well_formed),
+        "answer": _answer(response, truth, settings),
+        "grounding": _grounding(final, truth, settings),
+        "think_grounding": _think_grounding(cited, truth, settings),
+        "alignment": alignment_score(response, final, cited, truth),
+    }
+    return {
+        "score": weighted_mean(components, settings),
+        **components,
+        **_iou_diagnostics(final, truth),
+        "box_count_match": float(len(final) == len(truth.regions)),
+        "n_boxes": float(len(final)),
+        "n_think_boxes": float(len(cited)),
+        "judge_used": 0.0,
+        "judge_failed": 0.0,
+        "response_chars": float(len(text)),
+    }
 
 
-def _truth(ground_truth: str | Mapping[str, Any]) -> GroundTruth:
-    if isinstance(ground_truth, str):
-        return _parse_cached(ground_truth)
-    return GroundTruth.parse(ground_truth)
+def weighted_mean(components: Mapping[str, float], settings: Settings) -> float:
+    """Return the score: the mean of the components under the settings' weights."""
+    weights = settings.weights
+    total = sum(weight * components[name] for name, weight in weights.items())
+    return total / sum(weights.values())
 
 
-@lru_cache(maxsize=16384)
-def _parse_cached(ground_truth: str) -> GroundTruth:
-    return GroundTruth.parse(ground_truth)
+def _answer(response: Response, truth: GroundTruth, settings: Settings) -> float:
+    if settings.answer_rule == "paper":
+        return float(answer_is_correct(response.answer, truth, settings.open_threshold))
+    return answer_score(response.answer, truth, settings.multi_partial)
+
+
+def _grounding(final: Sequence[Region], truth: GroundTruth, settings: Settings) -> float:
+    if settings.grounding_rule == "paper":
+        return count_gate_score(final, truth.placed_regions, settings.iou_threshold)
+    return dense_score(final, truth.placed_regions)
+
+
+def _think_grounding(cited: Sequence[Region], truth: GroundTruth, settings: Settings) -> float:
+    if settings.grounding_rule == "paper":
+        return count_gate_score(distinct(cited), truth.cited_regions, settings.iou_threshold)
+    return cited_score(distinct(cited), truth.cited_regions)
+
+
+def _iou_diagnostics(final: Sequence[Region], truth: GroundTruth) -> dict[str, float]:
+    """Return means over the larger number of boxes, 1 if there are none on either side."""
+    reference = [box for _, box in truth.placed_regions]
+    ious = matched_ious([box for _, box in final], reference) or [1.0]
+    return {
+        "mean_iou": sum(ious) / len(ious),
+        "iou_50": sum(is_above(iou, 0.5) for iou in ious) / len(ious),
+        "iou_75": sum(is_above(iou, 0.75) for iou in ious) / len(ious),
+    }

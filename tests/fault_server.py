@@ -8,6 +8,7 @@ Control: `script` (faults of the next requests, one each), `always` (of all afte
 (fault to probability, drawn by `seed` and request, so that the order of arrival does not matter),
 `delay_s` before every answer. `verdict` "same" finds all answers equally good, "reasoning" writes a
 reasoning for a row of `data_prep.synthesize` instead. `models` is what `GET /v1/models` lists.
+Requests with one of the fields `unknown` are refused as hosted servers do it.
 """
 
 import argparse
@@ -41,7 +42,7 @@ class Server:
             "delay_s": 0.0,
             "verdict": "words",
         }
-        self.control = known | {"models": ["judge"]} | control
+        self.control = known | {"models": ["judge"], "unknown": []} | control
         self.requests = self.now = self.peak = 0
         self.faults: Counter[str] = Counter()
         self.seen: Counter[str] = Counter()
@@ -102,8 +103,8 @@ def said(text: str, **changes: Callable[[str], str]) -> bytes:
     return completion(json.dumps(reply | {key: new(reply[key]) for key, new in changes.items()}))
 
 
-def completion(content: Any, finish: str = "stop") -> bytes:
-    message = {"role": "assistant", "content": content}
+def completion(content: Any, finish: str = "stop", **fields: str) -> bytes:
+    message = {"role": "assistant", "content": content, **fields}
     choice = {"index": 0, "message": message, "finish_reason": finish}
     usage = {"prompt_tokens": 100, "completion_tokens": len(str(content)) // 4}
     reply = {"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage}
@@ -120,6 +121,9 @@ REPLIES: dict[str, Callable[[str], bytes]] = {
     "fenced": lambda text: completion(f"Here you are:\n```json\n{text}\n```\n"),
     "thinks": lambda text: completion(f"<think>perhaps {{ }} so</think>\n{text}"),
     "bare_newline": lambda text: completion(text.replace("word by word", "word\n\tby word")),
+    "thinks_apart": lambda text: completion(text, reasoning="perhaps { } so"),
+    "only_thinks": lambda text: completion(None, reasoning_content=text),
+    "thinks_too_long": lambda text: completion(None, "length", reasoning=text),
     "quotes_tag": lambda text: completion(text.replace("word by word", "</think> {word} by word")),
     "cut_json": lambda text: completion(text[: len(text) // 2]),
     "length": lambda text: completion(text[: len(text) // 2], "length"),
@@ -134,6 +138,7 @@ REPLIES: dict[str, Callable[[str], bytes]] = {
     "giant": lambda text: completion(text.replace("9", "9" * 5000)),
     "nested": lambda text: completion("{" * 100_000),
     "null": lambda text: completion(None),
+    "half_character": lambda text: completion("half \ud800"),
     "mentions_report": lambda text: said(text, reasoning=lambda r: f"{r} The report says so."),
     "unknown_box": lambda text: said(text, reasoning=lambda r: f"{r} See [1, 2, 33, 44]."),
     "too_short": lambda text: said(text, reasoning=lambda r: "So it is."),
@@ -186,6 +191,10 @@ async def answer(
     server.now += 1
     server.peak = max(server.peak, server.now)
     try:
+        unknown = [key for key in server.control["unknown"] if key in json.loads(body)]
+        if unknown:
+            message = f"Unrecognized request argument supplied: {unknown[0]}"
+            return await reply(writer, 400, json.dumps({"error": {"message": message}}).encode())
         await asyncio.sleep(server.control["delay_s"])
         fault = server.fault(body)
         server.faults[fault] += 1

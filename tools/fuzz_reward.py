@@ -1,9 +1,8 @@
-"""Throws random and mutated responses at the reward: `python tools/fuzz_reward.py --count 1000000`.
+"""Test the reward with random and mutated responses: `python tools/fuzz_reward.py --count 1000000`.
 
-Every response must give the same keys, finite floats, components and score in [0, 1], and take no
-more than 100 ms of processor time. A response that does not is written to `--failures`, one JSON
-object a line, and the exit code is 1. The same seed and count give the same responses, whatever the
-number of workers.
+Every response must give the same keys, finite floats, and components and score in [0, 1], within
+100 ms of processor time. Responses that fail are written to `--failures`, one JSON object per line,
+and the exit code is 1. The same seed and count give the same responses for any number of workers.
 """
 
 import argparse
@@ -22,10 +21,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from reward.components import SCORE_KEYS
-from reward.presets import load_preset
-from reward.settings import COMPONENTS
-from reward.thinkvg import compute_score
+from reward.settings import COMPONENTS, load_preset
+from reward.thinkvg import SCORE_KEYS, compute_score
 
 LONGEST_SECONDS = 0.1
 PRESETS = ("dense", "paper")
@@ -38,60 +35,24 @@ _FRAGMENTS = (
     *("Yes", "No", "yes or no", "A", "B", "A, C", "['A', 'C']", "(choice A)", "None", "Normal"),
     *("The answer is ", "Therefore, ", "not ", "no ", "left ", "right ", "or ", "effusion"),
     *("[63, 20, 98, 80]", "[98, 80, 63, 20]", "[1e400, 0, 1, 1]", "[nan, nan, nan, nan]"),
-    *(
-        "[inf, -inf, 1, 2]",
-        "[-5, -5, 5000, 5000]",
-        "[0.5, 0.5, 0.9, 0.9]",
-        "[1, 2, 3]",
-        "[1,2,3,4,5]",
-    ),
+    *("[inf, -inf, 1, 2]", "[-5, -5, 5000, 5000]", "[0.5, 0.5, 0.9, 0.9]"),
+    *("[1, 2, 3]", "[1,2,3,4,5]"),
     *("(1, 2), (3, 4)", "<box>1,2,3,4</box>", "[[1,2,3,4],[5,6,7,8]]", "1" * 400, "-", "+", "1e5"),
     *("\u202e", "\u0130", "𝔸", "é", "ﬁ", "٣", "１", "\u200b", "🫁", "\\boxed{B}"),
 )
-_WORDS = [
-    "the",
-    "left",
-    "lung",
-    "shows",
-    "an",
-    "opacity",
-    "in",
-    "its",
-    "upper",
-    "zone",
-    "while",
-    "the",
-    "heart",
-    "is",
-    "normal",
-    "and",
-    "there",
-    "is",
-    "no",
-    "effusion",
-    "on",
-    "the",
-    "right",
-    "side",
-    "so",
-    "the",
-    "answer",
-    "is",
-    "clear",
-    "because",
-    "of",
-    "a",
-    "device",
-    "near",
-    "the",
-    "carina",
-]
+_SENTENCE = (
+    "the left lung shows an opacity in its upper zone while the heart is normal and there is no "
+    "effusion on the right side so the answer is clear because of a device near the carina"
+)
+_WORDS = _SENTENCE.split()
 _REGIONS = ("left lung", "right lung", "cardiac silhouette", "spine", "")
+
+_load_preset = cache(load_preset)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A response that broke a promise."""
+    """A response whose result broke a rule."""
 
     preset: str
     fault: str
@@ -101,7 +62,7 @@ class Finding:
 
 
 def random_box(rng: Random, largest: int = 112) -> list[int]:
-    """Return x1, y1, x2, y2 inside a square of `largest` pixels, with an area."""
+    """Return x1, y1, x2, y2 of a box with an area inside a square of `largest` pixels."""
     (x1, x2), (y1, y2) = (sorted(rng.sample(range(largest + 1), 2)) for _ in range(2))
     return [x1, y1, x2, y2]
 
@@ -214,7 +175,7 @@ def _code_point(rng: Random) -> int:
 
 
 def fault_of(scores: dict[str, float]) -> str:
-    """Return what is wrong with a result, "" if nothing is."""
+    """Return what is wrong with a result, or ""."""
     if tuple(scores) != SCORE_KEYS:
         return f"keys {', '.join(scores)}"
     for key, value in scores.items():
@@ -226,8 +187,12 @@ def fault_of(scores: dict[str, float]) -> str:
 
 
 def check(response: str, truth: str, preset: str) -> tuple[float, Finding | None]:
-    """Score one response; return its time, the best of five where the first is too long."""
-    kwargs = _kwargs(preset)
+    """Score one response, up to five times if it takes too long.
+
+    Returns:
+        The shortest time in seconds, and the finding, if any.
+    """
+    kwargs = _load_preset(preset)
     seconds, fault = math.inf, ""
     for _ in range(5):
         begin = time.process_time()
@@ -243,13 +208,8 @@ def check(response: str, truth: str, preset: str) -> tuple[float, Finding | None
     return seconds, Finding(preset, fault, seconds, response, truth) if fault else None
 
 
-@cache
-def _kwargs(preset: str) -> dict[str, Any]:
-    return load_preset(preset)
-
-
 def run_chunk(seed: int, count: int) -> tuple[int, float, list[Finding]]:
-    """Check `count` responses; return their number, the longest time and the findings."""
+    """Check `count` responses, and return their number, the longest time and the findings."""
     slowest, findings = 0.0, []
     for number, (response, truth) in enumerate(responses(seed, count)):
         seconds, finding = check(response, truth, PRESETS[number % len(PRESETS)])
@@ -260,7 +220,7 @@ def run_chunk(seed: int, count: int) -> tuple[int, float, list[Finding]]:
 
 
 def main() -> int:
-    """Run the command; returns the exit code."""
+    """Run the command and return its exit code."""
     options = _parser().parse_args()
     chunks = [min(CHUNK, options.count - done) for done in range(0, options.count, CHUNK)]
     total, slowest, findings = 0, 0.0, []
@@ -273,9 +233,9 @@ def main() -> int:
             for index, count in enumerate(chunks)
         ]
         for task in as_completed(tasks):
-            count, seconds, found = task.result()
+            count, seconds, chunk_findings = task.result()
             total, slowest = total + count, max(slowest, seconds)
-            findings += found
+            findings += chunk_findings
             progress.update(count)
     print(f"{total} responses, {len(findings)} faults, slowest {1000 * slowest:.1f} ms")
     if findings:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv with everything the recipe needs on a CPU, from requirements/cpu.lock.
 #
-# Does nothing when .venv already matches the lock; an interrupted run goes on where it stopped.
+# Does nothing when .venv already matches the lock; an interrupted run resumes where it stopped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -140,7 +140,7 @@ install_locked() {
 
 failed_pip() {
     tail -n 15 "$log" >&2
-    fail "pip failed (its whole output is in $log); run it again to go on from here"
+    fail "pip failed (its whole output is in $log); run it again to resume"
 }
 
 install_project() {

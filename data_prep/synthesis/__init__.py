@@ -1,1 +1,1 @@
-"""Makes reasoning with boxes for rows that have none, with a language model."""
+"""Reasoning with boxes for rows that have none, written by a language model."""

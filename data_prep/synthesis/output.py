@@ -1,6 +1,4 @@
-"""The files of a finished run: rows with their reasoning, rejects, and the report."""
-
-from __future__ import annotations
+"""A run of the synthesis, from its settings to its files: rows, rejects and a report."""
 
 import json
 from collections.abc import Mapping
@@ -10,37 +8,41 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.convert import read_records, with_reasons
-from data_prep.files import whole_file
-from data_prep.rows import REJECT_CODES
-from data_prep.sources import Source
-from data_prep.sources.base import COLUMNS
+from data_prep.convert.source_rows import read_records, with_reasons
+from data_prep.program import InputError, remove_leftovers, whole_file, write_whole
+from data_prep.rows.example import REJECT_CODES
+from data_prep.sources.files import COLUMNS, Source, stamps
 from data_prep.sources.gemex import as_thinkvg
-from data_prep.synthesis.checks import CODES
-from data_prep.synthesis.journal import Journal
-from data_prep.synthesis.run import BATCH
+from data_prep.sources.open import open_source
+from data_prep.sources.side_tables import read_findings
+from data_prep.synthesis.run import BATCH, GOES_ON, Journal, Outcome, Run, Writer
 from data_prep.synthesis.settings import Settings
+from data_prep.synthesis.tasks import CODES, prompt_version, read_prompt
+from llm_client.client import ChatClient
+from llm_client.protocol import ServerFault
 
 ROWS = Path("data") / "train-00000-of-00001.parquet"
 REJECTS = "rejects.parquet"
 REPORT = "synthesis.json"
+_REPLY_SETTINGS = ("temperature", "seed", "max_tokens", "structured_output", "extra_body")
+"""Settings of the server that change the replies, so a resumed run must have the same ones."""
 
 
 def write_output(settings: Settings, source: Source, journal: Journal, about: Any) -> None:
-    """Write ThinkVG's columns for the kept rows, and the others with their reasons.
+    """Write ThinkVG's columns of the rows with reasoning, and the rejected rows with reasons.
 
-    Rows keep their order. `about` says what made them and goes into the file.
+    `about` says what made the replies; it is written into the metadata.
     """
     target = settings.out / ROWS
     target.parent.mkdir(parents=True, exist_ok=True)
     notice = "Reasoning written by a language model, checked by rules, not by a person."
     metadata = {"notice": notice, "synthesis": json.dumps(about)}
-    kept_schema = pa.schema([(name, pa.string()) for name in COLUMNS], metadata)
-    rejected_schema = _reject_table(source.schema.empty_table(), [], [], []).schema
+    accepted_schema = pa.schema([(name, pa.string()) for name in COLUMNS], metadata)
+    rejected_schema = _reject_table(source.schema.empty_table(), []).schema
     with (
         whole_file(target) as rows,
         whole_file(settings.out / REJECTS) as rejects,
-        pq.ParquetWriter(rows, kept_schema) as kept_file,
+        pq.ParquetWriter(rows, accepted_schema) as accepted_file,
         pq.ParquetWriter(rejects, rejected_schema) as rejected_file,
     ):
         start = 0
@@ -48,46 +50,47 @@ def write_output(settings: Settings, source: Source, journal: Journal, about: An
             table = pa.Table.from_batches([batch], source.schema)
             if settings.limit is not None:
                 table = table.slice(0, max(0, settings.limit - start))
-            kept, rejected = _divide(table, start, journal)
-            kept_file.write_table(pa.Table.from_pylist(kept, kept_schema))
+            accepted, rejected = _divide(table, start, journal)
+            accepted_file.write_table(pa.Table.from_pylist(accepted, accepted_schema))
             rejected_file.write_table(rejected.cast(rejected_schema))
             start += batch.num_rows
 
 
 def _divide(table: pa.Table, start: int, journal: Journal) -> tuple[list[dict[str, Any]], pa.Table]:
-    kept, places, indices, reasons, details = [], [], [], [], []
-    for place, record in enumerate(read_records(table, range(table.num_rows))):
-        outcome = journal.outcome(start + place)
+    """Return the rows with reasoning, and a table of the rejected ones.
+
+    `start` is the source index of the first row.
+    """
+    accepted, positions, rejected = [], [], []
+    for position, record in enumerate(read_records(table)):
+        outcome = journal.outcome(start + position)
         if outcome.reason:
-            places.append(place)
-            indices.append(outcome.index)
-            reasons.append(outcome.reason)
-            details.append(outcome.detail)
+            positions.append(position)
+            rejected.append(outcome)
         elif record is not None:
             row = {name: as_thinkvg(record).get(name) for name in COLUMNS}
-            kept.append(row | {"thinkVG": outcome.reasoning})
-    rejected = table.take(pa.array(places, pa.int64()))
-    return kept, _reject_table(rejected, indices, reasons, details)
+            accepted.append(row | {"thinkVG": outcome.reasoning})
+    return accepted, _reject_table(table.take(pa.array(positions, pa.int64())), rejected)
 
 
-def _reject_table(
-    table: pa.Table, indices: list[int], reasons: list[str], details: list[str]
-) -> pa.Table:
-    table = with_reasons(table, indices, reasons)
+def _reject_table(table: pa.Table, outcomes: list[Outcome]) -> pa.Table:
+    """Return rejected rows with `source_index`, `reason` and `detail`."""
+    indices = [outcome.index for outcome in outcomes]
+    table = with_reasons(table, indices, [outcome.reason for outcome in outcomes])
     if "detail" in table.column_names:
         table = table.drop_columns(["detail"])
+    details = [outcome.detail for outcome in outcomes]
     return table.append_column("detail", pa.array(details, pa.string()))
 
 
 def report(
     settings: Settings, source: Source, journal: Journal, about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What it took: rows, reasons, tokens, costs and rates over all sessions of the run."""
+    """Return rows, reasons, tokens, costs and rates of the run and of those that it resumes."""
     counts = journal.counts
-    known = {**REJECT_CODES, **CODES}
-    rejects = {code: counts[code] for code in known if counts[code]}
+    rejects = {code: counts[code] for code in {**REJECT_CODES, **CODES} if counts[code]}
     tokens = {"read": counts["prompt_tokens"], "written": counts["completion_tokens"]}
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         **about,
         "rows": {
             "source": source.rows,
@@ -101,17 +104,59 @@ def report(
         "seconds": round(journal.seconds, 1),
     }
     if journal.seconds:
-        found["rows_per_hour"] = round(3600 * len(journal) / journal.seconds, 1)
-        found["tokens_written_per_second"] = round(tokens["written"] / journal.seconds, 1)
+        result["rows_per_hour"] = round(3600 * len(journal) / journal.seconds, 1)
+        result["tokens_written_per_second"] = round(tokens["written"] / journal.seconds, 1)
     if settings.prices:
         price_in, price_out = settings.prices
         cost = (tokens["read"] * price_in + tokens["written"] * price_out) / 1e6
-        found["cost"] = round(cost, 4)
-        found["cost_per_kept_row"] = round(cost / counts["kept"], 6) if counts["kept"] else None
-    return found
+        result["cost"] = round(cost, 4)
+        result["cost_per_kept_row"] = round(cost / counts["kept"], 6) if counts["kept"] else None
+    return result
 
 
-def write_report(out: Path, found: Mapping[str, Any]) -> None:
-    """Write the report; it comes last, so where it is, the other files are whole."""
-    with whole_file(out / REPORT) as temporary:
-        temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+def write_report(out: Path, result: Mapping[str, Any]) -> None:
+    """Write the report; it comes last, so if it exists, the other files are complete."""
+    write_whole(out / REPORT, json.dumps(result, indent=2) + "\n")
+
+
+async def synthesize(settings: Settings) -> dict[str, Any]:
+    """Write reasoning for all rows, then the files, and return the report."""
+    prompt = read_prompt(settings.prompt, settings.limits.least, settings.limits.most)
+    findings = read_findings(settings.findings)
+    source = open_source(settings.source)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    for folder in (settings.out, settings.out / "data"):
+        remove_leftovers(folder)
+    client = ChatClient(settings.server)
+    try:
+        about = await _about(settings, client)
+        with Journal(settings.out, about | _identity(settings, source)) as journal:
+            writer = Writer(client, settings.server, prompt, settings.limits, settings.tries)
+            rows = source.rows if settings.limit is None else min(settings.limit, source.rows)
+            await Run(settings, writer, journal).all(source, findings, rows)
+            write_output(settings, source, journal, about)
+            result = report(settings, source, journal, about)
+            write_report(settings.out, result)
+    finally:
+        await client.aclose()
+    return result
+
+
+async def _about(settings: Settings, client: ChatClient) -> dict[str, Any]:
+    """Return what makes the replies: model, sampling, prompt, checks."""
+    try:
+        model = await client.model_name()
+    except ServerFault as fault:
+        raise InputError(f"{settings.server.base_url}: {fault}; {GOES_ON}") from None
+    return {
+        "model": model,
+        **{key: getattr(settings.server, key) for key in _REPLY_SETTINGS},
+        "prompt": prompt_version(settings.prompt),
+        "tries": settings.tries,
+        "words": [settings.limits.least, settings.limits.most],
+    }
+
+
+def _identity(settings: Settings, source: Source) -> dict[str, Any]:
+    """Return the other settings that a resumed run must have in common with its journal."""
+    return {"source": source.identity(), "findings": stamps([settings.findings])}

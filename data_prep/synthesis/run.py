@@ -1,34 +1,217 @@
-"""All rows of a source: each to the model, and its outcome to the journal."""
-
-from __future__ import annotations
+"""The rows of a source: each is sent to the model until a reply passes, and journalled."""
 
 import asyncio
+import json
+import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
 
 from tqdm import tqdm
 
-from data_prep.convert import read_records
-from data_prep.errors import InputError
-from data_prep.findings_table import findings_of
-from data_prep.rows import RowFault, parse_row
-from data_prep.sources import Source
-from data_prep.sources.gemex import UnknownForm, as_thinkvg
-from data_prep.synthesis.journal import Journal, Outcome
-from data_prep.synthesis.settings import Settings
-from data_prep.synthesis.tasks import Task
-from data_prep.synthesis.writer import RowUnanswered, Writer
-from reward.judge.faults import PermanentFault
+from data_prep.convert.source_rows import read_records
+from data_prep.program import InputError
+from data_prep.rows.example import RowFault, parse_row
+from data_prep.sources.files import Source
+from data_prep.sources.gemex import as_thinkvg
+from data_prep.sources.side_tables import findings_of
+from data_prep.synthesis.settings import Server, Settings
+from data_prep.synthesis.tasks import SCHEMA, Fault, Limits, Task, faults, read_reply
+from llm_client.client import ChatClient
+from llm_client.protocol import PermanentFault, ServerFault, whole_text
 
+JOURNAL = ".journal.jsonl"
 BATCH = 512
-GOES_ON = "what is done is kept, and the same command goes on from here"
+GOES_ON = "finished rows are kept, run the same command to resume"
+_LONGEST_DETAIL = 2000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a row: a reasoning, or a reject code with the last reply."""
+
+    index: int
+    reasoning: str = ""
+    reason: str = ""
+    detail: str = ""
+    tries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Journal:
+    """A file of outcomes, whose first line says what they were made from.
+
+    An incomplete last line, from a killed run, is cut off.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        """Open the journal of a folder, or create it.
+
+        Raises:
+            InputError: The journal was made from something else, or a line is damaged.
+        """
+        self._path = folder / JOURNAL
+        self._offsets: dict[int, int] = {}  # of lines in the file, by source index
+        self.counts: Counter[str] = Counter()
+        self.seconds = 0.0
+        self._identity = json.dumps(identity, sort_keys=True)
+        if self._path.is_file() and self._path.stat().st_size:
+            self._read()
+        self._file = self._path.open("a+b")
+        if not self._file.tell():
+            self._write({"made_from": self._identity})
+        self._earlier_seconds, self._start = self.seconds, time.monotonic()
+        self._write({"session": round(self.seconds, 2)})
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._offsets
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, outcome: Outcome) -> None:
+        """Write an outcome to the file."""
+        self.seconds = self._earlier_seconds + time.monotonic() - self._start
+        self._offsets[outcome.index] = self._file.seek(0, 2)
+        self._count(outcome)
+        self._write({**asdict(outcome), "at": round(self.seconds, 2)})
+
+    def outcome(self, index: int) -> Outcome:
+        """Return the outcome of a row.
+
+        Raises:
+            KeyError: The row has no outcome yet.
+        """
+        self._file.seek(self._offsets[index])
+        entry = json.loads(self._file.readline())
+        entry.pop("at")
+        return Outcome(**entry)
+
+    def _read(self) -> None:
+        offset = 0
+        with self._path.open("r+b") as file:
+            for number, line in enumerate(file):
+                if not line.endswith(b"\n"):
+                    file.truncate(offset)
+                    break
+                entry = self._parse(line, number)
+                if "index" in entry:
+                    self._offsets[entry["index"]] = offset
+                    self.seconds = max(self.seconds, entry.pop("at"))
+                    self._count(Outcome(**entry))
+                offset += len(line)
+
+    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            entry: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise InputError(f"{self._path} line {number + 1} is damaged: remove it") from None
+        if number == 0 and entry.get("made_from") != self._identity:
+            raise InputError(
+                f"{self._path} was begun with {_difference(entry, self._identity)}: give the same "
+                "options to resume, name another --out, or remove that file to start again"
+            )
+        return entry
+
+    def _count(self, outcome: Outcome) -> None:
+        self.counts[outcome.reason or "kept"] += 1
+        self.counts["tries"] += outcome.tries
+        self.counts["prompt_tokens"] += outcome.prompt_tokens
+        self.counts["completion_tokens"] += outcome.completion_tokens
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        self._file.seek(0, 2)
+        self._file.write(json.dumps(entry).encode() + b"\n")
+        self._file.flush()
+
+
+def _difference(first_line: Mapping[str, Any], identity: str) -> str:
+    """Name what differs between a journal's first line and this run."""
+    try:
+        earlier, now = json.loads(first_line["made_from"]), json.loads(identity)
+    except (KeyError, TypeError, ValueError):
+        return "something else"
+    names = [name for name in now if earlier.get(name) != now[name]]
+    return f"another {', '.join(names)}" if names else "something else"
+
+
+class RowUnanswered(Exception):
+    """The server failed for a row, which a resumed run tries again."""
+
+
+class Writer:
+    """Writes the reasoning of rows with a model."""
+
+    def __init__(
+        self, client: ChatClient, server: Server, prompt: str, limits: Limits, tries: int
+    ) -> None:
+        self._client, self._server = client, server
+        self._prompt, self._limits, self._tries = prompt, limits, tries
+
+    async def write(self, task: Task) -> Outcome:
+        """Return the outcome of a row.
+
+        Raises:
+            RowUnanswered: The server gave no reply.
+            PermanentFault: The server refuses every request, for its key, model or a field.
+        """
+        messages = [
+            {"role": "system", "content": self._prompt},
+            {"role": "user", "content": task.document()},
+        ]
+        index, tokens = task.row.source_index, [0, 0]
+        problems: list[Fault] = []
+        text = ""
+        for attempt in range(1, self._tries + 1):
+            try:
+                text = await self._ask(messages, attempt, tokens)
+            except PermanentFault as fault:
+                if not fault.one_request:
+                    raise
+                return Outcome(index, "", "refused", str(fault), attempt, *tokens)
+            except ServerFault as fault:
+                raise RowUnanswered(str(fault)) from None
+            reply = read_reply(text)
+            problems = faults(reply, task, self._limits)
+            if reply is not None and not problems:
+                return Outcome(index, reply.reasoning, "", "", attempt, *tokens)
+            hints = "\n".join(f"- {problem.hint}" for problem in problems)
+            messages[2:] = [
+                {"role": "assistant", "content": text[:_LONGEST_DETAIL]},
+                {"role": "user", "content": f"That cannot be used:\n{hints}\nWrite it again."},
+            ]
+        detail = f"{'; '.join(problem.hint for problem in problems)} | {text}"[:_LONGEST_DETAIL]
+        return Outcome(index, "", problems[0].code, detail, self._tries, *tokens)
+
+    async def _ask(self, messages: list[dict[str, str]], attempt: int, tokens: list[int]) -> str:
+        server = self._server
+        body = server.body(
+            await self._client.model_name(),
+            messages,
+            ("reasoning", SCHEMA),
+            temperature=server.temperature,
+            seed=server.seed + attempt - 1,
+        )
+        reply = await self._client.complete(body, lambda reply: whole_text(reply, server.option))
+        tokens[0] += reply.prompt_tokens
+        tokens[1] += reply.completion_tokens
+        return reply.text
 
 
 def records(source: Source, limit: int | None) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
-    """Every row with its source index; None for one that is not valid UTF-8."""
+    """Yield every source index with its row, None for a row that is not valid UTF-8."""
     index = 0
     for batch in source.batches(BATCH):
-        for record in read_records(batch, range(batch.num_rows)):
+        for record in read_records(batch):
             if limit is not None and index >= limit:
                 return
             yield index, record
@@ -36,23 +219,23 @@ def records(source: Source, limit: int | None) -> Iterator[tuple[int, Mapping[st
 
 
 def task_of(index: int, record: Mapping[str, Any] | None, findings: Mapping[str, str]) -> Task:
-    """What to ask for a row. Raises RowFault with a reject code where there is nothing to ask."""
+    """Return the task of a row.
+
+    Raises:
+        RowFault: The row is rejected.
+    """
     if record is None:
         raise RowFault("bad_text")
-    try:
-        row = as_thinkvg(record)
-    except UnknownForm as fault:
-        raise RowFault(str(fault)) from None
-    # A reasoning that is there already is not read, since it is to be written.
-    parsed = parse_row({**row, "thinkVG": ""}, index)
-    known = findings_of(findings, parsed.image_path, parsed.study)
-    if not known:
+    # An existing reasoning is ignored, since it is written again.
+    parsed = parse_row({**as_thinkvg(record), "thinkVG": ""}, index)
+    text = findings_of(findings, parsed.image_path, parsed.study)
+    if not text:
         raise RowFault("no_findings")
-    return Task(parsed, known)
+    return Task(parsed, text)
 
 
 class Run:
-    """One pass over the rows that the journal does not have yet."""
+    """A pass over the rows that are not in the journal yet."""
 
     def __init__(self, settings: Settings, writer: Writer, journal: Journal) -> None:
         self._settings, self._writer, self._journal = settings, writer, journal
@@ -60,14 +243,13 @@ class Run:
         self._unanswered: list[str] = []
 
     async def all(self, source: Source, findings: Mapping[str, str], rows: int) -> None:
-        """Bring every row to an outcome.
+        """Write an outcome of every row to the journal.
 
         Raises:
-            InputError: the server refuses all requests, or failed for some rows; the rest is done
-                as far as it could be.
+            InputError: The server refuses all requests, or failed for some rows.
         """
-        waiting: set[asyncio.Task[None]] = set()
-        most = 2 * self._settings.server.max_concurrency
+        running: set[asyncio.Task[None]] = set()
+        most_running = 2 * self._settings.server.max_concurrency
         done = len(self._journal)
         with tqdm(total=rows, initial=done, desc="reasoning", unit="row", smoothing=0) as bar:
             try:
@@ -80,22 +262,22 @@ class Run:
                         self._journal.add(Outcome(index, reason=str(fault)))
                         bar.update()
                         continue
-                    waiting.add(asyncio.create_task(self._one(task, bar)))
-                    if len(waiting) >= most:
-                        waiting = await _some(waiting)
-                while waiting:
-                    waiting = await _some(waiting)
+                    running.add(asyncio.create_task(self._write_row(task, bar)))
+                    if len(running) >= most_running:
+                        running = await _wait_for_first(running)
+                while running:
+                    running = await _wait_for_first(running)
             finally:
-                for each in waiting:
-                    each.cancel()
-                await asyncio.gather(*waiting, return_exceptions=True)
+                for unfinished in running:
+                    unfinished.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
         if self._unanswered:
             raise InputError(
                 f"the server failed for {len(self._unanswered)} rows (last: "
                 f"{self._unanswered[-1]}): {GOES_ON}; --give-up rejects such rows"
             )
 
-    async def _one(self, task: Task, bar: Any) -> None:
+    async def _write_row(self, task: Task, bar: Any) -> None:
         try:
             outcome = await self._writer.write(task)
         except PermanentFault as fault:
@@ -122,13 +304,13 @@ class Run:
         bar.update()
 
 
-async def _some(waiting: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-    """Wait for one to end; what it raises is raised here, and the others are left waiting."""
-    done, rest = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+async def _wait_for_first(running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+    """Wait until a task ends and return the others; if it failed, cancel them and raise."""
+    done, pending = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
     faults = [fault for task in done if (fault := task.exception())]
     if faults:
-        for task in rest:
+        for task in pending:
             task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
+        await asyncio.gather(*pending, return_exceptions=True)
         raise faults[0]
-    return rest
+    return pending

@@ -1,53 +1,48 @@
-"""The options of the command and what they come to."""
-
-from __future__ import annotations
+"""The options of `data_prep.synthesize`, and the settings that they give."""
 
 import argparse
-import importlib.util
+import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Annotated, get_args
 
-from data_prep.errors import InputError
-from data_prep.synthesis.checks import Limits
-from data_prep.synthesis.tasks import PROMPT
-from reward.judge.address import check_address
-from reward.judge.ready import PACKAGES, missing_package
-from reward.judge.settings import STRUCTURED_OUTPUTS
+from pydantic import Field
+
+from data_prep.program import InputError
+from data_prep.synthesis.tasks import PROMPT, Limits
+from llm_client.server import (
+    Count,
+    JsonServerSettings,
+    Positive,
+    StructuredOutput,
+    check_packages,
+)
 
 EPILOG = """\
 The findings are a table (parquet, CSV or JSON lines) with the columns `findings` and `image_path`
-or `study`. A text of it tells what is seen where, with boxes in the frame of the rows:
-"The left lung [63, 20, 98, 80] shows an opacity." Nothing is sent but to --base-url, which must be
-this machine unless you say otherwise. docs/synthesize.md tells more."""
+or `study`. They describe what is seen where, with boxes in the frame of the rows:
+"The left lung [63, 20, 98, 80] shows an opacity." Data is only sent to --base-url, which must be
+this machine unless you allow others. See docs/synthesize.md."""
 
 
-@dataclass(frozen=True)
-class Server:
-    """Where the model is, how it is asked, and how patiently: see `reward.judge.server`."""
+class Server(JsonServerSettings):
+    """The settings of the server, its sampling and its retries."""
 
-    base_url: str | None
-    model: str | None = None
-    api_key_env: str | None = None
-    timeout_s: float = 120.0
-    max_concurrency: int = 32
-    attempts: int = 4
-    backoff_s: float = 0.5
-    backoff_max_s: float = 20.0
-    breaker_failures: int = 16
-    breaker_cooldown_s: float = 30.0
-    temperature: float = 0.6
-    seed: int = 0
-    max_tokens: int = 1024
-    structured_output: str = "json_schema"
+    timeout_s: Positive = 120.0
+    max_concurrency: Count = 32
+    max_tokens: Count = 1024
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.6
 
-    def option(self, key: str) -> str:
-        """How a key is set on the command line."""
-        return option(key)
+    @classmethod
+    def option(cls, key: str) -> str:
+        """Return the option of the command line that sets a key."""
+        return f"--{key.replace('_', '-')}"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A checked command."""
+    """The checked options."""
 
     source: str
     findings: Path
@@ -61,11 +56,6 @@ class Settings:
     prices: tuple[float, float] | None
 
 
-def option(key: str) -> str:
-    """How a key of `Server` is set on the command line."""
-    return f"--{key.replace('_', '-')}"
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.synthesize",
@@ -77,36 +67,12 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--source", required=True, help="the rows, as for data_prep.thinkvg")
     add("--findings", type=Path, required=True, help="table of region-annotated findings")
-    add("--out", type=Path, required=True, help="folder to write; a stopped run goes on in it")
-    add("--base-url", required=True, help="the server, such as http://127.0.0.1:8000/v1")
-    add("--model", help="its name (the only one that the server offers)")
-    add("--api-key-env", metavar="NAME", help="environment variable that holds the server's key")
-    add("--trusted-hosts", nargs="*", default=[], metavar="HOST", help="of your own cluster")
-    add("--data-may-leave", action="store_true", help="allow any address")
+    add("--out", type=Path, required=True, help="folder to write; a stopped run is resumed in it")
     add("--prompt", type=Path, default=PROMPT, help="instructions (configs/synthesis/prompt.txt)")
     add("--tries", type=int, default=3, help="replies for a row until one passes (3)")
     add("--least-words", type=int, default=Limits.least, help=f"of a reasoning ({Limits.least})")
     add("--most-words", type=int, default=Limits.most, help=f"of a reasoning ({Limits.most})")
     add("--limit", type=int, help="the first rows only")
-    add("--temperature", type=float, default=Server.temperature, help=f"({Server.temperature})")
-    add("--seed", type=int, default=0, help="of the sampling; each try has the next one (0)")
-    add("--max-tokens", type=int, default=Server.max_tokens, help=f"({Server.max_tokens})")
-    add(
-        "--structured-output",
-        choices=STRUCTURED_OUTPUTS,
-        default=Server.structured_output,
-        help=f"how the server is told the form of a reply ({Server.structured_output})",
-    )
-    add(
-        "--max-concurrency",
-        type=int,
-        default=Server.max_concurrency,
-        help="requests at a time (32)",
-    )
-    add("--timeout-s", type=float, default=Server.timeout_s, help="seconds for one attempt (120)")
-    add("--attempts", type=int, default=Server.attempts, help="of a request that fails (4)")
-    add("--backoff-s", type=float, default=Server.backoff_s, help="seconds of the first wait (0.5)")
-    add("--breaker-failures", type=int, default=Server.breaker_failures, help="rows that fail (16)")
     add("--give-up", action="store_true", help="reject rows for which the server fails again")
     add(
         "--prices",
@@ -115,28 +81,49 @@ def build_parser() -> argparse.ArgumentParser:
         metavar=("IN", "OUT"),
         help="of a million tokens read and written, for the report of costs",
     )
+    _add_server_options(parser)
     return parser
 
 
+def _add_server_options(parser: argparse.ArgumentParser) -> None:
+    """Add the keys of `Server`; an option that is not used keeps its default there."""
+    add = partial(parser.add_argument, default=argparse.SUPPRESS)
+    forms = get_args(StructuredOutput)
+    add("--base-url", required=True, help="the server, such as http://127.0.0.1:8000/v1")
+    add("--model", help="its name (the only one that the server offers)")
+    add("--api-key-env", metavar="NAME", help="environment variable that holds the server's key")
+    add("--trusted-hosts", nargs="*", metavar="HOST", help="of your own cluster")
+    add("--data-may-leave", action="store_true", help="allow any address")
+    add("--temperature", type=float, help="(0.6)")
+    add("--seed", type=int, help="of the sampling; each try has the next one (0)")
+    add("--max-tokens", type=int, help="(1024)")
+    add("--structured-output", choices=forms, help=f"the form of a reply in requests ({forms[0]})")
+    add(
+        "--extra-body",
+        metavar="JSON",
+        help='more fields of the request; null leaves one out, such as {"top_k": null}',
+    )
+    add("--max-concurrency", type=int, help="requests at a time (32)")
+    add("--timeout-s", type=float, help="seconds for one attempt (120)")
+    add("--attempts", type=int, help="of a request that fails (4)")
+    add("--backoff-s", type=float, help="seconds of the first wait (0.5)")
+    add("--breaker-failures", type=int, help="rows that fail (16)")
+
+
 def settings_from(options: argparse.Namespace) -> Settings:
-    """Checks the options. Raises InputError with a line that names the one at fault."""
+    """Check the options.
+
+    Raises:
+        InputError: An option is wrong; the message names it.
+    """
     _check_numbers(options)
     if options.out.exists() and not options.out.is_dir():
         raise InputError(f"--out {options.out} is a file: name a folder")
-    for package in PACKAGES:
-        if importlib.util.find_spec(package) is None:
-            raise InputError(missing_package(package))
-    try:
-        check_address(options.base_url, options.data_may_leave, options.trusted_hosts, option)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    names = Server.__dataclass_fields__
-    server = Server(**{name: getattr(options, name) for name in names if hasattr(options, name)})
     return Settings(
         source=options.source,
         findings=options.findings,
         out=options.out,
-        server=server,
+        server=_server(options),
         limits=Limits(options.least_words, options.most_words),
         prompt=options.prompt,
         tries=options.tries,
@@ -146,21 +133,30 @@ def settings_from(options: argparse.Namespace) -> Settings:
     )
 
 
+def _server(options: argparse.Namespace) -> Server:
+    values = {key: value for key, value in vars(options).items() if key in Server.model_fields}
+    try:
+        if "extra_body" in values:
+            values["extra_body"] = json.loads(values["extra_body"])
+    except ValueError as error:
+        raise InputError(f"--extra-body is not JSON ({error})") from None
+    try:
+        check_packages()
+        server = Server.parse(values)
+        server.api_key()
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return server
+
+
 def _check_numbers(options: argparse.Namespace) -> None:
-    least = {"tries": 1, "least_words": 0, "max_tokens": 1, "max_concurrency": 1, "attempts": 1}
-    least |= {"breaker_failures": 1, "limit": 1}
-    for name, low in least.items():
+    for name, least in {"tries": 1, "least_words": 0, "limit": 1}.items():
         value = getattr(options, name)
-        if value is not None and value < low:
-            raise InputError(f"{option(name)} is {value}: give {low} or more")
-    for name in ("timeout_s", "backoff_s"):
-        if not getattr(options, name) > 0:
-            raise InputError(f"{option(name)} is {getattr(options, name)}: give more than 0")
+        if value is not None and value < least:
+            raise InputError(f"{Server.option(name)} is {value}: give {least} or more")
     if options.most_words < options.least_words:
         raise InputError(
             f"--most-words {options.most_words} is less than --least-words {options.least_words}"
         )
-    if not 0 <= options.temperature <= 2:
-        raise InputError(f"--temperature is {options.temperature}: give a number from 0 to 2")
     if options.prices and min(options.prices) < 0:
         raise InputError(f"--prices are {options.prices}: give numbers from 0")

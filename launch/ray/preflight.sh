@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The checks ahead of a run, then the run: launch/ray/preflight.sh OVERRIDES. On a Ray cluster it is
 # what `ray job submit` starts on the head, where the data and the models are; local.sh has it on this
-# machine. THINKVG_PREFLIGHT: on; warn tells problems and goes on; off.
+# machine. THINKVG_PREFLIGHT: on; warn shows problems and continues; off.
 set -euo pipefail
 python=${THINKVG_PYTHON:-python}
 case ${THINKVG_PREFLIGHT:-on} in
@@ -19,6 +19,6 @@ if ((code != 0)); then
         echo "error: the checks ahead of the run found problems (above); THINKVG_PREFLIGHT=warn passes them" >&2
         exit "$code"
     fi
-    echo "launch: going on, as THINKVG_PREFLIGHT=warn says"
+    echo "launch: continuing in spite of them (THINKVG_PREFLIGHT=warn)"
 fi
 exec "$python" -m recipe.train "$@"

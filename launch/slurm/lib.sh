@@ -29,7 +29,7 @@ set_up_site() {
     set +u
     site_setup || status=$?
     set -u
-    ((status == 0)) || say "site_setup ended with code $status (${THINKVG_SITE:-}); going on"
+    ((status == 0)) || say "site_setup ended with code $status (${THINKVG_SITE:-}); the job continues"
 }
 
 # Fills job, nodes, addresses, head, base_port, attempt and log_dir.
@@ -67,6 +67,17 @@ describe_allocation() {
     export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
     python=${THINKVG_PYTHON:-python}
     say "job $job, attempt $attempt: ${#nodes[@]} nodes (${nodes[*]}), $gpus GPUs each, ports from $base_port, logs in $log_dir"
+}
+
+# Caches of compiled code, on each node's own disk: a home is one for all nodes, and nodes that compile
+# into one folder at once read each other's unfinished files. What is set already stays.
+keep_caches_on_nodes() {
+    local folder
+    folder=${THINKVG_SCRATCH:-/tmp}/thinkvg-cache-$(id -u)
+    export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$folder/triton}
+    export VLLM_CACHE_ROOT=${VLLM_CACHE_ROOT:-$folder/vllm}
+    export FLASHINFER_WORKSPACE_BASE=${FLASHINFER_WORKSPACE_BASE:-$folder}
+    export CUDA_CACHE_PATH=${CUDA_CACHE_PATH:-$folder/cuda}
 }
 
 # How commands enter the container, where THINKVG_CONTAINER names one.
@@ -156,7 +167,7 @@ on_warning() {
 
 on_late() {
     [[ $phase != ending ]] || return 0
-    say "no time left for a checkpoint; the next attempt goes on from the last one"
+    say "no time left for a checkpoint; the next attempt resumes from the last one"
     stop_process "$driver"
 }
 
@@ -183,7 +194,7 @@ on_end() {
 
 stop_process() { [[ -z $1 ]] || kill -TERM "$1" 2>/dev/null || true; }
 
-# Ends every step, waiting a few seconds for each to clean up behind itself.
+# Ends every step, waiting a few seconds for each to clean up.
 stop_everything() {
     local process waited=0
     phase=ending
@@ -241,7 +252,7 @@ preflight() {
     if ((code != 2)) && node_is_gone; then again_by_slurm "$silent does not answer"; fi
     [[ $mode == warn ]] ||
         fail "the checks ahead of the run found problems (above); THINKVG_PREFLIGHT=warn passes them"
-    say "the checks ahead of the run found problems (above); going on, as THINKVG_PREFLIGHT=warn says"
+    say "the checks ahead of the run found problems (above); continuing in spite of them (THINKVG_PREFLIGHT=warn)"
 }
 
 # Waits for a child through any number of signals; its exit code is in `code`.
@@ -303,13 +314,13 @@ check_progress() {
             "look for the cause in $log_dir, or raise THINKVG_MAX_IDLE_RESTARTS=$most"
 }
 
-# again WHY: puts this job back into the queue; a new attempt goes on from the last checkpoint.
+# again WHY: puts this job back into the queue; a new attempt resumes from the last checkpoint.
 again() {
     stop_everything
     check_progress "$1"
     say "$1; requeueing job $job"
     scontrol requeue "$job" ||
-        fail "$1; SLURM did not requeue the job: submit the same command again to go on"
+        fail "$1; SLURM did not requeue the job: submit the same command again to resume"
     exit 0
 }
 
@@ -341,6 +352,8 @@ conclude() {
         again "lost Ray on a node: $lost"
     elif [[ -n $asked ]]; then
         again "the driver ended with code $code before it could save"
+    elif ((code == 75)); then
+        again "the run was stuck (its last line above says where)"
     else
         ! declare -F show_failure >/dev/null || show_failure
         say "error: the driver failed with code $code" >&2

@@ -36,7 +36,8 @@ site_setup() {
 # export THINKVG_MOUNTS=/shared/data:/shared/data,/shared/models:/shared/models
 
 # --- nodes and network -------------------------------------------------------------------------------
-# A folder on each node's own disk, for Ray: short, since Ray's sockets live in it.
+# A folder on each node's own disk, for Ray and for caches of compiled code: short, since Ray's sockets
+# live in it.
 export THINKVG_SCRATCH=/tmp
 # The address at which other nodes reach NODE. By default SLURM's own for it (NodeAddr).
 # address_of() { getent ahostsv4 "$1-ib0" | awk 'NR == 1 { print $1 }'; }
@@ -50,7 +51,7 @@ export THINKVG_SCRATCH=/tmp
 # export THINKVG_MARGIN=30          # seconds kept for the end itself, out of those before the limit
 # export THINKVG_MAX_RESTARTS=50    # a job that was requeued this often fails instead
 # export THINKVG_MAX_IDLE_RESTARTS=3 # as does one that was requeued this often without a new checkpoint
-# export THINKVG_PREFLIGHT=on       # warn: tell the problems that the checks find, and go on; off
+# export THINKVG_PREFLIGHT=on       # warn: show the problems that the checks find, and continue; off
 # export THINKVG_PROBE_TIMEOUT=30   # seconds that nodes have to answer after the driver failed
 # export THINKVG_RAY_CPUS=64        # CPUs that Ray may give out on each node; by default the job's
 # site_srun=(--network=...)         # further options of every srun

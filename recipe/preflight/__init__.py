@@ -1,1 +1,1 @@
-"""Checks a run ahead of it and shows its plan: ``python -m recipe.preflight``."""
+"""Checks of a run before it starts, and its plan: ``python -m recipe.preflight``."""

@@ -1,205 +1,319 @@
-"""All checks of a run, in order, and what they found."""
+"""The one list of checks of train, SFT, evaluation and preflight.
 
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+`CHECKS` is the list, in order. A fault that is certain to end or spoil a run stops it; one that is
+calculated or only likely is a warning. All checks are made, so that every problem is shown at once;
+only a wrong basic setting ends the list early. The programs make the checks when they start,
+`recipe.preflight` before a job. It also asks services and imports the engine's libraries, which
+takes long or may change until the job starts.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from omegaconf import DictConfig
 
-from recipe import checks, resources
-from recipe.errors import InputError
-from recipe.preflight import machine, services
-from recipe.preflight.batch import batch_faults, layout_faults
-from recipe.preflight.choices import choice_faults
-from recipe.preflight.communication import Traffic, traffic
-from recipe.preflight.data import DataFile, data_faults, enough_rows, rows_of
-from recipe.preflight.memory import Estimate, estimate
-from recipe.preflight.problems import Problems
-from recipe.preflight.shape import ModelShape, read_shape
-from recipe.preflight.values import value_faults
-from recipe.preflight.workload import GIB, Workload, read_workload
-from recipe.resuming import check_resumable
-from recipe.same_run import check_same_run
+from data_prep.program import InputError
+from recipe import cluster, console
+from recipe.data.prompts import check_chat_template
+from recipe.evaluate import checks as evaluation
+from recipe.preflight import choices, data, machine, memory, values
+from recipe.preflight.data import DATA_KEYS, DataFile
+from recipe.preflight.memory import Estimate, Traffic
+from recipe.preflight.model import ModelShape, check_model_folder, load_processor, read_shape
+from recipe.preflight.values import Workload, read_workload
+from recipe.run.checkpoints import check_resumable
+from recipe.run.host import check_outputs
+from recipe.run.identity import check_same_run
+
+TRAIN, SFT, EVALUATE = "train", "sft", "evaluate"
+TRAINING = (TRAIN, SFT)
+ALL = (TRAIN, SFT, EVALUATE)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
-    """What a run would do and take; a part that could not be found out is None."""
+    """A run as the checks read it, with their results; a part that could not be read is None.
 
+    Attributes:
+        config: composed configuration.
+        program: ``train``, ``sft`` or ``evaluate``.
+        elsewhere: whether the run is for other machines, so that this one is not checked.
+        files: data files with the right columns.
+        model: the model's ``config.json``.
+        processor: the model's processor.
+        shape: the model's layers and widths.
+        work: load of the run on each GPU.
+        memory: calculated memory of each GPU.
+        traffic: calculated traffic of each GPU in a step.
+        lengths: tokens of prompts and of responses, by the key of the file, for rollouts.
+        problems: certain faults, one line each, without repeats.
+        warnings: likely faults.
+    """
+
+    config: DictConfig
     program: str
-    files: tuple[DataFile, ...] = ()
+    elsewhere: bool = False
+    files: list[DataFile] = field(default_factory=list)
+    model: dict[str, Any] | None = None
+    processor: Any = None
     shape: ModelShape | None = None
     work: Workload | None = None
     memory: Estimate | None = None
     traffic: Traffic | None = None
-    problems: tuple[str, ...] = ()
+    lengths: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def starts_engine(self) -> bool:
+        """Whether the program starts an engine; an evaluation may ask a server instead."""
+        return self.program != EVALUATE or evaluation.uses_engine(self.config)
 
 
-def examine(config: DictConfig, program: str, elsewhere: bool = False) -> Plan:
-    """Run every check of a composed configuration.
+@dataclass(frozen=True)
+class Check:
+    """One line of the list.
+
+    Attributes:
+        subject: what is checked, in words that follow "could not check".
+        faults: yields faults or raises an `InputError`; it may set a part of the plan.
+        programs: programs whose runs are checked.
+        is_certain: whether its faults stop a run; otherwise they are warnings.
+        is_basic: whether a fault makes the later checks impossible.
+        of_machine: whether it checks this machine.
+        only_ahead: whether only `recipe.preflight` makes it.
+    """
+
+    subject: str
+    faults: Callable[[Plan], Iterable[str] | None]
+    programs: tuple[str, ...] = ALL
+    is_certain: bool = True
+    is_basic: bool = False
+    of_machine: bool = False
+    only_ahead: bool = False
+
+    def applies(self, plan: Plan, ahead: bool) -> bool:
+        """Return whether the check is made for this run."""
+        is_here = not (self.of_machine and plan.elsewhere)
+        return plan.program in self.programs and is_here and (ahead or not self.only_ahead)
+
+    def collect(self, plan: Plan) -> Iterator[str]:
+        """Yield the faults, each on one line."""
+        try:
+            for fault in self.faults(plan) or ():
+                yield " ".join(fault.split())
+        except InputError as error:
+            yield " ".join(str(error).split())
+        except Exception as error:  # a check that fails must not prevent the others
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            yield f"could not check {self.subject}: {reason}"
+
+
+def refuse_faulty(config: DictConfig, program: str) -> None:
+    """Check a run of ``train``, ``sft`` or ``evaluate`` before it starts.
+
+    Raises:
+        InputError: there are problems; names all of them on one line.
+    """
+    plan = examine(config, program, ahead=False)
+    if len(plan.problems) > 1:
+        numbered = (f"({number}) {text}" for number, text in enumerate(plan.problems, 1))
+        raise InputError(f"{len(plan.problems)} problems: {' '.join(numbered)}")
+    if plan.problems:
+        raise InputError(plan.problems[0])
+    for warning in plan.warnings:
+        console.say(f"warning: {warning}")
+
+
+def examine(config: DictConfig, program: str, elsewhere: bool = False, ahead: bool = True) -> Plan:
+    """Make the checks of a program, and return the plan with their results.
 
     Args:
-        program: ``train`` or ``sft``.
-        elsewhere: the run is to be on other machines: GPUs, packages and disk of this one are
-            not looked at.
+        config: composed configuration.
+        program: ``train``, ``sft`` or ``evaluate``.
+        elsewhere: whether the run is for other machines, so that this one is not checked.
+        ahead: whether to include the checks that only `recipe.preflight` makes.
     """
-    problems = Problems()
-    problems.collect("the settings", lambda: checks.check_settings(config))
-    if not problems.messages:
-        problems.extend("numbers", lambda: value_faults(config, program))
-    if problems.messages:
-        return Plan(program, problems=tuple(problems.messages))
-    if not elsewhere and not (program == "train" and resources.gpus_are_elsewhere()):
-        problems.collect("the accelerator", lambda: checks.check_accelerator(config))
-    path = config.model.path
-    model = problems.collect("the model", lambda: checks.check_model_folder(path, "model.path"))
-    shape = None
-    if model is not None:
-        shape = problems.collect("the model's shape", lambda: read_shape(path))
-    files = _check_files(config, program, model or {}, shape, problems)
-    _check_program(config, program, problems)
-    notices = [file.metadata.get("notice") for file in files]
-    if program == "train":
-        problems.extend("loggers", lambda: services.picture_faults(config, notices))
-    pixels = max((int(file.metadata.get("max_pixels", 0)) for file in files), default=0)
-    work = problems.collect("the workload", lambda: _workload(config, program, pixels))
-    if work is None:
-        return Plan(program, files, shape, problems=tuple(problems.messages))
-    problems.extend("batch sizes", lambda: batch_faults(config, work))
-    problems.extend("names", lambda: choice_faults(config, program, work))
-    memory = problems.collect("memory", lambda: _check_memory(config, shape, work, problems))
-    if not elsewhere:
-        _check_machine(config, shape, work, problems)
-    moved = problems.collect("traffic", lambda: traffic(shape, work) if shape else None)
-    return Plan(program, files, shape, work, memory, moved, tuple(problems.messages))
-
-
-def _workload(config: DictConfig, program: str, pixels: int) -> Workload:
-    try:
-        return read_workload(config, program, pixels)
-    except KeyError as error:
-        raise InputError(
-            f"a precision {error} is not known: choose fp32, bf16 or fp16 for cluster.param_dtype, "
-            "cluster.dtype and the engine's model_dtype"
-        ) from error
-
-
-def _check_files(
-    config: DictConfig,
-    program: str,
-    model: dict[str, Any],
-    shape: ModelShape | None,
-    problems: Problems,
-) -> tuple[DataFile, ...]:
-    columns = checks.ROLLOUT_COLUMNS if program == "train" else checks.SFT_COLUMNS
-    processor = _processor(config.model.path, problems) if model else None
-    files = []
-    for key in checks.DATA_KEYS:
-        metadata = problems.collect(
-            f"data.{key}",
-            lambda key=key: checks.check_data_file(config, key, columns, model),  # type: ignore[misc]
-        )
-        if metadata is None:
+    plan = Plan(config, program, elsewhere)
+    for check in CHECKS:
+        if not check.applies(plan, ahead):
             continue
-        path, training = str(config.data[key]), program == "train"
-        file = DataFile(
-            key=key,
-            path=path,
-            metadata=metadata,
-            rows=rows_of(path),
-            prompt_limit=config.data.max_prompt_length if training else config.data.max_length,
-            response_limit=config.data.max_response_length if training else None,
-        )
-        files.append(file)
-        batch = int(config.data.train_batch_size)
-        problems.extend(f"data.{key}", partial(data_faults, file, shape, processor))
-        problems.extend(f"data.{key}", partial(enough_rows, file, batch))
-    return tuple(files)
+        lines = plan.problems if check.is_certain else plan.warnings
+        lines += [fault for fault in dict.fromkeys(check.collect(plan)) if fault not in lines]
+        if check.is_basic and plan.problems:
+            break
+    return plan
 
 
-def _processor(path: str, problems: Problems) -> Any:
-    """The processor of a local model folder; None where there is none to be loaded."""
-    from transformers import AutoProcessor
-
-    if not Path(path).is_dir():
-        return None
-    try:
-        processor = AutoProcessor.from_pretrained(path, local_files_only=True)
-    except Exception as error:  # files that are broken fail in many ways
-        problems.add(
-            f"model.path={path}: its processor does not load ({type(error).__name__}: {error}): "
-            "copy tokenizer and processor of the base model"
-        )
-        return None
-    if not getattr(processor, "chat_template", None):
-        problems.add(
-            f"model.path={path}: no chat template: copy chat_template.jinja of the base model"
-        )
-        return None
-    return processor
+def _accelerator_faults(plan: Plan) -> None:
+    is_elsewhere = plan.program == TRAIN and cluster.gpus_are_elsewhere()
+    if plan.starts_engine and not is_elsewhere:
+        machine.check_accelerator(plan.config)
 
 
-def _check_program(config: DictConfig, program: str, problems: Problems) -> None:
-    """The checks that the program itself makes before it starts."""
-    problems.collect("the run's folder", lambda: check_same_run(config, program))
-    problems.collect("the checkpoint", lambda: check_resumable(config, program))
-    if program == "sft":
-        problems.collect("soft targets", lambda: checks.check_smoothing(config))
-        return
-    known = len(problems.messages)
-    problems.collect("the reward", lambda: checks.check_reward(config))
-    if len(problems.messages) == known:
-        problems.extend("the judge", lambda: services.judge_faults(config))
-    problems.collect("GDPO", lambda: checks.check_gdpo(config))
-    if not resources.joins_a_cluster():
-        problems.collect("Ray's resources", lambda: resources.check_declared(config))
+def _limit_faults(plan: Plan) -> Iterable[str]:
+    return machine.limit_faults(plan.config, plan.program) if plan.starts_engine else ()
 
 
-def _check_memory(
-    config: DictConfig, shape: ModelShape | None, work: Workload, problems: Problems
-) -> Estimate | None:
-    if shape is None:
-        return None
-    for fault in layout_faults(shape, work):
-        problems.add(fault)
-    memory = estimate(shape, work)
-    for moment, needed in memory.moments.items():
-        if needed > memory.available:
-            problems.add(
-                f"memory: {moment} takes {needed / GIB:.1f} GiB, of the "
-                f"{memory.available / GIB:.1f} that a GPU has: {_remedy(moment, work)}"
-            )
-    if memory.serving and memory.serving.cache_tokens < work.sequence:
-        problems.add(
-            f"memory: vLLM's cache holds {memory.serving.cache_tokens} tokens, a sequence has "
-            f"{work.sequence}: raise cluster.gpu_memory_utilization or cluster.tensor_parallel"
-        )
-    return memory
+def _limit_warnings(plan: Plan) -> Iterable[str]:
+    return machine.limit_warnings(plan.config, plan.program) if plan.starts_engine else ()
 
 
-def _remedy(moment: str, work: Workload) -> str:
-    """What to change first, by moment."""
-    more = f"more nodes (cluster.nodes={2 * work.nodes})"
-    if moment == "rollout":
-        offload = "" if work.offload_optimizer else "set cluster.optimizer_offload=true, "
-        return f"{offload}lower cluster.gpu_memory_utilization, or take {more}"
-    if moment == "update":
-        return f"take {more}, since parameters, gradients and optimizer meet there"
-    if work.program == "train":
-        tokens = "actor_rollout_ref.actor.ppo_max_token_len_per_gpu"
-        rows = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"
+def _read_model(plan: Plan) -> None:
+    if plan.program == EVALUATE:
+        plan.model = evaluation.read_model(plan.config)
     else:
-        tokens, rows = "data.max_token_len_per_gpu", "data.micro_batch_size_per_gpu"
-    offload = "" if work.offload_optimizer else "cluster.optimizer_offload=true, "
-    return f"lower {tokens} (or {rows} without dynamic batches), set {offload}or take {more}"
+        plan.model = check_model_folder(plan.config.model.path, "model.path")
 
 
-def _check_machine(
-    config: DictConfig, shape: ModelShape | None, work: Workload, problems: Problems
-) -> None:
-    problems.extend("GPUs", lambda: machine.gpu_faults(work))
-    problems.extend("packages", lambda: machine.package_faults(config, work))
-    if shape is not None:
-        problems.extend("the disk", lambda: machine.disk_faults(config, shape, work))
-    problems.extend("W&B", lambda: services.wandb_faults(config))
+def _read_processor(plan: Plan) -> None:
+    if plan.model is not None:
+        plan.processor = load_processor(plan.config.model.path)
+
+
+def _read_files(plan: Plan) -> Iterator[str]:
+    if plan.program == EVALUATE:
+        plan.files = evaluation.read_data_files(plan.config, plan.model or {})
+        return
+    for key in DATA_KEYS:
+        try:
+            file = data.read_data_file(plan.config, plan.program, key, plan.model or {})
+        except InputError as error:
+            yield str(error)
+        else:
+            plan.files.append(file)
+
+
+def _row_faults(plan: Plan) -> Iterator[str]:
+    for file in plan.files:
+        yield from data.data_faults(file, plan.model or {})
+
+
+def _long_row_faults(plan: Plan) -> Iterator[str]:
+    """Yield a fault for rows that are too long; count them if the run leaves them out."""
+    if plan.processor is None or not data.is_measured(plan.config, plan.program):
+        return
+    for number, file in enumerate(plan.files):
+        rows = data.rows_too_long(plan.config, file.key, plan.program, plan.processor)
+        if rows and data.leaves_out(plan.config, plan.program):
+            plan.files[number] = replace(file, left_out=len(rows))
+        elif rows:
+            yield data.overlong_row_fault(plan.config, file.key, plan.program, rows)
+
+
+def _step_faults(plan: Plan) -> Iterator[str]:
+    for file in plan.files:
+        yield from data.batch_fill_faults(file, plan.config)
+        yield from data.step_faults(file, plan.config)
+
+
+def _read_lengths(plan: Plan) -> Iterator[str]:
+    for file in plan.files:
+        plan.lengths[file.key] = data.measure_lengths(file, plan.processor)
+        yield from data.overlong_prompt_faults(file, plan.lengths[file.key][0])
+
+
+def _length_warnings(plan: Plan) -> Iterator[str]:
+    for file in plan.files:
+        yield from data.length_warnings(file, *plan.lengths.get(file.key, ((), ())))
+
+
+def _picture_faults(plan: Plan) -> Iterator[str]:
+    notices = [file.metadata.get("notice") for file in plan.files]
+    yield from choices.picture_faults(plan.config, notices)
+
+
+def _judge_faults(plan: Plan) -> Iterator[str]:
+    # wrong settings of the judge are a problem already
+    if not any("custom_reward_function" in problem for problem in plan.problems):
+        yield from choices.judge_faults(plan.config)
+
+
+def _read_work(plan: Plan) -> None:
+    pixels = max((int(file.metadata.get("max_pixels", 0)) for file in plan.files), default=0)
+    plan.work = read_workload(plan.config, plan.program, pixels)
+
+
+def _read_shape(plan: Plan) -> None:
+    if plan.model is not None:
+        plan.shape = read_shape(plan.config.model.path)
+
+
+def _memory_warnings(plan: Plan) -> Iterator[str]:
+    if plan.shape and plan.work:
+        plan.memory = memory.estimate(plan.shape, plan.work)
+        plan.traffic = memory.traffic(plan.shape, plan.work)
+        yield from memory.memory_warnings(plan.memory, plan.work)
+
+
+def _of(check: Callable[..., Iterable[str] | None], *parts: str) -> Callable[[Plan], Any]:
+    """Return a check of these parts of a plan; if one of them is None, nothing is checked."""
+
+    def faults(plan: Plan) -> Iterable[str] | None:
+        arguments = [getattr(plan, part) for part in parts]
+        return () if any(argument is None for argument in arguments) else check(*arguments)
+
+    return faults
+
+
+CHECKS = (
+    # settings
+    Check("the settings", _of(values.check_settings, "config"), TRAINING, is_basic=True),
+    Check("the settings", _of(evaluation.check_settings, "config"), (EVALUATE,), is_basic=True),
+    Check("the numbers", _of(values.value_faults, "config", "program"), TRAINING, is_basic=True),
+    Check("the numbers", _of(evaluation.value_faults, "config"), (EVALUATE,)),
+    # this machine
+    Check("the accelerator", _accelerator_faults, of_machine=True),
+    Check("the folder of results", _of(check_outputs, "config"), of_machine=True),
+    Check("the limits", _limit_faults, of_machine=True),
+    Check("the limits", _limit_warnings, is_certain=False, of_machine=True),
+    # model and data
+    Check("the model", _read_model),
+    Check("the processor", _read_processor, TRAINING),
+    Check("the data", _read_files),
+    Check("the rows", _row_faults),
+    Check("the lengths of rows", _long_row_faults, TRAINING),
+    Check("the number of rows", _step_faults, TRAINING),
+    Check("the lengths of prompts", _read_lengths, (TRAIN,)),
+    Check("the lengths of prompts", _length_warnings, (TRAIN,), is_certain=False),
+    Check("the chat template", _of(check_chat_template, "config", "program"), TRAINING),
+    # the run and its folder
+    Check("the run's folder", _of(check_same_run, "config", "program"), TRAINING),
+    Check("the checkpoint", _of(check_resumable, "config", "program"), TRAINING),
+    # what one of the programs has
+    Check("the soft targets", _of(choices.check_smoothing, "config"), (SFT,)),
+    Check("the loggers", _picture_faults, (TRAIN,)),
+    Check("the reward", _of(choices.check_reward, "config"), (TRAIN,)),
+    Check("GDPO", _of(choices.check_gdpo, "config"), (TRAIN,)),
+    Check("Ray's resources", _of(cluster.check_declared, "config"), (TRAIN,)),
+    Check("the judges", _of(evaluation.judge_faults, "config"), (EVALUATE,)),
+    Check("the server", _of(evaluation.check_server, "config"), (EVALUATE,)),
+    Check("the predictions", _of(evaluation.prediction_faults, "config"), (EVALUATE,)),
+    # the work of a GPU
+    Check("the workload", _read_work, TRAINING),
+    Check("batch sizes", _of(values.batch_faults, "config", "work"), TRAINING),
+    Check("the names", _of(choices.choice_faults, "config", "program", "work"), TRAINING),
+    Check("GPUs", _of(machine.gpu_faults, "work"), TRAINING, of_machine=True),
+    Check("the model's shape", _read_shape, TRAINING, is_certain=False),
+    Check("the layout", _of(values.layout_faults, "shape", "work"), TRAINING),
+    Check("memory", _memory_warnings, TRAINING, is_certain=False),
+    Check(
+        "the disk",
+        _of(machine.disk_warnings, "config", "shape", "work"),
+        TRAINING,
+        is_certain=False,
+        of_machine=True,
+    ),
+    # packages and services
+    Check("packages", _of(machine.package_faults, "config", "program"), TRAINING, of_machine=True),
+    Check("W&B", _of(choices.wandb_faults, "config"), TRAINING, of_machine=True),
+    Check(
+        "the engine",
+        _of(machine.engine_faults, "program"),
+        TRAINING,
+        of_machine=True,
+        only_ahead=True,
+    ),
+    Check("the judge", _judge_faults, (TRAIN,), only_ahead=True),
+)

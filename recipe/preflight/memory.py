@@ -1,4 +1,4 @@
-"""Memory of each GPU, calculated before anything is started.
+"""Memory and traffic of each GPU, calculated before anything is started.
 
 With P parameters in s bytes each (``model_dtype``), sharded over N ranks by FSDP2, computed in c
 bytes, over t tokens in a micro-batch:
@@ -32,15 +32,23 @@ The reference policy is offloaded to the host by verl (`forward_only`) and is ga
 actor, in turn with it: it adds no moment. On the host it takes 2 P / N for each GPU, and loading
 takes 4 P once on each node (for each GPU where input and output embeddings are tied).
 
+Traffic: FSDP2 gathers every parameter once for a forward and once more for a backward pass (it is
+freed in between) and scatters its gradient once in each micro-batch. On N ranks a gather moves
+(N - 1) / N P c bytes to each GPU, a scatter (N - 1) / N P 4 (reduced in float32). A step of GRPO
+has a pass for the old log-probabilities, one for the reference, and the update. A weight sync
+gathers all parameters once for vLLM.
+
 Sources: verl 0.9.1's FSDP engine, torch's FSDP2, and Korthikanti et al., Reducing Activation
 Recomputation in Large Transformer Models (2022), for which activations are kept. Measured on a CPU
 by ``python -m benchmarks.memory``; on GPUs the figures are calculated only.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from recipe.preflight.shape import ModelShape
-from recipe.preflight.workload import GIB, Rollout, Workload
+from recipe.preflight.model import ModelShape
+from recipe.preflight.values import GIB, Rollout, Workload
 
 CONTEXT = 3 * GIB
 FRAGMENTS = 0.05
@@ -64,20 +72,20 @@ class Training:
 
     @property
     def backward(self) -> float:
-        """At the end of the forward pass, where activations and logits are largest."""
+        """Bytes at the end of the forward pass, where activations and logits are largest."""
         state = self.parameters + self.optimizer + self.gradients
         return state + self.gathered + self.activations + self.logits + self.reserve
 
     @property
     def step(self) -> float:
-        """While the optimizer works."""
+        """Bytes during the optimizer's step."""
         state = self.parameters + self.optimizer + self.gradients
         return state + self.update + self.reserve
 
 
 @dataclass(frozen=True)
 class Serving:
-    """Bytes of vLLM on one GPU; `cache_tokens` fit into the cache of one replica."""
+    """Bytes of vLLM on one GPU, and the tokens that fit into the cache of a replica."""
 
     budget: float
     weights: float
@@ -100,20 +108,20 @@ class Estimate:
     @property
     def moments(self) -> dict[str, float]:
         """Bytes in use at the moments that are compared with the GPU's memory."""
-        beside = self.serving.asleep if self.serving else 0.0
-        found = {
-            "backward": self.training.backward + beside,
-            "update": self.training.step + beside,
+        asleep = self.serving.asleep if self.serving else 0.0
+        moments = {
+            "backward": self.training.backward + asleep,
+            "update": self.training.step + asleep,
         }
         if self.serving:
-            found["rollout"] = self.serving.budget + self.resident
-        return found
+            moments["rollout"] = self.serving.budget + self.resident
+        return moments
 
     def as_gib(self) -> dict[str, object]:
-        """The same in GiB, for a plan and for machines."""
+        """Return the estimate in GiB, by part."""
         training = {name: round(value / GIB, 2) for name, value in asdict(self.training).items()}
         moments = {name: round(value / GIB, 2) for name, value in self.moments.items()}
-        found: dict[str, object] = {
+        values: dict[str, object] = {
             "available": round(self.available / GIB, 1),
             "moments": moments,
             "training": training,
@@ -123,23 +131,23 @@ class Estimate:
             serving = asdict(self.serving)
             tokens = serving.pop("cache_tokens")
             rounded = {name: round(value / GIB, 2) for name, value in serving.items()}
-            found["vllm"] = {**rounded, "cache_tokens": tokens}
-        return found
+            values["vllm"] = {**rounded, "cache_tokens": tokens}
+        return values
 
 
 def trained_parameters(shape: ModelShape, work: Workload) -> float:
-    """Parameters that the optimizer moves: all, or those of the adapters on all linear layers."""
+    """Count the trained parameters: all, or those of adapters on all linear layers."""
     if not work.lora_rank:
         return float(shape.parameters)
     queries, key_values = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
     attention = 2 * (shape.width + queries) + 2 * (shape.width + key_values)
     text = shape.layers * (attention + 3 * (shape.width + shape.inner))
-    seen = 3 * (shape.vision_width + shape.vision_inner) + 6 * shape.vision_width
-    return float(work.lora_rank * (text + shape.vision_layers * seen))
+    vision = 3 * (shape.vision_width + shape.vision_inner) + 6 * shape.vision_width
+    return float(work.lora_rank * (text + shape.vision_layers * vision))
 
 
 def estimate(shape: ModelShape, work: Workload) -> Estimate:
-    """Memory of a run; the formulas are in the module's docstring."""
+    """Calculate the memory of a run by the formulas in the module's docstring."""
     training = _training(shape, work)
     serving = _serving(shape, work, work.rollout) if work.rollout else None
     parameters = 0.0 if work.offload_parameters else training.parameters
@@ -148,7 +156,7 @@ def estimate(shape: ModelShape, work: Workload) -> Estimate:
         training=training,
         serving=serving,
         resident=resident + training.reserve,
-        host=_host(shape, work),
+        host=_host(shape, work, training),
         available=work.gpu_memory,
     )
 
@@ -161,8 +169,8 @@ def _training(shape: ModelShape, work: Workload) -> Training:
     activations = _activations(shape, work)
     logits = 3.0 * work.tokens * shape.vocabulary * work.compute_bytes
     used = stored + 2 * moved + optimizer + gathered + activations + logits
-    one = min(float(shape.largest), trained_parameters(shape, work))
-    temporary = 2 * one * work.stored_bytes / work.shards if work.on_cpu else moved
+    largest = min(float(shape.largest), trained_parameters(shape, work))
+    temporary = 2 * largest * work.stored_bytes / work.shards if work.on_cpu else moved
     return Training(
         parameters=stored,
         optimizer=optimizer,
@@ -170,27 +178,27 @@ def _training(shape: ModelShape, work: Workload) -> Training:
         gathered=gathered,
         activations=activations,
         logits=logits,
-        # An optimizer that is offloaded between steps comes back for the step itself.
+        # An offloaded optimizer is on the GPU during the step.
         update=2 * moved - optimizer + temporary,
         reserve=0.0 if work.on_cpu else CONTEXT + FRAGMENTS * used,
     )
 
 
 def _activations(shape: ModelShape, work: Workload) -> float:
-    """Bytes that one micro-batch leaves for its backward pass."""
+    """Return the bytes that a micro-batch keeps for its backward pass."""
     key_values = shape.kv_heads * shape.head_width
     inner = work.tokens * (8 * shape.width + 3 * key_values + 4 * shape.inner)
     matrices = 2 * work.tokens * work.sequence * shape.heads if work.on_cpu else 0
     images = max(1, work.tokens // work.sequence)
     patches = images * work.max_pixels / ((shape.factor or 1) / shape.merge) ** 2
-    vision = patches * (11 * shape.vision_width + 4 * shape.vision_inner)
+    vision_inner = patches * (11 * shape.vision_width + 4 * shape.vision_inner)
     if work.checkpointing:
         text = work.tokens * shape.width * shape.layers + inner + matrices
-        seen = patches * shape.vision_width * shape.vision_layers + vision
+        vision = patches * shape.vision_width * shape.vision_layers + vision_inner
     else:
         text = (inner + matrices) * shape.layers
-        seen = vision * shape.vision_layers
-    return float((text + seen) * work.compute_bytes)
+        vision = vision_inner * shape.vision_layers
+    return float((text + vision) * work.compute_bytes)
 
 
 def _serving(shape: ModelShape, work: Workload, rollout: Rollout) -> Serving:
@@ -217,11 +225,79 @@ def _serving(shape: ModelShape, work: Workload, rollout: Rollout) -> Serving:
     )
 
 
-def _host(shape: ModelShape, work: Workload) -> float:
-    """Memory of one node's host for loading, the reference and what is offloaded."""
+def _host(shape: ModelShape, work: Workload, training: Training) -> float:
+    """Return the memory of a node's host for loading, the reference and what is offloaded."""
     per_gpu = 2.0 * shape.parameters / work.shards if work.reference else 0.0
-    stored = shape.parameters * work.stored_bytes / work.shards
-    moved = trained_parameters(shape, work) * work.stored_bytes / work.shards
-    per_gpu += 2 * moved * work.offload_optimizer + stored * work.offload_parameters
+    per_gpu += 2 * training.gradients * work.offload_optimizer
+    per_gpu += training.parameters * work.offload_parameters
     copies = work.gpus_per_node if shape.tied else 1
     return work.gpus_per_node * per_gpu + copies * shape.parameters * work.stored_bytes
+
+
+def memory_warnings(memory: Estimate, work: Workload) -> Iterator[str]:
+    """Yield a line for each moment that does not fit, and for a cache of less than a sequence."""
+    for moment, needed in memory.moments.items():
+        if needed > memory.available:
+            yield (
+                f"memory: {moment} takes {needed / GIB:.1f} GiB, of the "
+                f"{memory.available / GIB:.1f} that a GPU has: {_remedy(moment, work)}"
+            )
+    if memory.serving and memory.serving.cache_tokens < work.sequence:
+        yield (
+            f"memory: vLLM's cache holds {memory.serving.cache_tokens} tokens, a sequence has "
+            f"{work.sequence}: raise cluster.gpu_memory_utilization or cluster.tensor_parallel"
+        )
+
+
+def _remedy(moment: str, work: Workload) -> str:
+    """Return what to change first."""
+    more = f"more nodes (cluster.nodes={2 * work.nodes})"
+    if moment == "rollout":
+        offload = "" if work.offload_optimizer else "set cluster.optimizer_offload=true, "
+        return f"{offload}lower cluster.gpu_memory_utilization, or take {more}"
+    if moment == "update":
+        return f"take {more}, since parameters, gradients and optimizer are in memory at once"
+    if work.program == "train":
+        tokens = "actor_rollout_ref.actor.ppo_max_token_len_per_gpu"
+        rows = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"
+    else:
+        tokens, rows = "data.max_token_len_per_gpu", "data.micro_batch_size_per_gpu"
+    offload = "" if work.offload_optimizer else "cluster.optimizer_offload=true, "
+    return f"lower {tokens} (or {rows} without dynamic batches), set {offload}or take {more}"
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that one GPU receives in a step, and the step's micro-batches."""
+
+    micro_batches: int
+    gathers: float
+    scatters: float
+    weight_sync: float
+
+    @property
+    def total(self) -> float:
+        """All bytes of a step."""
+        return self.gathers + self.scatters + self.weight_sync
+
+
+def traffic(shape: ModelShape, work: Workload, mean_tokens: float | None = None) -> Traffic:
+    """Calculate the traffic of one step.
+
+    Args:
+        shape: shape of the model.
+        work: load of the run.
+        mean_tokens: mean length of prompt and response; by default the longest allowed one.
+    """
+    share = (work.shards - 1) / work.shards
+    sequences = work.prompts * work.group / work.gpus
+    micro = max(1, math.ceil(sequences * (mean_tokens or work.sequence) / work.tokens))
+    # forward and backward of the update; log-probabilities of the actor, and of the reference
+    passes = 2 + (1 if work.program == "train" else 0) + work.reference
+    gather = share * shape.parameters * work.compute_bytes
+    return Traffic(
+        micro_batches=micro,
+        gathers=gather * micro * passes,
+        scatters=share * shape.parameters * 4 * micro,
+        weight_sync=gather if work.program == "train" else 0.0,
+    )

@@ -1,5 +1,5 @@
-"""An LLM judge behind any OpenAI-compatible server, for rewards that text rules cannot decide.
+"""An LLM judge on any OpenAI-compatible server, for rewards that text rules cannot decide.
 
-`settings` and `address` need only the standard library; the rest needs the extra `judge`, and is
-imported only when a response is judged.
+`settings` loads without the extra `judge`; `judge` needs it, and is imported only when a response
+is judged.
 """

@@ -1,14 +1,4 @@
-"""What the judge is asked: one call scores the response's answer and the reference's, 1 to 10.
-
-The wording is this project's own, after the published description: accuracy counts most, then
-relevance, with the image's findings as a caption where the data has them. The two answers stand
-in an order drawn from a hash of their texts, so neither place is the reference's. (Where reasoning
-is sent, the reference has none, which tells them apart; `judge.reasoning=false` leaves it out.)
-
-A response is untrusted. Its texts stand as strings in one JSON document, cut to bounded lengths,
-and `<` is written as an escape, so that neither a closing quote, a tag nor a chat template's
-control token in it can end the string.
-"""
+"""The judge's prompt, and the parsing of its verdict: two scores from 1 to 10."""
 
 import hashlib
 import json
@@ -17,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llm_client.protocol import TransientFault, read_object
 from reward.ground_truth import GroundTruth
 from reward.response import Response
 
@@ -53,6 +44,38 @@ leads to the answer. Coming without reasoning is no fault.
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """Scores from 1 to 10. `supported` is None if the judge was not asked about it."""
+
+    candidate: float
+    reference: float
+    supported: bool | None = None
+
+    def reward(self, difference: float) -> float:
+        """Return 1 if the two scores differ by less than `difference`, else 0."""
+        return float(abs(self.candidate - self.reference) < difference)
+
+
+def read_verdict(content: str, candidate_first: bool, asks_support: bool) -> Verdict:
+    """Read a reply; text around its object is allowed, for servers without structured output.
+
+    Args:
+        content: the reply.
+        candidate_first: whether the response's answer was `answer_1`.
+        asks_support: whether the judge was asked for `supported`.
+
+    Raises:
+        TransientFault: the object, a key or a score from 1 to 10 is missing.
+    """
+    reply = read_object(content)
+    first, second = _score(reply, "score_1"), _score(reply, "score_2")
+    supported = reply.get("supported") if asks_support else None
+    if asks_support and not isinstance(supported, bool):
+        raise TransientFault("a reply without true or false under 'supported'")
+    return Verdict(*((first, second) if candidate_first else (second, first)), supported)
+
+
+@dataclass(frozen=True)
 class Case:
     """A response to be judged. `choices` are option texts by letter, `findings` a caption."""
 
@@ -65,9 +88,9 @@ class Case:
 
     @property
     def candidate_first(self) -> bool:
-        """Whether the response's answer is `answer_1`: a fair draw, the same every time."""
-        digest = hashlib.sha256(_canonical([self.question, self.answer, self.reference]))
-        return digest.digest()[0] % 2 == 0
+        """Whether the response's answer is `answer_1`: a fair draw, the same for equal cases."""
+        texts = json.dumps([self.question, self.answer, self.reference])
+        return hashlib.sha256(texts.encode()).digest()[0] % 2 == 0
 
 
 def make_case(
@@ -76,9 +99,9 @@ def make_case(
     extra_info: Mapping[str, Any] | None,
     with_reasoning: bool,
 ) -> Case:
-    """Collect what is judged of a response that has an answer.
+    """Return the case of a response that has an answer.
 
-    `extra_info` may hold `question` and `findings`; what is missing is left out of the prompt.
+    `extra_info` may hold `question` and `findings`; the prompt leaves out what is missing.
     """
     info = extra_info or {}
     reference = truth.answer if isinstance(truth.answer, str) else ", ".join(truth.answer)
@@ -127,6 +150,13 @@ def schema(asks_support: bool) -> dict[str, Any]:
     }
 
 
+def _score(reply: dict[str, Any], key: str) -> float:
+    value = reply.get(key)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value <= 10:
+        raise TransientFault(f"a reply without a score from 1 to 10 under {key!r}")
+    return float(value)
+
+
 def _reply(asks_support: bool) -> str:
     keys = ["`reason` (one or two sentences)", "`score_1`", "`score_2`"]
     if asks_support:
@@ -147,19 +177,19 @@ def _document(case: Case) -> str:
         "question": case.question,
         "options": dict(case.choices) or None,
         "findings": case.findings,
-        "answer_1": _given(first),
-        "answer_2": _given(second),
+        "answer_1": _without_none(first),
+        "answer_2": _without_none(second),
     }
-    text = json.dumps(_given(document), ensure_ascii=False, indent=1)
+    text = json.dumps(_without_none(document), ensure_ascii=False, indent=1)
     return _BRACKET_TOKEN.sub(r"\\u005b", text.replace("<", r"\u003c"))
 
 
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
 def _text(value: Any, kind: str) -> str | None:
-    """Return a text cut to its bound, None where there is none."""
+    """Return a text cut to its bound, or None if there is no text."""
     if not isinstance(value, str) or not value.strip():
         return None
     return _cut(value.strip(), LONGEST[kind])
@@ -172,7 +202,3 @@ def _cut(text: str, longest: int) -> str:
         return clean
     half = longest // 2
     return f"{clean[:half]} […] {clean[-half:]}"
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True).encode()

@@ -1,88 +1,71 @@
-"""The judge's settings: what `reward_kwargs.judge` may hold."""
+"""The judge's settings (`reward_kwargs.judge`), and when its failures end a run."""
 
-import json
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from reward.ground_truth import QUESTION_TYPES
-from reward.judge.address import check_address
-from reward.judge.server import judge_option
+from pydantic import Field, field_validator, model_validator
 
-STRUCTURED_OUTPUTS = ("json_schema", "json_object", "none")
-_OWN_FIELDS = (
-    "model",
-    "messages",
-    "temperature",
-    "seed",
-    "max_tokens",
-    "response_format",
-    "stream",
-)
+from llm_client.protocol import ServerFault
+from llm_client.server import Count, JsonServerSettings, Positive, Text, check_packages
+from reward.ground_truth import QUESTION_TYPES, QuestionType
+
+LONGEST_WAIT_S = 10.0
+
+QuestionTypes = Annotated[tuple[QuestionType, ...], Field(strict=False)]
 
 
-@dataclass(frozen=True)
-class JudgeSettings:
-    """Which server judges which responses, how patiently, and what counts as too many faults.
+class JudgeSettings(JsonServerSettings):
+    """The server, the responses that it judges, timeouts, and the limit of failures.
 
-    What each field means, with its unit, is in `docs/judge.md`. `extra_body` is canonical JSON.
+    `docs/judge.md` explains each field, with its unit.
     """
 
-    base_url: str | None = None
-    model: str | None = None
-    api_key_env: str | None = None
-    data_may_leave: bool = False
-    trusted_hosts: tuple[str, ...] = ()
-    question_types: tuple[str, ...] = ("open",)
-    score_difference: float = 2.0
+    question_types: QuestionTypes = ("open",)
+    score_difference: Positive = 2.0
     reasoning: bool = True
     alignment: bool = False
-    structured_output: str = "json_schema"
-    max_tokens: int = 512
-    seed: int = 0
-    extra_body: str = "{}"
-    timeout_s: float = 60.0
-    max_concurrency: int = 64
-    attempts: int = 4
-    backoff_s: float = 0.5
-    backoff_max_s: float = 20.0
-    breaker_failures: int = 16
-    breaker_cooldown_s: float = 30.0
-    cache_dir: str | None = None
-    max_failed_share: float = 0.25
-    failed_window: int = 3
+    cache_dir: Text | None = None
+    max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.25
+    failed_window: Count = 3
 
     @classmethod
     def from_kwargs(cls, kwargs: Any) -> "JudgeSettings":
-        """Check a preset's `judge`; ValueError names the key at fault.
+        """Check a preset's `judge`.
 
-        The address may still be missing: a preset has none, and verl gives its own router's.
+        The address may be missing: presets have none, and verl passes that of its router later.
+
+        Raises:
+            ValueError: a wrong setting, named in one line.
         """
         if not isinstance(kwargs, Mapping):
             raise ValueError("reward_kwargs.judge is not an object of settings")
-        known = [field.name for field in fields(cls)]
-        for key in kwargs:
-            if key not in known:
-                raise ValueError(f"unknown judge key {key!r}: known are {', '.join(known)}")
-        checked = {key: _CHECKS[key](value, f"judge.{key}") for key, value in kwargs.items()}
-        settings = cls(**checked)
-        if settings.alignment and not settings.reasoning:
-            raise ValueError("judge.alignment asks about the reasoning: set judge.reasoning=true")
-        if settings.base_url is not None:
-            check_address(settings.base_url, settings.data_may_leave, settings.trusted_hosts)
-        return settings
+        return cls.parse(kwargs)
 
-    def option(self, key: str) -> str:
-        """How a key is named to the user."""
-        return judge_option(key)
+    @classmethod
+    def option(cls, key: str) -> str:
+        """Return the option that sets a key, for messages."""
+        return f"judge.{key}"
+
+    @field_validator("question_types")
+    @classmethod
+    def _in_order(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in QUESTION_TYPES if name in names)
+
+    @model_validator(mode="after")
+    def _check_reasoning(self) -> "JudgeSettings":
+        if self.alignment and not self.reasoning:
+            raise ValueError("judge.alignment asks about the reasoning: set judge.reasoning=true")
+        return self
 
     def at(self, router_address: str | None) -> "JudgeSettings":
-        """Return the settings with an address: their own, or else that of verl's router.
+        """Return the settings with their address, or that of verl's router if they have none.
 
-        The router is part of the run's own cluster, so it needs no permission. ValueError where
-        there is neither.
+        The router is part of the run's cluster, so it needs no permission.
+
+        Raises:
+            ValueError: there is no address.
         """
         if self.base_url is not None:
             return self
@@ -91,136 +74,87 @@ class JudgeSettings:
                 "judge.base_url is not set: give the address of an OpenAI-compatible server, such "
                 "as http://127.0.0.1:8000/v1, or let verl serve one (reward.reward_model.enable)"
             )
-        return replace(self, base_url=f"http://{router_address}/v1")
-
-    def worst_case_s(self, responses: int) -> float:
-        """Seconds after which `responses` sent at once to a dead server have all fallen back.
-
-        The first failures open the circuit breaker, and what waits behind them falls back at
-        once; until then every attempt may last until its timeout.
-        """
-        waves = math.ceil(min(responses, self.breaker_failures) / self.max_concurrency)
-        waits = sum(
-            min(self.backoff_s * 2**retry + self.backoff_s, self.backoff_max_s)
-            for retry in range(self.attempts - 1)
-        )
-        return waves * (self.attempts * self.timeout_s + waits)
+        return self.model_copy(update={"base_url": f"http://{router_address}/v1"})
 
 
-def _text(value: Any, where: str) -> str | None:
-    if value is not None and (not isinstance(value, str) or not value.strip()):
-        raise ValueError(f"{where} is {value!r}, neither a text nor null")
-    return value
+def check_ready(kwargs: Any, router_address: str | None = None) -> JudgeSettings:
+    """Check a preset's `judge` and return it with an address.
+
+    Args:
+        kwargs: the settings.
+        router_address: HOST:PORT of the judge that verl serves, if it does.
+
+    Raises:
+        ValueError: a wrong setting, or a missing address, key or package, in one line.
+    """
+    settings = JudgeSettings.from_kwargs(kwargs).at(router_address)
+    check_packages("diskcache")
+    settings.api_key()
+    return settings
 
 
-def _variable(value: Any, where: str) -> str | None:
-    if value is not None and not (
-        isinstance(value, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value)
-    ):
-        # Not shown: it may be the key itself.
-        raise ValueError(f"{where} is not the name of an environment variable (never the key)")
-    return value
+def check_health(settings: JudgeSettings) -> None:
+    """Check that the judge's server answers and offers the model; `settings` have an address.
 
-
-def _flag(value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{where} is {value!r}, neither true nor false")
-    return value
-
-
-def _number(value: Any, where: str) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{where} is {value!r}, not a number above 0")
-    return float(value)
-
-
-def _share(value: Any, where: str) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 <= value <= 1:
-        raise ValueError(f"{where} is {value!r}, not a number from 0 to 1")
-    return float(value)
-
-
-def _count(value: Any, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{where} is {value!r}, not a whole number from 1")
-    return value
-
-
-def _whole(value: Any, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{where} is {value!r}, not a whole number")
-    return value
-
-
-def _names(value: Any, where: str) -> tuple[str, ...]:
-    is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    if not is_list or not all(isinstance(name, str) and name for name in value):
-        raise ValueError(f"{where} is {value!r}, not a list of names")
-    return tuple(value)
-
-
-def _one_of(*known: str) -> Callable[[Any, str], str]:
-    def check(value: Any, where: str) -> str:
-        if value not in known:
-            raise ValueError(f"{where} is {value!r}, not one of {', '.join(known)}")
-        return str(value)
-
-    return check
-
-
-def _question_types(value: Any, where: str) -> tuple[str, ...]:
-    names = _names(value, where)
-    for name in names:
-        _one_of(*QUESTION_TYPES)(name, where)
-    return tuple(name for name in QUESTION_TYPES if name in names)
-
-
-def _extra_body(value: Any, where: str) -> str:
+    Raises:
+        ValueError: it does not, in one line.
+    """
+    patience = {"attempts": 1, "timeout_s": min(settings.timeout_s, LONGEST_WAIT_S)}
     try:
-        text = json.dumps(_plain(value), sort_keys=True, allow_nan=False)
-    except (TypeError, ValueError):
-        raise ValueError(f"{where} holds what JSON cannot") from None
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{where} is {value!r}, not an object")
-    for key in value:
-        if key in _OWN_FIELDS:
-            raise ValueError(f"{where}.{key} is not yours to set: the judge sets it itself")
-    return text
+        model, offered = asyncio.run(_model_and_offered(settings.model_copy(update=patience)))
+    except ServerFault as fault:
+        raise ValueError(
+            f"judge.base_url={settings.base_url}: {fault}: start the judge's server there, or "
+            "correct the address"
+        ) from None
+    if model not in offered:
+        raise ValueError(
+            f"judge.model={model}: the server at {settings.base_url} offers "
+            f"{', '.join(offered) or 'none'}: set judge.model to one of these"
+        )
 
 
-def _plain(value: Any) -> Any:
-    """Return a container of a configuration library as plain lists and dicts."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    return value
+async def _model_and_offered(settings: JudgeSettings) -> tuple[str, list[str]]:
+    from llm_client.client import ChatClient  # needs the extra `judge`
+
+    client = ChatClient(settings)
+    try:
+        return await client.model_name(), await client.models()
+    finally:
+        await client.aclose()
 
 
-_CHECKS: dict[str, Callable[[Any, str], Any]] = {
-    "base_url": _text,
-    "model": _text,
-    "api_key_env": _variable,
-    "data_may_leave": _flag,
-    "trusted_hosts": _names,
-    "question_types": _question_types,
-    "score_difference": _number,
-    "reasoning": _flag,
-    "alignment": _flag,
-    "structured_output": _one_of(*STRUCTURED_OUTPUTS),
-    "max_tokens": _count,
-    "seed": _whole,
-    "extra_body": _extra_body,
-    "timeout_s": _number,
-    "max_concurrency": _count,
-    "attempts": _count,
-    "backoff_s": _number,
-    "backoff_max_s": _number,
-    "breaker_failures": _count,
-    "breaker_cooldown_s": _number,
-    "cache_dir": _text,
-    "max_failed_share": _share,
-    "failed_window": _count,
-}
+class JudgeFailing(Exception):
+    """The judge failed more often than `judge.max_failed_share` allows; the message is one line."""
+
+
+class FailureWatch:
+    """Counts requests to the judge and its failures, by step.
+
+    A step is a set of responses that are scored together: a training step, a validation, a block of
+    a file. The share of failures is that of the last `failed_window` steps with requests.
+    """
+
+    def __init__(self, settings: JudgeSettings) -> None:
+        self._limit, self._window = settings.max_failed_share, settings.failed_window
+        self._steps: deque[tuple[int, int]] = deque(maxlen=self._window)
+
+    def add(self, asked: int, failed: int) -> None:
+        """Count a step; a step without requests is ignored."""
+        if asked:
+            self._steps.append((asked, failed))
+
+    def fault(self, at_end: bool = False) -> str | None:
+        """Return one line that says why to stop, or None.
+
+        Fewer than `failed_window` steps are judged only `at_end`, when no more steps follow.
+        """
+        asked = sum(step[0] for step in self._steps)
+        failed = sum(step[1] for step in self._steps)
+        if failed <= self._limit * asked or (len(self._steps) < self._window and not at_end):
+            return None
+        return (
+            f"the judge failed for {failed} of {asked} responses, more than "
+            f"judge.max_failed_share={self._limit:g}: see its warnings above and its server, then "
+            "start again"
+        )

@@ -1,5 +1,6 @@
 """Every benchmark starts as its docstring says."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -7,25 +8,34 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = sorted(
-    path.stem
-    for path in (ROOT / "benchmarks").glob("*.py")
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for path in (ROOT / "benchmarks").rglob("*.py")
     if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
-)
+}
 
 
 def test_there_are_some() -> None:
-    assert {"reward", "reward_runs", "judge", "data_prep", "gradient_agreement"} <= set(PROGRAMS)
+    names = ("reward", "reward_runs", "judge", "data_prep", "gradient_agreement")
+    assert {f"benchmarks.{name}" for name in names} <= set(FILES)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", sorted(FILES))
 def test_a_benchmark_answers_help(name: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", "--help"],
+        [sys.executable, "-m", name, "--help"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert f"benchmarks.{name}" in (ROOT / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")
+    assert name in FILES[name].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_benchmark_starts_at_its_end(name: str) -> None:
+    """Functions that come after the start are not there yet when it runs."""
+    last = ast.parse(FILES[name].read_text(encoding="utf-8")).body[-1]
+    assert isinstance(last, ast.If)
+    assert "__main__" in ast.dump(last.test)

@@ -7,8 +7,8 @@ LINES = [
     (8.0, "INFO worker.py -- Started a local Ray instance."),
     (20.0, "\x1b[36m(TaskRunner pid=1)\x1b[0m INFO: Platform override from VERL_PLATFORM: cpu"),
     (25.0, "(TaskRunner pid=1) train and validate dataloader initialized, train dataset size: 9"),
-    (90.0, "(TaskRunner pid=1) step:1 - critic/score/mean:0.1"),
-    (95.0, "(TaskRunner pid=1) step:2 - critic/score/mean:0.1"),
+    (90.0, "(TaskRunner pid=1) step  1/10    0.100"),
+    (95.0, "(TaskRunner pid=1) step  2/10    0.100"),
 ]
 
 

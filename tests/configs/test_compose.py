@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from recipe.errors import InputError
-from recipe.program import compose_config
-from recipe.settings import CONFIG_FOLDER, FRACTIONS
+from data_prep.program import InputError
+from recipe.program import CONFIG_FOLDER, FRACTIONS, compose_config
 
 RUN = ["data.dir=DIR"]
 MODELS = {"tiny": ["model.path=MODEL"], "qwen2_5_vl_3b": [], "qwen2_5_vl_7b": []}

@@ -7,16 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_prep.phantom.__main__ import main as phantom_main
 from data_prep.thinkvg import main as thinkvg_main
-
-
-@pytest.fixture(scope="session")
-def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small clean phantom set."""
-    out = tmp_path_factory.mktemp("phantom")
-    assert phantom_main(["--out", str(out), "--images", "400", "--workers", "1"]) == 0
-    return out
+from phantom.draw.__main__ import main as phantom_main
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_prep.gallery import show
-from data_prep.phantom.__main__ import main as phantom_main
-from data_prep.phantom.dataset import PICTURES
+from data_prep.audit import show
 from data_prep.thinkvg import main
+from phantom.draw.__main__ import main as phantom_main
+from phantom.draw.dataset import PICTURES
 
 FINAL, CITED = (255, 176, 0), (41, 182, 246)
 WIDTH, HEIGHT = 1400, 12000
@@ -191,8 +191,9 @@ def test_boxes_go_from_the_models_coordinates_to_those_of_the_page(tmp_path, coo
         "regions": [{"ref": "", "box": box}],
         "think_regions": [],
     }
-    row = {"index": 1, "question_type": "multi", "question": "?", "response": None}
-    shown = show({**row, "image": str(tmp_path / "a.jpg"), "ground_truth": json.dumps(truth)})
+    row = {"index": 1, "question_type": "multi", "question": "?", "messages": None}
+    row |= {"images": [{"image": str(tmp_path / "a.jpg")}]}
+    shown = show(row | {"reward_model": {"ground_truth": json.dumps(truth)}})
     assert shown["size"] == (420, 210)
     placed = {"ref": "unnamed", "x": 105, "y": 26.25, "width": 210, "height": 52.5}
     assert shown["final"] == [placed]

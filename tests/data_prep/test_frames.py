@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from data_prep.frames import ThinEvidence, band_evidence, doubt_frame, infer_fit, infer_frame
-from data_prep.phantom.dataset import write_dataset
-from data_prep.phantom.dirty import Dirt
-from data_prep.phantom.variant import Variant
 from data_prep.thinkvg import main
+from phantom.draw.dataset import Variant, write_dataset
+from phantom.draw.rows import Dirt
 
 FRAMES = [(224, "stretch"), (224, "pad"), (336, "stretch"), (336, "pad"), (None, "stretch")]
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from data_prep.images import main
-from data_prep.lock import alone_in
 from data_prep.pictures import read_manifest
+from data_prep.program import alone_in
 from data_prep.thinkvg import main as thinkvg_main
 from reward.ground_truth import GroundTruth
 
@@ -260,7 +260,7 @@ def test_two_runs_into_one_folder_are_refused(folder, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     with alone_in(tmp_path / "out"):
         assert main(["--images", str(folder), "--out", str(tmp_path / "out")]) == 2
-    assert "another run writes to" in capsys.readouterr().err
+    assert "writes to this folder: wait" in capsys.readouterr().err
 
 
 def test_a_name_that_is_no_utf8_is_named(folder, tmp_path, capsys, cannot_run):

@@ -1,7 +1,6 @@
 import pytest
 
-from data_prep.errors import InputError
-from data_prep.program import STOPPED, run
+from data_prep.program import STOPPED, InputError, run
 
 ENDS = [
     (None, 0, ""),

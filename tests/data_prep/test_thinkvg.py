@@ -1,5 +1,7 @@
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 
 import pyarrow as pa
@@ -7,13 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_prep.metadata import read_metadata
-from data_prep.phantom.dirty import FAULTS
+from data_prep.program import read_metadata
 from data_prep.thinkvg import main
-from data_prep.tokens import prompts_over
+from phantom.draw.rows import FAULTS
 from reward.ground_truth import GroundTruth
-from reward.presets import load_preset
 from reward.response import parse_response
+from reward.settings import load_preset
 from reward.thinkvg import compute_score
 
 SPLITS = ("train", "val", "test")
@@ -331,13 +332,11 @@ def test_tokens_are_counted_with_the_image(make_dataset, paths, tmp_path):
     assert tokens["response"]["max"] == len(assistant.split())
     info, longest = row["extra_info"], tokens["prompt"]["max"]
     assert (info["prompt_tokens"], info["response_tokens"]) == (longest, tokens["response"]["max"])
-    file = tmp_path / "out" / "train.parquet"
-    assert prompts_over(file, longest) == (0, 1)
-    assert prompts_over(file, longest - 1) == (1, 1)
 
 
 def test_lengths_are_not_known_where_they_were_not_asked_for(prepared):
-    assert prompts_over(prepared / "train.parquet", 10) is None
+    (row, *_) = read(prepared / "train.parquet")
+    assert "prompt_tokens" not in row["extra_info"]
 
 
 @pytest.mark.parametrize(
@@ -380,6 +379,11 @@ def test_an_option_at_fault_is_named_in_one_line(
             {name: pa.array([], pa.string()) for name in COLUMNS},
             "no rows",
         ),
+        (
+            {name: ["a"] for name in COLUMNS}
+            | {"sizes": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int8()))},
+            "a column to drop or convert: Arrow type map<string, int8>",
+        ),
     ],
 )
 def test_a_source_at_fault_is_named(tmp_path, capsys, columns, named):
@@ -417,6 +421,16 @@ def test_bounds_too_close_are_pointed_out(dirty_phantom, paths, tmp_path, capsys
     options = ["--min-pixels", "12544", "--max-pixels", "12544"]
     assert main([*paths(dirty_phantom, tmp_path), *options]) == 0
     assert "below --min-pixels 12544" in capsys.readouterr().err
+
+
+def test_neither_torch_nor_verl_is_imported(make_dataset, paths, tmp_path):
+    program = (
+        "import sys; from data_prep.thinkvg import main; main(sys.argv[1:]); "
+        "print({'torch', 'verl', 'datasets'} & sys.modules.keys())"
+    )
+    command = [sys.executable, "-c", program, *paths(make_dataset({}), tmp_path / "out")]
+    output = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    assert output.splitlines()[-1] == "{'datasets'}"
 
 
 def test_nothing_half_written_is_left(prepared):

@@ -85,7 +85,7 @@ PREFLIGHT = 'mkdir -p recipe/preflight\nstep() { exec sh -c "$STEP"; }\n'
     ("mode", "code", "told"),
     [
         ("on", 2, "THINKVG_PREFLIGHT=warn passes them"),
-        ("warn", 0, "going on, as THINKVG_PREFLIGHT=warn says"),
+        ("warn", 0, "continuing in spite of them"),
         ("off", 0, ""),
         ("maybe", 2, "choose on, warn"),
     ],
@@ -148,3 +148,28 @@ def test_what_a_site_loads_may_be_careless(tmp_path: Path) -> None:
     done = shell(tmp_path, careless + "echo on")
     assert done.stdout.splitlines()[0] == "loaded"
     assert done.stdout.splitlines()[-1] == "on"
+
+
+def test_caches_of_compiled_code_stay_on_the_node(tmp_path: Path) -> None:
+    text = (
+        'keep_caches_on_nodes\necho "$TRITON_CACHE_DIR"; env | grep -c "/scratch/thinkvg-cache-"\n'
+    )
+    done = shell(tmp_path, text, THINKVG_SCRATCH="/scratch", HOME="/home/user")
+    assert done.stdout == f"/scratch/thinkvg-cache-{os.getuid()}/triton\n4\n"
+    done = shell(tmp_path, text, THINKVG_SCRATCH="/scratch", TRITON_CACHE_DIR="/mine")
+    assert done.stdout == "/mine\n3\n"
+
+
+@pytest.mark.parametrize("job", ["train", "sft"])
+def test_every_job_keeps_them_there(job: str) -> None:
+    lines = (ROOT / "launch" / "slurm" / f"{job}.sbatch").read_text().splitlines()
+    assert "keep_caches_on_nodes" in lines
+
+
+@pytest.mark.parametrize(("code", "ends"), [(75, 0), (1, 1), (2, 2)])
+def test_a_run_that_was_stuck_is_requeued(tmp_path: Path, code: int, ends: int) -> None:
+    text = ANSWERS + RUNNING + "node_is_gone() { return 1; }\n"
+    done = shell(tmp_path, text + f"(exit {code}) & driver=$!\nconclude\n")
+    assert done.returncode == ends, done.stdout
+    assert ("the run was stuck" in done.stdout) == (code == 75)
+    assert ("scontrol requeue 7" in done.stdout) == (code == 75)

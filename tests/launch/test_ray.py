@@ -57,3 +57,37 @@ def test_another_runtime_environment_is_submitted(tmp_path: Path) -> None:
     assert "--runtime-env /mine.yaml" in done.stdout
     wanted = "-- env THINKVG_PREFLIGHT=on bash launch/ray/preflight.sh run_dir=/shared/run"
     assert done.stdout.strip().endswith(wanted)
+
+
+@pytest.mark.parametrize(
+    ("refusals", "wait_s", "code", "message"),
+    [
+        (2, "60", 7, "launch: the cluster has no agent for jobs yet"),
+        (9, "1", 2, "error: the cluster at http://head:8265 has had no agent for jobs for 1 s"),
+    ],
+)
+def test_a_cluster_that_has_just_started_is_waited_for(
+    tmp_path: Path, refusals: int, wait_s: str, code: int, message: str
+) -> None:
+    ray = tmp_path / "ray"
+    ray.write_text(
+        "#!/bin/bash\n"
+        f"echo x >>{tmp_path}/calls\n"
+        f"if (( $(wc -l <{tmp_path}/calls) <= {refusals} )); then\n"
+        '    echo "RuntimeError: 500: No available agent to submit job, please try again." >&2\n'
+        "    exit 1\n"
+        "fi\n"
+        "echo the job has run\n"
+        "exit 7\n"
+    )
+    ray.chmod(0o755)
+    done = subprocess.run(
+        [str(ROOT / "launch/ray/submit.sh"), "http://head:8265", "run_dir=/shared/run"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "THINKVG_SUBMIT_WAIT_S": wait_s},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert ("the job has run" in done.stdout) == (code == 7)

@@ -1,6 +1,7 @@
 """Faults of input: one line that names them, code 2, before anything is started."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,16 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recipe.errors import InputError
+from data_prep.program import InputError
 from recipe.program import compose_config, require
 
+HUB_NAME = "model.path=Qwen/Qwen2.5-VL-7B-Instruct"
 BASE = ["cluster=cpu", "model=tiny"]
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A data folder of another model family, with the right columns."""
-    from data_prep.metadata import encode_metadata
+    from data_prep.program import encode_metadata
 
     folder = tmp_path / "data"
     folder.mkdir()
@@ -112,7 +114,7 @@ def test_soft_targets_need_a_token_for_each_coordinate(data: Path, model: Path) 
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from data_prep.metadata import encode_metadata
+    from data_prep.program import encode_metadata
 
     digits = Tokenizer(models.WordLevel({str(digit): digit for digit in range(10)}, unk_token="0"))
     digits.pre_tokenizer = pre_tokenizers.Digits(individual_digits=True)
@@ -136,6 +138,37 @@ def test_soft_targets_need_a_token_for_each_coordinate(data: Path, model: Path) 
 def test_data_for_another_family(program: str, data: Path, model: Path) -> None:
     line = ends_with_one_line(program, f"data.dir={data}", f"model.path={model}")
     assert "prepared for qwen3_vl, the model is qwen2_5_vl" in line
+
+
+@pytest.mark.parametrize("program", ["train", "sft", "evaluate"])
+def test_data_for_another_family_than_a_hub_name_has(program: str, data: Path) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", f"recipe.{program}", *BASE, f"data.dir={data}", HUB_NAME],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert finished.returncode == 2, finished.stderr
+    *notes, line = finished.stderr.splitlines()
+    assert all(note.startswith("note: ") for note in notes)
+    assert "prepared for qwen3_vl, the model is qwen2_5_vl" in line
+
+
+def test_every_problem_of_an_evaluation_is_on_the_line(tmp_path: Path) -> None:
+    overrides = ["data.split=late", "sampling.temperature=0", "model.path=./nowhere"]
+    line = ends_with_one_line("evaluate", *overrides, f"data.dir={tmp_path}")
+    assert re.match(r"error: \d+ problems: \(1\) ", line)
+    for told in ("data.split=late", "sampling.temperature=0", "./nowhere: no such folder"):
+        assert told in line
+
+
+@pytest.mark.parametrize("program", ["train", "sft"])
+def test_every_problem_is_on_the_line(program: str, data: Path, model: Path) -> None:
+    overrides = ["trainer.resume_mode=maybe", "model.path=./nowhere", f"data.dir={data}"]
+    line = ends_with_one_line(program, *overrides)
+    assert re.match(r"error: \d+ problems: \(1\) ", line)
+    for told in ("no such folder", "choose auto, disable", "do not fill one batch"):
+        assert told in line
 
 
 def test_gpus_where_there_are_none(data: Path, model: Path) -> None:
@@ -162,5 +195,5 @@ def test_require_names_the_first_missing_key() -> None:
 
 @pytest.mark.parametrize("override", ["ablation=gdpoo", "experiment=nosuch"])
 def test_an_unknown_entry_of_an_optional_group_is_refused(override: str) -> None:
-    with pytest.raises(InputError, match=f"{override}: no such entry; there are .*"):
+    with pytest.raises(InputError, match=f"{override}: no such entry; choose one of .*"):
         compose_config("train", ["data.dir=DIR", override])

@@ -5,10 +5,10 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
-from recipe import resources
+from llm_client.server import host_of
+from recipe import cluster
+from recipe.console import hide_secrets
 from recipe.program import compose_config
-from recipe.redaction import hide_secrets
-from reward.judge.address import host_of
 
 
 def test_variables_that_look_like_secrets_are_blanked() -> None:
@@ -32,20 +32,20 @@ def test_a_judge_s_password_is_not_told(url: str) -> None:
 
 def test_variables_that_a_job_has_already(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
-    assert resources.variables_of_the_job() == {}
+    assert cluster.variables_of_the_job() == {}
     for runtime in (None, {"env_vars": {"WANDB_MODE": "online"}}):
         job = json.dumps({"runtime_env": runtime, "metadata": {}})
         monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", job)
         expected = (runtime or {}).get("env_vars", {})
-        assert resources.variables_of_the_job() == expected
+        assert cluster.variables_of_the_job() == expected
 
 
 def test_the_head_of_a_cluster_may_have_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    assert resources.gpus_are_elsewhere()
+    assert cluster.gpus_are_elsewhere()
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    assert not resources.gpus_are_elsewhere()
+    assert not cluster.gpus_are_elsewhere()
 
 
 def test_a_cold_start_has_secrets_too() -> None:

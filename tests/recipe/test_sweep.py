@@ -1,5 +1,6 @@
 """Runs of a sweep: names, what is refused, what is skipped, and their comparison."""
 
+import argparse
 import json
 import subprocess
 from pathlib import Path
@@ -7,15 +8,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from recipe.errors import InputError
+from data_prep.program import InputError
 from recipe.program import compose_config
-from recipe.sweep import slurm
-from recipe.sweep.__main__ import sweep
-from recipe.sweep.compare import compare
-from recipe.sweep.runs import Run, ablations, plan_runs, run_name
-from recipe.train import FINISHED
-from reward.presets import load_preset
-from reward.settings import Settings
+from recipe.sweep import compare, sweep
+from recipe.sweep_runs import Run, ablations, plan_runs, run_name, submit
+from recipe.train.__main__ import FINISHED
+from reward.settings import Settings, load_preset
 
 SHARED = ["data.dir=DIR", "cluster=cpu"]
 NEEDS = {"rl_only": ["base_model=MODEL"]}
@@ -72,7 +70,7 @@ def test_what_is_unknown_is_refused(tmp_path: Path, variants: list[str], told: s
 
 def finish(run: Run, level: float) -> None:
     """Leave what a finished run leaves."""
-    run.note_overrides()
+    run.save_overrides()
     lines = [
         {"step": step, "data": {"reward/mean_iou/mean": level, "timing_s/step": 2.0}}
         for step in range(1, 6)
@@ -109,7 +107,7 @@ def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A launcher that prints its arguments, in place of the one that starts engines."""
     script = tmp_path / "train.sbatch"
     script.write_text('#!/bin/bash\n#SBATCH --signal=B:USR1@600\nprintf "%s\\n" "$@"\n')
-    monkeypatch.setattr(slurm, "TRAIN", script)
+    monkeypatch.setattr("recipe.sweep_runs.LAUNCHER", script)
     return script
 
 
@@ -152,7 +150,7 @@ def test_each_task_of_an_array_gets_the_overrides_of_its_run(
     out = tmp_path / "sw eep"
     runs = plan_runs(out, ["base", "dapo", "seed=1"], SHARED)
     finish(runs[0], 0.5)
-    said = slurm.submit(runs, out, ["--nodes=2"])
+    said = submit(runs, out, ["--nodes=2"])
     assert said == "submitted as job 12: dapo, seed1"
     folder = out / "submissions" / "1"
     call = f"--parsable --array=0-1 --nodes=2 {folder}/array.sbatch\n"
@@ -168,33 +166,33 @@ def test_what_is_queued_is_not_submitted_again(
 ) -> None:
     out = tmp_path / "sweep"
     runs = plan_runs(out, ["base", "dapo", "seed=1"], SHARED)
-    slurm.submit(runs[:2], out, [])
+    submit(runs[:2], out, [])
     (tmp_path / "queue").write_text("12_1\n")
-    said = slurm.submit(runs, out, [])
+    said = submit(runs, out, [])
     assert said == "dapo: still queued, as 12_1\nsubmitted as job 13: base, seed1"
     assert len(tasks(out / "submissions" / "1")) == 2
     (tmp_path / "queue").write_text("12_1\n13_0\n13_1\n")
     # both queries get the same answer, which names tasks of both jobs
-    assert slurm.submit(runs, out, []).endswith("nothing is left to submit")
+    assert submit(runs, out, []).endswith("nothing is left to submit")
 
 
 def test_a_job_that_slurm_has_forgotten_is_submitted_again(
     tmp_path: Path, launcher: Path, cluster: Path
 ) -> None:
     runs = plan_runs(tmp_path / "sweep", ["base"], SHARED)
-    slurm.submit(runs, tmp_path / "sweep", [])
+    submit(runs, tmp_path / "sweep", [])
     squeue = cluster / "bin" / "squeue"
     squeue.write_text("#!/bin/bash\necho 'slurm_load_jobs error: Invalid job id' >&2; exit 1\n")
-    assert "job 13" in slurm.submit(runs, tmp_path / "sweep", [])
+    assert "job 13" in submit(runs, tmp_path / "sweep", [])
     squeue.write_text("#!/bin/bash\necho 'Unable to contact slurm controller' >&2; exit 1\n")
     with pytest.raises(InputError, match="squeue: Unable to contact"):
-        slurm.submit(runs, tmp_path / "sweep", [])
+        submit(runs, tmp_path / "sweep", [])
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, launcher: Path, cluster: Path) -> None:
     out = tmp_path / "sweep"
     runs = plan_runs(out, ["base", "dapo"], SHARED)
-    said = slurm.submit(runs, out, [], dry=True)
+    said = submit(runs, out, [], dry=True)
     assert said == f"sbatch --parsable --array=0-1 {out}/submissions/1/array.sbatch"
     assert not out.exists()
 
@@ -202,9 +200,9 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, launcher: Path, cluster: Path)
 def test_a_variant_may_add_to_an_ablation_and_quote(tmp_path: Path) -> None:
     variants = ["rl_only base_model=MODEL", "base seed=3", "+trainer.note='a b'"]
     first, second, third = plan_runs(tmp_path, variants, SHARED)
-    assert first.own == ("ablation=rl_only", "base_model=MODEL")
+    assert first.changes == ("ablation=rl_only", "base_model=MODEL")
     assert (first.name, second.name) == ("rl_only-base_modelMODEL", "seed3")
-    assert third.own == ("+trainer.note=a b",)
+    assert third.changes == ("+trainer.note=a b",)
 
 
 def test_runs_have_absolute_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +214,7 @@ def test_runs_have_absolute_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_nothing_is_submitted_when_all_is_done(tmp_path: Path, launcher: Path) -> None:
     runs = plan_runs(tmp_path / "sweep", ["base"], SHARED)
     finish(runs[0], 0.5)
-    assert slurm.submit(runs, tmp_path / "sweep", [], dry=True) == ""
+    assert submit(runs, tmp_path / "sweep", [], dry=True) == ""
 
 
 def test_a_table_of_nothing_says_so(tmp_path: Path) -> None:
@@ -225,3 +223,17 @@ def test_a_table_of_nothing_says_so(tmp_path: Path) -> None:
     options = Namespace(out=tmp_path, variants=["base"], slurm=None, dry_run=False, table=True)
     with pytest.raises(InputError, match="no run has metrics yet"):
         sweep(options, SHARED)
+
+
+def test_a_run_that_fails_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("THINKVG_PREFLIGHT", "off")
+    missing = ["data.dir=/nowhere", "model.path=x", "cluster=cpu"]
+    options = argparse.Namespace(
+        out=tmp_path, variants=["base"], slurm=None, dry_run=False, table=False
+    )
+    assert sweep(options, missing) == 1
+    errors = capfd.readouterr().err
+    assert "error: base: " in errors.splitlines()[-1]
+    assert "model.path=x: no such folder" in errors.splitlines()[-1]

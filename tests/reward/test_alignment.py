@@ -12,8 +12,7 @@ from reward.response import parse_response
 def _score(text: str, truth: GroundTruth) -> float:
     response = parse_response(text)
     final, cited = place(response.regions, truth), place(response.think_regions, truth)
-    boxes, cited_boxes = ([box for _, box in regions] for regions in (final, cited))
-    return alignment_score(response, boxes, cited_boxes, truth)
+    return alignment_score(response, final, cited, truth)
 
 
 CHOICES = {"A": "Normal", "B": "Effusion", "C": "Edema"}

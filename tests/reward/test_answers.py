@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward.answers import answer_is_correct, answer_score, parse_yes_no
-from reward.choices import parse_letters
+from reward.answers import answer_is_correct, answer_score, parse_letters, parse_yes_no
 from reward.ground_truth import GroundTruth
 
 CHOICES = {"A": "Normal", "B": "Pleural effusion", "C": "Enlarged heart and effusion", "D": "None"}

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from reward.components import SCORE_KEYS
+from reward.thinkvg import SCORE_KEYS
 
 FUZZER = Path(__file__).parents[2] / "tools" / "fuzz_reward.py"
 

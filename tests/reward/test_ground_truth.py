@@ -42,21 +42,24 @@ def test_json_is_spelt_as_the_library_spells_it() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"question_type": "essay"}, "question_type"),
+        ({"question_type": "essay"}, r"ground_truth\.question_type: .*, not 'essay'"),
         ({"answer": []}, "list of letters"),
         ({"answer": ["A", "Z"]}, "'Z'"),
         ({"answer": "A"}, "list of letters"),
         ({"question_type": "single", "answer": "Z"}, "'Z'"),
         ({"question_type": "single", "answer": ["A"]}, "answer"),
-        ({"question_type": "closed", "answer": "yes"}, "not Yes or No"),
+        ({"question_type": "closed", "answer": "yes"}, "'yes', not one of Yes, No"),
         ({"question_type": "open", "answer": " "}, "open question"),
-        ({"choices": {"1": "a"}}, "choices"),
-        ({"choices": ["a"]}, "choices"),
-        ({"regions": None}, "regions is not a list"),
+        ({"choices": {"1": "a"}}, r"ground_truth\.choices\.1: "),
+        ({"choices": ["a"]}, r"ground_truth\.choices: "),
+        ({"regions": None}, r"ground_truth\.regions: "),
         ({"regions": [[1, 2, 3, 4]]}, r"regions\[0\]"),
-        ({"regions": [{"ref": "a", "box": [1, 2, 3]}]}, r"regions\[0\].box"),
-        ({"regions": [{"ref": "a", "box": [3, 2, 1, 4]}]}, r"regions\[0\].box"),
-        ({"think_regions": [{"ref": "a", "box": [1, 2, None, 4]}]}, r"think_regions\[0\].box"),
+        ({"regions": [{"ref": "a", "box": [1, 2, 3]}]}, r"ground_truth lacks regions\[0\]\.box"),
+        ({"regions": [{"ref": "a", "box": [3, 2, 1, 4]}]}, r"ground_truth\.regions\[0\]: box"),
+        (
+            {"think_regions": [{"ref": "a", "box": [1, 2, None, 4]}]},
+            r"\.think_regions\[0\]\.box",
+        ),
         ({"regions": [{"ref": "a", "box": [300, 2, 400, 4]}]}, "outside the image"),
         ({"image_size": [0, 5]}, "image_size"),
         ({"image_size": [5]}, "image_size"),
@@ -76,7 +79,7 @@ def test_what_is_no_object_is_refused(source: str) -> None:
 
 
 def test_missing_keys_are_named() -> None:
-    with pytest.raises(ValueError, match="answer, regions"):
+    with pytest.raises(ValueError, match=r"ground_truth lacks answer, regions$"):
         GroundTruth.parse({k: v for k, v in PLAIN.items() if k not in ("answer", "regions")})
 
 

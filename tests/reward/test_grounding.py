@@ -8,11 +8,20 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from reward.boxes import distinct, iou_matrix, matched_ious, matched_values
-from reward.boxes import iou as iou_of
+from reward.boxes_in_text import Box
 from reward.ground_truth import GroundTruth, place
-from reward.grounding import MOST_EXTRA, cited_score, count_gate_score, dense_score, quality
-from reward.numbers import Box
+from reward.grounding import (
+    MOST_EXTRA,
+    cited_score,
+    count_gate_score,
+    dense_score,
+    distinct,
+    iou_matrix,
+    matched_ious,
+    matched_values,
+    quality,
+)
+from reward.grounding import iou as iou_of
 from reward.response import Region
 
 A: Box = (10, 10, 40, 40)
@@ -42,13 +51,8 @@ def _regions(boxes: Sequence[Box | None], names: Sequence[str] = ()) -> list[Reg
     return [Region(name, box) for name, box in zip(padded, boxes, strict=True)]
 
 
-def _ious(given: Sequence[Region], wanted: Sequence[Region]) -> list[list[float]]:
-    return iou_matrix([box for _, box in given], [box for _, box in wanted])
-
-
 def dense_of(given: Sequence[Region], wanted: Sequence[Region], frame: GroundTruth) -> float:
-    placed, target = place(given, frame), place(wanted, frame)
-    return dense_score(placed, target, _ious(placed, target))
+    return dense_score(place(given, frame), place(wanted, frame))
 
 
 def dense(given: Sequence[Box | None], wanted: Sequence[Box]) -> float:
@@ -56,8 +60,7 @@ def dense(given: Sequence[Box | None], wanted: Sequence[Box]) -> float:
 
 
 def paper(given: Sequence[Box | None], wanted: Sequence[Box]) -> float:
-    placed, target = place(_regions(given), FRAME), place(_regions(wanted), FRAME)
-    return count_gate_score(_ious(placed, target), len(given), len(wanted), 0.75)
+    return count_gate_score(place(_regions(given), FRAME), place(_regions(wanted), FRAME), 0.75)
 
 
 @st.composite
@@ -292,7 +295,7 @@ class TestCited:
     @staticmethod
     def score(given_boxes: Sequence[Box | None], wanted: Sequence[Box | None]) -> float:
         placed, target = (distinct(place(_regions(b), FRAME)) for b in (given_boxes, wanted))
-        return cited_score(placed, target, _ious(placed, target))
+        return cited_score(placed, target)
 
     @given(LISTS, LISTS)
     def test_range(self, given_boxes: list[Box], wanted: list[Box]) -> None:
@@ -348,7 +351,7 @@ class TestGeometry:
     def test_quality(self, box: Box, other: Box, iou: float, giou: float, excess: float) -> None:
         near = 0.9 * iou + 0.05 * (1 + giou)
         assert iou_matrix([box], [other]) == [[pytest.approx(iou)]]
-        assert quality(box, other, iou) == pytest.approx(near / (1 + (excess / 0.35) ** 8))
+        assert quality(box, other) == pytest.approx(near / (1 + (excess / 0.35) ** 8))
 
     @given(boxes(), boxes())
     def test_the_matrix_holds_the_iou_of_each_pair(self, box: Box, other: Box) -> None:
@@ -358,7 +361,7 @@ class TestGeometry:
     @given(boxes(), boxes())
     def test_quality_is_1_only_for_equal_boxes(self, box: Box, other: Box) -> None:
         unit, target = (tuple(v / 100 for v in item) for item in (box, other))
-        value = quality(unit, target, iou_of(unit, target))  # type: ignore[arg-type]
+        value = quality(unit, target)  # type: ignore[arg-type]
         assert (value > 0.9999) == (box == other)
 
     def test_matching_is_optimal_where_greedy_is_not(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from recipe.program import compose_config
-from reward.presets import is_judged, load_preset, preset_names
+from reward.settings import is_judged, load_preset, preset_names
 
 
 def test_the_presets_and_ablations_are_there() -> None:

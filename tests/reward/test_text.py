@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward.reading import stem
-from reward.text import contradicts, text_score
+from reward.text import contradicts, stem, text_score
 
 SMALL = "There is a small left pleural effusion."
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from reward.ground_truth import GroundTruth
-from reward.presets import load_preset
+from reward.settings import load_preset
 from reward.thinkvg import SCORE_KEYS, compute_score
 
 DENSE, PAPER = load_preset("dense"), load_preset("paper")

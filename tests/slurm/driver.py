@@ -14,10 +14,10 @@ import ray
 import wandb
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from recipe import run_identity
-from recipe.evaluation.files import write_text_atomically
-from recipe.metrics_file import AppendingFileLogger, continue_from
-from recipe.stop_request import VARIABLE, StopRequest
+from data_prep.program import write_whole
+from recipe.loggers import AppendingFileLogger, continue_from
+from recipe.run import identity
+from recipe.run.folder import VARIABLE, StopRequest
 
 SAVE_EVERY = 5
 
@@ -51,7 +51,7 @@ def main() -> None:
     request.begin()
     ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
     workers = start_workers(int(settings["cluster.nodes"]))
-    run_identity.set_variables(run_dir)
+    identity.set_variables(run_dir)
     # As the trainer logs: a file that is written at once beside W&B, which is not.
     continue_from(done)
     file = AppendingFileLogger("launcher", "trivial")
@@ -66,7 +66,7 @@ def main() -> None:
         print(f"driver step {step}", flush=True)
         asked = request.asked() and step < steps
         if asked or step % SAVE_EVERY == 0:
-            write_text_atomically(checkpoint, str(step))
+            write_whole(checkpoint, str(step))
         if asked:
             run.finish()
             request.answer(step)

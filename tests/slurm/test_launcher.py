@@ -31,7 +31,7 @@ def frozen(job: Any, node: str) -> Iterator[None]:
         return [
             process
             for process in psutil.process_iter(["name", "cmdline"])
-            if "recipe.cluster.start" in (process.info["cmdline"] or [])
+            if {"recipe.cluster", "start"} <= set(process.info["cmdline"] or [])
             and "python" in process.info["name"]
             and job.slurm.same_space(process.pid, node)
         ]

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from recipe.wandb_files import history
-
 DRIVER = f"{sys.executable} {Path(__file__).with_name('driver.py')}"
 
 
@@ -17,13 +15,9 @@ def starts(job: Any) -> list[int]:
     return [int(step) for step in re.findall(r"driver begins behind step (\d+)", job.log)]
 
 
-def steps_in_history(run_dir: Path) -> list[int]:
-    """W&B's steps over all starts, in the order of the log."""
-    run_id = (run_dir / "wandb_run_id").read_text().strip()
-    return [point["_step"] for point in history(run_dir, run_id)]
-
-
-def test_the_signal_before_the_time_limit_saves_and_requeues(submit: Any, tmp_path: Path) -> None:
+def test_the_signal_before_the_time_limit_saves_and_requeues(
+    submit: Any, tmp_path: Path, uploaded: Any
+) -> None:
     # SLURM sends the signal up to a minute early, so a minute before the end means 0 to 60 s left.
     job = submit(
         *("train.sbatch", f"run_dir={tmp_path / 'run'}", "steps=70"),
@@ -35,11 +29,13 @@ def test_the_signal_before_the_time_limit_saves_and_requeues(submit: Any, tmp_pa
     saved = [int(step) for step in re.findall(r"checkpoint and ended \(step (\d+)", job.log)]
     assert saved
     assert starts(job) == [0, *saved]
-    assert steps_in_history(tmp_path / "run") == list(range(1, 71))
+    assert [point["_step"] for point in uploaded(tmp_path / "run")] == list(range(1, 71))
 
 
 @pytest.mark.parametrize("node", ["node2", "node1"], ids=["worker", "head"])
-def test_a_lost_node_requeues(submit: Any, slurm: Any, tmp_path: Path, node: str) -> None:
+def test_a_lost_node_requeues(
+    submit: Any, slurm: Any, tmp_path: Path, uploaded: Any, node: str
+) -> None:
     job = submit(
         *("train.sbatch", f"run_dir={tmp_path / 'run'}", "steps=14"), THINKVG_DRIVER=DRIVER
     )
@@ -55,4 +51,4 @@ def test_a_lost_node_requeues(submit: Any, slurm: Any, tmp_path: Path, node: str
     told = ("node2 does not answer", "DUE TO NODE FAILURE")
     assert any(line in job.log for line in told) or node == "node1"
     assert starts(job) == [0, 5]
-    assert steps_in_history(tmp_path / "run") == list(range(1, 15))
+    assert [point["_step"] for point in uploaded(tmp_path / "run")] == list(range(1, 15))

@@ -5,14 +5,13 @@ second attempt.
 """
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from recipe.wandb_files import history
 
 STEPS = 5
 SFT_STEPS = 40
@@ -38,13 +37,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("workspace")
     phantom, data = str(root / "phantom"), str(root / "data")
     for step in (
-        ("data_prep.phantom", "--out", phantom, "--images", "120", "--seed", "3"),
+        ("phantom.draw", "--out", phantom, "--images", "120", "--seed", "3"),
         (
             *("data_prep.thinkvg", "--source", phantom, "--images", f"{phantom}/files"),
             *("--out", data, "--min-pixels", "12544", "--max-pixels", "15680"),
             *("--val", "0.1", "--test", "0.1"),
         ),
-        ("recipe.tiny", "--data", data, "--out", str(root / "model")),
+        ("phantom.tiny", "--data", data, "--out", str(root / "model")),
     ):
         subprocess.run([sys.executable, "-m", *step], check=True, timeout=300)
     return root
@@ -76,33 +75,33 @@ def train(submit: Any, workspace: Path, run_dir: Path, script: str, *overrides: 
     return job
 
 
-def steps_in_history(run_dir: Path) -> list[int]:
-    run_id = (run_dir / "wandb_run_id").read_text().strip()
-    return [point["_step"] for point in history(run_dir, run_id)]
-
-
 def test_grpo_on_two_nodes_goes_on_in_a_second_attempt(
-    submit: Any, workspace: Path, tmp_path: Path
+    submit: Any, workspace: Path, tmp_path: Path, uploaded: Any
 ) -> None:
     run_dir = tmp_path / "run"
     job = train(submit, workspace, run_dir, "train.sbatch", *GRPO)
     assert [line["step"] for line in lines(run_dir)] == list(range(1, STEPS + 1))
-    assert steps_in_history(run_dir) == list(range(1, STEPS + 1))
+    assert [point["_step"] for point in uploaded(run_dir)] == list(range(1, STEPS + 1))
     last = run_dir / "checkpoints" / f"global_step_{STEPS}" / "actor"
     shards = sorted(path.name for path in last.glob("model_*.pt"))
     assert shards == [f"model_world_size_2_rank_{rank}.pt" for rank in (0, 1)]
     # Ray names the other node where a line does not come from the driver's own.
-    assert "ip=10.77.0.12" in job.log
+    assert "ip=10.77.0.12" in (run_dir / "log.txt").read_text()
+    # The job's log has the steps of both attempts, and nothing of the engines.
+    assert {int(step) for step in re.findall(rf"^step +(\d+)/{STEPS} ", job.log, re.MULTILINE)} == (
+        set(range(1, STEPS + 1))
+    )
+    assert "(TaskRunner pid=" not in job.log
 
 
 def test_sft_on_two_nodes_goes_on_in_a_second_attempt(
-    submit: Any, workspace: Path, tmp_path: Path
+    submit: Any, workspace: Path, tmp_path: Path, uploaded: Any
 ) -> None:
     run_dir = tmp_path / "run"
     job = train(submit, workspace, run_dir, "sft.sbatch", *SFT)
     trained = [line["step"] for line in lines(run_dir) if "train/loss" in line["data"]]
     assert trained == list(range(1, SFT_STEPS + 1))
-    assert sorted(set(steps_in_history(run_dir))) == list(range(1, SFT_STEPS + 1))
+    assert [point["_step"] for point in uploaded(run_dir)] == list(range(1, SFT_STEPS + 1))
     last = run_dir / "checkpoints" / f"global_step_{SFT_STEPS}"
     assert len(list(last.glob("model_world_size_2_rank_*.pt"))) == 2
     logs = tmp_path / "logs" / job.number / "attempt-1"

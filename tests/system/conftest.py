@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import pyarrow.parquet as pq
@@ -15,7 +16,11 @@ import pytest
 PROGRAM_TIMEOUT = 600
 RESPONSE_LENGTH = 24
 
-GREEDY = Path(__file__).with_name("greedy_driver.py")
+ROOT = Path(__file__).parents[2]
+GREEDY = Path(__file__).parent / "drivers" / "greedy_driver.py"
+
+# The newest transformers 4, and the newest of what it and verl need in a version of its time.
+OLDER = ("transformers==4.57.6", "tokenizers==0.22.2", "huggingface_hub==0.36.2", "datasets==4.4.1")
 
 # `train(RUN_DIR, *overrides)` and so on: the command line of a program on the small set.
 Command = Callable[..., list[str]]
@@ -28,6 +33,41 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("system")
             item.add_marker(pytest.mark.timeout(3 * PROGRAM_TIMEOUT))
+
+
+def show_log(output: str) -> None:
+    """Print the end of the log that a failed program names, for pytest's report."""
+    name, _, path = (output.splitlines() or [""])[-1].partition(": ")
+    if name == "log":
+        print(Path(path).read_text(errors="replace")[-20_000:])
+
+
+NUMBER = r"-?\d+(\.\d+)?(e[-+]\d+)?"
+DURATION = r"\d+ (s|min|h \d\d min|d \d+ h)"
+OWN_LINES = (
+    r"log: \S+/log\.txt",
+    r"starting .*",
+    r"(train|val): \d+ rows, \d+ used, \d+ longer than .*",
+    r"training from step \d+ to step \d+",
+    r" {8,}(reward|loss)( +[a-z/]+)+ +left",
+    rf"(step|val ) +\d+/\d+( +{NUMBER})+( +{DURATION})?",
+    rf"step \d+: checkpoint saved in {NUMBER} s",
+    r"step \d+: the judge failed for \d+ of \d+",
+    r"finished: \S+",
+    r"\d+ of \d+ questions of the \w+ split",
+    r"answering, \w+: question \d+ of \d+, \d\d:\d\d",
+    r"\| .* \|",
+    r"- \*\*.*\*\*.*",
+    r"\S+/metrics\.md",
+    "",
+)
+
+
+@pytest.fixture(scope="session")
+def foreign_lines() -> Callable[[str], list[str]]:
+    """The lines of a console that none of our programs prints of its own."""
+    own = re.compile("|".join(f"(?:{form})" for form in OWN_LINES))
+    return lambda output: [line for line in output.splitlines() if not own.fullmatch(line)]
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +89,8 @@ def run() -> Run:
                     child.kill()
                 output, _ = process.communicate()
                 pytest.fail(f"{arguments[0]} took more than {timeout} s\n{output[-5000:]}")
+        if process.returncode:
+            show_log(output)
         return subprocess.CompletedProcess(arguments, process.returncode, output)
 
     return execute
@@ -60,13 +102,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     root = tmp_path_factory.mktemp("workspace")
     phantom = str(root / "phantom")
     steps = [
-        ("data_prep.phantom", "--out", phantom, "--images", "120", "--seed", "3"),
+        ("phantom.draw", "--out", phantom, "--images", "120", "--seed", "3"),
         (
             "data_prep.thinkvg",
             *("--source", phantom, "--images", f"{phantom}/files", "--out", str(root / "data")),
             *("--min-pixels", "12544", "--max-pixels", "15680", "--val", "0.1", "--test", "0.1"),
         ),
-        ("recipe.tiny", "--data", str(root / "data"), "--out", str(root / "model")),
+        ("phantom.tiny", "--data", str(root / "data"), "--out", str(root / "model")),
     ]
     for step in steps:
         finished = run(*step)
@@ -113,7 +155,10 @@ def training(workspace: Path) -> Command:
 def greedy_answers(workspace: Path, tmp_path: Path) -> Callable[..., dict[str, list[str]]]:
     """`greedy_driver.py` in a process of its own: ground truth -> texts."""
 
-    def answer(library: str, model: Path, limit: int = RESPONSE_LENGTH) -> dict[str, list[str]]:
+    def answer(
+        library: str, model: Path, limit: int = RESPONSE_LENGTH, packages: Path | None = None
+    ) -> dict[str, list[str]]:
+        """Answers of the environment's own libraries, or of those in `packages` before them."""
         out = tmp_path / "answers.json"
         arguments = [GREEDY, library, model, workspace / "data", out, limit]
         finished = subprocess.run(
@@ -121,12 +166,27 @@ def greedy_answers(workspace: Path, tmp_path: Path) -> Callable[..., dict[str, l
             capture_output=True,
             text=True,
             timeout=300,
-            env=os.environ,
+            env=os.environ | ({"PYTHONPATH": f"{packages}:{ROOT}"} if packages else {}),
         )
         assert finished.returncode == 0, (finished.stdout + finished.stderr)[-8000:]
         return dict(json.loads(out.read_text()))
 
     return answer
+
+
+@pytest.fixture(scope="session")
+def older_transformers(
+    tmp_path_factory: pytest.TempPathFactory, cannot_run: Callable[[str], NoReturn]
+) -> Path:
+    """A folder with transformers 4.57 and what it needs in another version than 5 does."""
+    folder = tmp_path_factory.mktemp("older")
+    command = ["-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *OLDER]
+    installed = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=300
+    )
+    if installed.returncode:
+        cannot_run(f"transformers 4.57 cannot be installed: {installed.stderr[-300:]}")
+    return folder
 
 
 def read_metrics(run_dir: Path) -> dict[int, dict[str, float]]:

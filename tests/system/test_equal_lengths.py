@@ -15,7 +15,7 @@ def equal_prompts(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A data folder whose training prompts all have the same number of tokens."""
     from transformers import AutoProcessor
 
-    from recipe.rl_dataset import prompt_length
+    from recipe.data.datasets import prompt_length
 
     processor = AutoProcessor.from_pretrained(workspace / "model")
     table = pq.read_table(workspace / "data" / "train.parquet")

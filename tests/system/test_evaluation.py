@@ -2,65 +2,48 @@
 
 import json
 import os
-import socket
+import shutil
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from servers import vllm_server
+from tqdm import tqdm
 
+from data_prep.program import InputError
+from recipe.evaluate.generation import read_prompts
+from recipe.evaluate.serving import ServedModel, compare, served_processor
 from recipe.program import compose_config
 
-DRIVER = Path(__file__).with_name("image_size_driver.py")
-
-
-@contextmanager
-def model_server(model: Path, log: Path) -> Iterator[str]:
-    """Base URL of a real vLLM server."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", str(model), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "512"]
-    command += ["--limit-mm-per-prompt", json.dumps({"image": 1, "video": 0})]
-    env = dict(compose_config("evaluate", ["cluster=cpu", "data.dir=DIR"]).cluster.env)
-    with (
-        log.open("w") as out,
-        subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **env}
-        ) as server,
-    ):
-        try:
-            deadline = time.monotonic() + 300
-            while True:
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                    break
-                except OSError:
-                    assert server.poll() is None, log.read_text()[-5000:]
-                    assert time.monotonic() < deadline, log.read_text()[-5000:]
-                    time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            server.terminate()
+DRIVER = Path(__file__).parent / "drivers" / "image_size_driver.py"
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory: pytest.TempPathFactory, workspace: Path, run: Any) -> Path:
+def model(tmp_path_factory: pytest.TempPathFactory, workspace: Path) -> Path:
+    """The tiny model with the sampling of Qwen2.5-VL in its `generation_config.json`."""
+    folder = tmp_path_factory.mktemp("model")
+    shutil.copytree(workspace / "model", folder, dirs_exist_ok=True)
+    path = folder / "generation_config.json"
+    sampling = {"do_sample": True, "top_k": 1, "top_p": 0.001, "repetition_penalty": 1.05}
+    path.write_text(json.dumps(json.loads(path.read_text()) | sampling))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    tmp_path_factory: pytest.TempPathFactory, model: Path, workspace: Path, run: Any
+) -> Path:
     """Folder that `recipe.evaluate` wrote."""
     out = tmp_path_factory.mktemp("evaluation")
     finished = run(
         "recipe.evaluate",
         "cluster=cpu",
         "model=tiny",
-        f"model.path={workspace / 'model'}",
+        f"model.path={model}",
         f"data.dir={workspace / 'data'}",
         f"out={out}",
         "data.max_prompt_length=256",
@@ -68,7 +51,17 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory, workspace: Path, run: An
         "sampling.samples=2",
     )
     assert finished.returncode == 0, finished.stdout[-8000:]
+    (out / "console").write_text(finished.stdout)
     return out
+
+
+def test_the_console_is_progress_and_the_table(evaluated: Path, foreign_lines: Any) -> None:
+    output = (evaluated / "console").read_text()
+    assert foreign_lines(output) == []
+    for name in ("greedy", "sampled", "blank", "shuffled"):
+        assert output.count(f"answering, {name}: ") == 2  # its first and its last line
+    assert "| overall |" in output
+    assert "WARNING" in (evaluated / "log.txt").read_text()  # vLLM's
 
 
 def test_every_question_is_answered_once_and_sampled(evaluated: Path, workspace: Path) -> None:
@@ -113,26 +106,66 @@ def test_kept_predictions_give_the_same_metrics(
 
 
 def test_a_server_gives_the_answers_of_the_engine(
-    evaluated: Path, workspace: Path, tmp_path: Path, run: Any
+    evaluated: Path, model: Path, workspace: Path, tmp_path: Path, run: Any
 ) -> None:
-    with model_server(workspace / "model", tmp_path / "log") as address:
+    data = workspace / "data"
+    with vllm_server(model, tmp_path / "log", 1, "--max-model-len", "512") as address:
         finished = run(
             "recipe.evaluate",
             "cluster=cpu",
             f"server.base_url={address}",
-            f"data.dir={workspace / 'data'}",
+            f"data.dir={data}",
             f"out={tmp_path / 'out'}",
             "data.max_response_length=16",
-            "sampling.samples=0",
+            "sampling.samples=2",
             "controls=[]",
         )
-    assert finished.returncode == 0, finished.stdout[-8000:]
-    served, local = (
-        [json.loads(line)["response"] for line in (folder / "greedy.jsonl").open()]
-        for folder in (tmp_path / "out", evaluated)
-    )
+        assert finished.returncode == 0, finished.stdout[-8000:]
+        check_with_its_folder(address, model, data, evaluated)
+        check_other_pixels(address, data)
     # vLLM's server leaves out a character that an answer ends in the middle of.
-    assert served == [text.rstrip("\ufffd") for text in local]
+    greedy = [text.rstrip("\ufffd") for text in responses(evaluated, "greedy")]
+    assert responses(tmp_path / "out", "greedy") == greedy
+    served, local = (distinct_samples(folder) for folder in (tmp_path / "out", evaluated))
+    assert served == local
+    assert set(local.values()) == {2}
+    told = json.loads((tmp_path / "out" / "metrics.json").read_text())["server"]
+    assert told["sampling"]["repetition_penalty"] == 1
+    assert "repetition_penalty 1" in (tmp_path / "out" / "metrics.md").read_text()
+
+
+def responses(folder: Path, name: str) -> list[str]:
+    """Responses of a predictions file, in order."""
+    return [json.loads(line)["response"] for line in (folder / f"{name}.jsonl").open()]
+
+
+def distinct_samples(folder: Path) -> dict[str, int]:
+    """How many different texts there are for each question."""
+    texts = defaultdict(set)
+    for line in (folder / "sampled.jsonl").open():
+        prediction = json.loads(line)
+        texts[prediction["id"]].add(prediction["response"])
+    return {question: len(found) for question, found in texts.items()}
+
+
+def check_with_its_folder(address: str, model: Path, data: Path, evaluated: Path) -> None:
+    """Check that with the model's folder the texts are the engine's to the last byte."""
+    overrides = [f"server.base_url={address}", f"data.dir={data}", "data.max_response_length=16"]
+    prompts, processor = read_prompts(data / "test.parquet"), served_processor(str(model))
+    served = ServedModel(compose_config("evaluate", overrides), 14, processor.tokenizer)
+    compare(served, prompts, processor)
+    with tqdm(disable=True) as bar:
+        texts = served.answer(prompts, temperature=0.0, samples=1, progress=bar)
+    assert [text for (text,) in texts] == responses(evaluated, "greedy")
+    assert served.description()["unlike_the_engine"] == []
+
+
+def check_other_pixels(address: str, data: Path) -> None:
+    """Check that smaller pictures are noticed; 6,272 pixels are 8 tokens."""
+    limits = "+server.extra_body.mm_processor_kwargs={max_pixels:6272}"
+    config = compose_config("evaluate", [f"server.base_url={address}", f"data.dir={data}", limits])
+    with pytest.raises(InputError, match=r"as \d+ tokens, but the boxes are written for"):
+        compare(ServedModel(config, 14), read_prompts(data / "test.parquet"), None)
 
 
 def test_metrics_stand_beside_the_baselines(evaluated: Path) -> None:

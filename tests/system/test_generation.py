@@ -5,12 +5,17 @@ from typing import Any
 
 import pytest
 
+from phantom.tiny.model import CHAT_TEMPLATE
+
+BEGINNING = "<think>\n"
+
 
 def save_stuttering_model(start: Path, folder: Path) -> None:
     """Save a model that says nothing but the first byte of ``é``, which has two.
 
     The embeddings are the head as well. Their first entry stays in the residual stream, so every
-    hidden state has it, and the head weighs it the most for this token.
+    hidden state has it, and the head weighs it the most for this token. The template writes
+    `BEGINNING` into the prompt, as those of thinking models do.
     """
     import torch
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
@@ -22,6 +27,8 @@ def save_stuttering_model(start: Path, folder: Path) -> None:
     with torch.no_grad():
         embeddings[:, 0] = 3
         embeddings[first, 0] = 30
+    assistant = "<|im_start|>assistant\n"
+    processor.chat_template = CHAT_TEMPLATE.replace(assistant, assistant + BEGINNING)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
@@ -39,4 +46,4 @@ def test_halves_of_characters_at_the_end_are_text(
     stuttering: Path, greedy_answers: Any, library: str
 ) -> None:
     answers = greedy_answers(library, stuttering, limit=24)
-    assert {text for texts in answers.values() for text in texts} == {"\ufffd" * 24}
+    assert {text for texts in answers.values() for text in texts} == {BEGINNING + "\ufffd" * 24}

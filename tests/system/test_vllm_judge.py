@@ -2,67 +2,26 @@
 
 import asyncio
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import vllm_server
 
-from recipe.program import compose_config
-from reward.judge.sessions import close_judges
-from reward.presets import load_preset
+from reward.judge.judge import close_judges
+from reward.settings import load_preset
 from reward.thinkvg import compute_score_judged
-
-
-def free_port() -> int:
-    """A port of this machine on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def vllm_judge(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Base URL of a real vLLM server with the tiny model, untrained; its form is held by force."""
-    port, log = free_port(), tmp_path_factory.mktemp("vllm") / "log"
     form = {"backend": "xgrammar", "disable_any_whitespace": True}
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", str(workspace / "model"), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "4096"]
-    command += ["--structured-outputs-config", json.dumps(form)]
-    command += ["--limit-mm-per-prompt", json.dumps({"image": 0, "video": 0})]
-    env = dict(compose_config("evaluate", ["cluster=cpu", "data.dir=DIR"]).cluster.env)
-    with (
-        log.open("w") as out,
-        subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **env}
-        ) as server,
-    ):
-        try:
-            wait_for(f"http://127.0.0.1:{port}/health", server, log)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            server.terminate()
-
-
-def wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until a server answers."""
-    deadline = time.monotonic() + 300
-    while True:
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except (urllib.error.URLError, OSError):
-            assert server.poll() is None, log.read_text()[-5000:]
-            assert time.monotonic() < deadline, log.read_text()[-5000:]
-            time.sleep(0.5)
+    options = ("--max-model-len", "4096", "--structured-outputs-config", json.dumps(form))
+    log = tmp_path_factory.mktemp("vllm") / "log"
+    with vllm_server(workspace / "model", log, 0, *options) as address:
+        yield address
 
 
 def test_a_vllm_server_gives_verdicts(vllm_judge: str, open_rows: Any, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 # What rollout and actor may differ by; with the weights of before it is many times that.
 TOLERANCE = 0.05
-DRIVER = Path(__file__).with_name("weight_sync_driver.py")
+DRIVER = Path(__file__).parent / "drivers" / "weight_sync_driver.py"
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("prepared")
     phantom = str(root / "phantom")
     for command in (
-        ("data_prep.phantom", "--out", phantom, "--images", "70", "--seed", "3"),
+        ("phantom.draw", "--out", phantom, "--images", "70", "--seed", "3"),
         (
             *("data_prep.thinkvg", "--source", phantom, "--images", f"{phantom}/files"),
             *("--out", str(root / "data"), *PIXELS, "--val", "0.2", "--test", "0.1"),
         ),
-        ("recipe.tiny", "--data", str(root / "data"), "--out", str(root / "model")),
+        ("phantom.tiny", "--data", str(root / "data"), "--out", str(root / "model")),
     ):
         subprocess.run([sys.executable, "-m", *command], check=True, timeout=120)
     return root

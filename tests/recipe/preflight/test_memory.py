@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from recipe.preflight.memory import estimate
-from recipe.preflight.shape import read_shape
-from recipe.preflight.workload import GIB, read_workload
+from recipe.preflight.model import read_shape
+from recipe.preflight.values import GIB, read_workload
 from recipe.program import compose_config
 
 # Of the published weights.
@@ -61,12 +61,12 @@ def test_adapters_alone_are_optimized() -> None:
 
 
 def test_checkpoints_without_a_limit_are_all_counted(tmp_path: Path) -> None:
-    from recipe.preflight.machine import disk_faults
+    from recipe.preflight.machine import disk_warnings
 
     def faults(*overrides: str) -> list[str]:
         config = compose_config("train", ["data.dir=DIR", f"run_dir={tmp_path}", *overrides])
         work = read_workload(config, "train")
-        return list(disk_faults(config, read_shape(config.model.path), work))
+        return list(disk_warnings(config, read_shape(config.model.path), work))
 
     many = ["trainer.total_training_steps=100000000", "trainer.save_freq=1"]
     (fault,) = faults(*many, "trainer.max_actor_ckpt_to_keep=null")

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest_asyncio
 
-from reward.judge.sessions import close_judges
-from reward.presets import load_preset
+from reward.judge.judge import close_judges
+from reward.settings import load_preset
 from reward.thinkvg import compute_score_judged
 
 REFERENCE = "Small left pleural effusion"

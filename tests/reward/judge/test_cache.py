@@ -6,9 +6,8 @@ import sys
 
 import pytest
 
-from reward.judge.cache import VerdictCache
-from reward.judge.sessions import close_judges
-from reward.judge.verdict import Verdict
+from reward.judge.judge import VerdictCache, close_judges
+from reward.judge.prompt import Verdict
 
 RIGHT = "small left pleural effusion."
 
@@ -89,8 +88,8 @@ async def test_a_folder_that_cannot_be_made_is_named(score, tmp_path):
 def test_processes_share_a_folder(tmp_path):
     code = (
         "import asyncio, sys\n"
-        "from reward.judge.cache import VerdictCache\n"
-        "from reward.judge.verdict import Verdict\n"
+        "from reward.judge.judge import VerdictCache\n"
+        "from reward.judge.prompt import Verdict\n"
         "async def main(folder, start):\n"
         "    cache = VerdictCache(folder)\n"
         "    for n in range(start, start + 200):\n"

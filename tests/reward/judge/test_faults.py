@@ -7,9 +7,6 @@ import time
 
 import pytest
 
-from reward.judge.settings import JudgeSettings
-from reward.presets import load_preset
-
 RIGHT = "small left pleural effusion."
 WRONG = "No acute finding"
 
@@ -24,9 +21,11 @@ TRANSIENT = [
     "hang",  # no reply
     "html",  # a page of some gateway
     "empty",  # nothing, with status 200
-    "huge",  # more than is read
+    "huge",  # three million blanks
     "no_choices",  # not a chat completion
     "null",  # no text
+    "only_thinks",  # all of it in the field for the reasoning
+    "thinks_too_long",  # cut off before the text began
     "cut_json",  # half an object
     "length",  # half an object, and the server says that it is half
     "prose",  # no object
@@ -73,6 +72,7 @@ async def test_a_lasting_fault_leaves_the_score_without_a_judge(fault, score, ju
 FORMS = [
     "fenced",  # in a block of code, with a word before it
     "thinks",  # after thinking aloud
+    "thinks_apart",  # with the reasoning in a field of its own
     "quotes_tag",  # with the tag that ends thinking in its reason
     "bare_newline",  # with a control character in a string, as vLLM's structured output allows
 ]
@@ -143,8 +143,8 @@ async def test_a_third_of_faults_costs_no_reward(score, judge_server):
 async def test_a_dead_server_is_left_alone_within_the_bound(score, judge_server):
     judge_server.control(always="hang")
     patience = {"timeout_s": 0.3, "attempts": 2, "breaker_failures": 4, "max_concurrency": 2}
-    base = load_preset("paper_judge")["judge"]
-    bound = JudgeSettings.from_kwargs(base | patience).worst_case_s(200)
+    # Four failures, two at a time, each of two attempts with a wait of at most 0.02 s.
+    bound = 2 * (2 * 0.3 + 0.02)
     start = time.monotonic()
     results = await asyncio.gather(*(score(f"Finding {n}", judge=patience) for n in range(200)))
     # Scoring takes its own time; all 200 waiting for their time-outs would take a minute.
@@ -174,6 +174,30 @@ async def test_warnings_tell_the_fault_but_not_the_text(score, judge_server, cap
     await score("Secret finding", info={"findings": "secret caption"})
     assert "HTTP status 401: judge.api_key_env" in caplog.text
     assert "ecret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        ("only_thinks", "without its reasoning parser, or turn thinking off with judge.extra_body"),
+        ("thinks_too_long", "cut off at judge.max_tokens while the model was still reasoning"),
+    ],
+)
+async def test_a_reply_without_text_says_where_the_text_is(
+    fault, line, score, judge_server, caplog
+):
+    judge_server.control(always=fault)
+    assert (await score(RIGHT, judge={"attempts": 1}))["judge_failed"] == 1
+    assert line in caplog.text
+
+
+async def test_a_field_that_the_server_does_not_take_is_named(score, judge_server, caplog):
+    judge_server.control(unknown=["top_k"])
+    assert (await score(RIGHT))["judge_failed"] == 1
+    assert judge_server.seen()["requests"] == 1
+    assert "HTTP status 400 about top_k: leave out what the server does not take" in caplog.text
+    assert 'judge.extra_body {"top_k": null}' in caplog.text
+    assert (await score(RIGHT, judge={"extra_body": {"top_k": None}}))["judge_used"] == 1
 
 
 async def test_proxies_of_the_environment_are_not_used(score, monkeypatch):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from reward.presets import load_preset
+from reward.settings import load_preset
 from reward.thinkvg import SCORE_KEYS, compute_score, compute_score_judged
 
 RIGHT = "small left pleural effusion."
@@ -119,9 +119,31 @@ async def test_a_key_is_sent_from_the_environment(judge_server, score, monkeypat
     assert judge_server.seen()["headers"][0]["authorization"] == "Bearer secret"
 
 
+async def test_nothing_that_the_environment_holds_for_another_server_is_sent(
+    judge_server, score, monkeypatch
+):
+    for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID"):
+        monkeypatch.setenv(f"OPENAI_{name}", "secret")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "Authorization: Bearer secret\nX-Key: secret")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.2:9/v1")
+    assert (await score(RIGHT))["judge_used"] == 1
+    (headers,) = judge_server.seen()["headers"]
+    assert "secret" not in str(headers)
+    assert "authorization" not in headers
+
+
 async def test_extra_fields_reach_the_server(judge_server, score):
     await score(RIGHT, judge={"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}})
     assert judge_server.seen()["bodies"][0]["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+async def test_no_sampling_is_left_to_the_server(judge_server, score):
+    await score(RIGHT, judge={"extra_body": {"repetition_penalty": 1.1}})
+    body = judge_server.seen()["bodies"][0]
+    neutral = {"temperature": 0, "top_p": 1, "top_k": -1, "min_p": 0}
+    neutral |= {"presence_penalty": 0, "frequency_penalty": 0}
+    assert {key: body[key] for key in neutral} == neutral
+    assert body["repetition_penalty"] == 1.1  # the user's own goes first
 
 
 @pytest.mark.parametrize(
@@ -166,10 +188,11 @@ def test_at_most_so_many_requests_at_a_time(judge_server):
 
 def test_scoring_without_a_judge_needs_no_package_of_it():
     code = (
-        "import sys; blocked = ('httpx', 'tenacity', 'diskcache', 'verl', 'torch')\n"
+        "import sys; blocked = ('openai', 'tenacity', 'diskcache', 'verl', 'torch')\n"
         "sys.modules.update(dict.fromkeys(blocked))\n"
-        "from reward.presets import load_preset\n"
+        "from reward.settings import load_preset\n"
         "from reward.thinkvg import compute_score\n"
+        "import reward.offline\n"
         "load_preset('paper_judge'), load_preset('dense')"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -177,11 +200,12 @@ def test_scoring_without_a_judge_needs_no_package_of_it():
 
 def test_a_missing_package_is_one_line_that_says_how_to_get_it():
     code = (
-        "import asyncio, sys; sys.modules['httpx'] = None\n"
+        "import asyncio, sys; sys.modules['openai'] = None\n"
         "from reward.thinkvg import compute_score_judged\n"
         "asyncio.run(compute_score_judged('d', '', '{}', judge={}))"
     )
     command = [sys.executable, "-c", code]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
     last = finished.stderr.strip().splitlines()[-1]
-    assert last == "ValueError: a judge needs the package httpx: pip install 'thinkvg-rl[judge]'"
+    expected = "asking a server needs the package openai: pip install 'thinkvg-rl[judge]'"
+    assert last == f"ValueError: {expected}"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from recipe.errors import InputError
-from recipe.evaluation.predictions import Prediction, score_predictions
+from data_prep.program import InputError
+from recipe.evaluate.predictions import Prediction, score_predictions
 from reward.__main__ import main
 from reward.thinkvg import SCORE_KEYS
 
@@ -58,7 +58,7 @@ def test_lines_come_out_in_order_one_for_one(judge_server, tmp_path) -> None:
     [
         ([], r"judge\.base_url is not set"),
         (["base_url=https://api.example.com/v1"], "data use agreement"),
-        (["base_url=http://127.0.0.1:1/v1", "timeout=3"], "unknown judge key 'timeout'"),
+        (["base_url=http://127.0.0.1:1/v1", "timeout=3"], "unknown setting judge.timeout"),
         (["base_url"], "write KEY=VALUE"),
         (["base_url=[", ""], "not YAML"),
         (["base_url=http://127.0.0.1:1/v1", "api_key_env=NO_SUCH_KEY"], "NO_SUCH_KEY is not set"),

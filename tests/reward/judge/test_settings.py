@@ -2,9 +2,9 @@
 
 import pytest
 
-from reward.judge.address import check_address
+from llm_client.server import check_address
 from reward.judge.settings import JudgeSettings
-from reward.presets import load_preset
+from reward.settings import load_preset
 
 LOCAL = [
     "http://127.0.0.1:8000/v1",
@@ -59,7 +59,7 @@ def test_any_other_needs_a_word(address) -> None:
 
 @pytest.mark.parametrize("address", MALFORMED)
 def test_what_is_no_address_is_never_allowed(address) -> None:
-    with pytest.raises(ValueError, match=r"judge\.base_url is"):
+    with pytest.raises(ValueError, match=r"server\.base_url is"):
         check_address(address, True, ("example.com",))
 
 
@@ -149,7 +149,7 @@ def test_alignment_needs_the_reasoning() -> None:
 
 def test_the_preset_has_every_key_and_no_other() -> None:
     preset = load_preset("paper_judge")["judge"]
-    assert set(preset) == set(JudgeSettings.__dataclass_fields__)
+    assert set(preset) == set(JudgeSettings.model_fields)
     # What the preset says is what a shorter one gets.
     assert JudgeSettings.from_kwargs(preset) == JudgeSettings()
 

@@ -1,0 +1,247 @@
+"""Source rows to examples: the columns for training and audit, or a reject code."""
+
+import json
+import pickle
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import multiprocess
+import numpy as np
+import pyarrow as pa
+
+from data_prep.convert.source_rows import BATCH, chosen_rows, read_records
+from data_prep.pictures import Picture
+from data_prep.program import InputError
+from data_prep.rows.answers import answer_text
+from data_prep.rows.example import Example, Mapper, RowFault, agreement, parse_row
+from data_prep.rows.prompts import Lengths, PromptTemplates, load_tokenizer
+from data_prep.sources.files import Source
+from data_prep.sources.gemex import as_thinkvg
+from data_prep.sources.side_tables import Exclusion, findings_of
+
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_IMAGE = pa.struct([("image", pa.string()), ("min_pixels", pa.int64()), ("max_pixels", pa.int64())])
+_VERL = [
+    ("data_source", pa.string()),
+    ("prompt", _MESSAGES),
+    ("messages", _MESSAGES),  # for SFT; null in a row without reasoning
+    ("images", pa.list_(_IMAGE)),
+    ("ability", pa.string()),
+    ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
+]
+_ABOUT = [
+    ("index", pa.int64()),  # of the source row
+    ("reason", pa.string()),  # why it is rejected; most of the other columns are then null
+    ("patient", pa.string()),
+    ("study", pa.string()),
+    ("image_path", pa.string()),
+    ("question", pa.string()),
+    ("question_type", pa.string()),
+    ("answer", pa.string()),
+    ("findings", pa.string()),
+    ("prompt_tokens", pa.int32()),
+    ("response_tokens", pa.int32()),
+    ("regions", pa.list_(pa.string())),
+    ("think_boxes", pa.int32()),
+    ("cited_boxes", pa.int32()),
+    ("cited_iou", pa.float32()),
+    ("clipped_boxes", pa.int32()),
+    ("reasoning_words", pa.int32()),
+    ("response_chars", pa.int32()),
+    ("media_tags", pa.int32()),
+    ("lacks_choices", pa.bool_()),
+    ("beyond", pa.list_(pa.string())),  # why one image cannot give the answer
+]
+EXAMPLES = pa.schema([*_VERL, *_ABOUT])
+ABOUT = tuple(name for name, _ in _ABOUT)
+_WITH_CHOICES = ("single", "multi")
+
+
+@dataclass(frozen=True)
+class Converter:
+    """Converts batches of source rows: the function that `Dataset.map` applies.
+
+    Attributes:
+        indices: The source index of each row of the dataset.
+        mapper: Takes boxes from the dataset's frame to the model's coordinates.
+        pictures: By image path, the picture or its reject code.
+        templates: Of the prompts.
+        findings: By image path or study, for the judge.
+        exclusion: The images, studies and patients to reject.
+        tokenizer: Folder of the tokenizer that measures lengths; None for no lengths.
+        leave_out: The codes in `beyond` whose rows are rejected.
+    """
+
+    indices: np.ndarray
+    mapper: Mapper
+    pictures: dict[str, Picture | str]
+    templates: PromptTemplates
+    findings: Mapping[str, str]
+    exclusion: Exclusion
+    tokenizer: Path | None
+    leave_out: tuple[str, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # With the pickler in C: `datasets` pickles in Python, which takes seconds for all pictures.
+        return _unpickle, (pickle.dumps(vars(self)),)
+
+    @cached_property
+    def _lengths(self) -> Lengths | None:
+        """The tokenizer's lengths, loaded once in each worker."""
+        if self.tokenizer is None:
+            return None
+        return Lengths(load_tokenizer(self.tokenizer), self.mapper.family.factor)
+
+    def __call__(self, rows: pa.Table, positions: Sequence[int]) -> pa.Table:
+        """Return the examples of source rows; `positions` are their indices in the dataset."""
+        examples = [
+            self._convert(record, index)
+            for record, index in zip(
+                read_records(rows), self.indices[positions].tolist(), strict=True
+            )
+        ]
+        if self._lengths is not None:
+            _add_lengths([row for row in examples if "reason" not in row], self._lengths)
+        return pa.Table.from_pylist(examples, EXAMPLES)
+
+    def _convert(self, record: Mapping[str, Any] | None, index: int) -> dict[str, Any]:
+        row: dict[str, Any] = {"index": index}
+        try:
+            if record is None:
+                raise RowFault("bad_text")
+            parsed = parse_row(as_thinkvg(record), index)
+            row |= {"patient": parsed.patient, "question_type": parsed.question_type}
+            if self.exclusion.has(parsed.image_path, parsed.patient, parsed.study):
+                raise RowFault("excluded")
+            picture = self.pictures.get(parsed.image_path, "missing_image")
+            if isinstance(picture, str):
+                raise RowFault(picture)
+            example = self.mapper.example(parsed, picture)
+            row |= self._verl_columns(example) | _about(example)
+            row["findings"] = findings_of(self.findings, parsed.image_path, parsed.study)
+            # Last, since the audit also counts such rows where they are left out.
+            for code in parsed.beyond:
+                if code in self.leave_out:
+                    raise RowFault(code)
+        except RowFault as fault:
+            row["reason"] = str(fault)
+        except Exception as error:
+            # One row must not end the run; the reject code names a fault of the program.
+            print(f"row {index}: {type(error).__name__}: {error}", file=sys.stderr)
+            row["reason"] = "internal_error"
+        return row
+
+    def _verl_columns(self, example: Example) -> dict[str, Any]:
+        kind, coordinates = example.parsed.question_type, self.mapper.family.coordinates
+        prompt = self.templates.render(example.question, kind, coordinates)
+        user = {"role": "user", "content": prompt}
+        assistant = {"role": "assistant", "content": example.response}
+        image = {
+            "image": example.picture.path,
+            "min_pixels": self.mapper.min_pixels,
+            "max_pixels": self.mapper.max_pixels,
+        }
+        return {
+            "data_source": "thinkvg",
+            "prompt": [user],
+            "messages": None if example.response is None else [user, assistant],
+            "images": [image],
+            "ability": "grounded_vqa",
+            "reward_model": {"style": "rule", "ground_truth": example.ground_truth.to_json()},
+        }
+
+
+def _unpickle(state: bytes) -> Converter:
+    return Converter(**pickle.loads(state))
+
+
+def _about(example: Example) -> dict[str, Any]:
+    parsed, truth = example.parsed, example.ground_truth
+    cited_boxes, cited_iou = agreement(truth.regions, truth.think_regions)
+    return {
+        "study": parsed.study,
+        "image_path": parsed.image_path,
+        "question": example.question,
+        "answer": answer_text(truth.answer),
+        "regions": [region.ref for region in truth.regions],
+        "think_boxes": len(truth.think_regions),
+        "cited_boxes": cited_boxes,
+        "cited_iou": cited_iou,
+        "clipped_boxes": example.clipped_boxes,
+        "reasoning_words": len(parsed.reasoning.split()),
+        "response_chars": len(example.response or ""),
+        "media_tags": parsed.media_tags,
+        "lacks_choices": parsed.choices is None and parsed.question_type in _WITH_CHOICES,
+        "beyond": list(parsed.beyond),
+    }
+
+
+def _add_lengths(examples: Sequence[dict[str, Any]], lengths: Lengths) -> None:
+    """Add the lengths in tokens to the accepted rows."""
+    truths = [json.loads(row["reward_model"]["ground_truth"]) for row in examples]
+    prompts = lengths.prompts(
+        [row["prompt"][0]["content"] for row in examples],
+        [truth["image_size"] for truth in truths],
+    )
+    responses = lengths.responses(
+        [row["messages"] and row["messages"][1]["content"] for row in examples]
+    )
+    for row, prompt, response in zip(examples, prompts, responses, strict=True):
+        row |= {"prompt_tokens": prompt, "response_tokens": response}
+
+
+def convert_rows(
+    source: Source, converter: Converter, workers: int, folder: Path
+) -> tuple[pa.Table, pa.Table]:
+    """Convert the rows of the converter's indices; return them, and an example for each.
+
+    If there are more than a few rows, `workers` processes convert them. Both tables are
+    memory-mapped from files in `folder`.
+    """
+    from datasets import Dataset, Features  # slow to import
+
+    path = folder / "rows.arrow"
+    with pa.ipc.new_stream(path, source.schema.remove_metadata()) as file:
+        for rows, _ in chosen_rows(source, converter.indices):
+            file.write_table(rows)
+    try:
+        dataset = Dataset.from_file(str(path))
+    except ValueError as error:
+        raise InputError(f"{source.label} has a column to drop or convert: {error}") from None
+    with _ended_workers():
+        examples = dataset.with_format("arrow").map(
+            converter,
+            with_indices=True,
+            batched=True,
+            remove_columns=dataset.column_names,
+            features=Features.from_arrow_schema(EXAMPLES),
+            num_proc=workers if workers > 1 and len(dataset) > BATCH else None,
+            cache_file_name=str(folder / "examples.arrow"),
+            new_fingerprint="examples",  # without one, all pictures would be hashed
+            desc="converting rows",
+        )
+    return dataset.data.table, examples.data.table
+
+
+@contextmanager
+def _ended_workers() -> Iterator[None]:
+    """End the workers of `datasets` after an error, and raise a killed worker as InputError."""
+    try:
+        yield
+    except BaseException as error:
+        for process in multiprocess.active_children():
+            process.terminate()
+        if isinstance(error.__context__, KeyboardInterrupt):
+            # While `datasets` waits for its workers after Ctrl-C, another error occurs.
+            raise KeyboardInterrupt from None
+        if "abruptly died" in str(error):
+            raise InputError(
+                "a worker process was killed, as happens when memory runs out: start again, with "
+                "fewer --workers"
+            ) from None
+        raise

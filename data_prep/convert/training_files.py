@@ -1,0 +1,321 @@
+"""Examples to training files: the rows of each file, their counts, the parquet files in place."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from data_prep.convert.source_rows import with_reasons
+from data_prep.pictures import MISSING
+from data_prep.program import InputError, encode_metadata
+from data_prep.splits import FRACTIONS, SPLITS, fraction_levels
+
+# Width of a histogram's bins, by column: in characters, words or tokens.
+STEPS = {
+    "response_chars": 100,
+    "reasoning_words": 10,
+    "prompt_tokens": 32,
+    "response_tokens": 32,
+}
+
+
+def count_rows_of_patients(rows: pa.Table) -> dict[str, Counter[str]]:
+    """Count each patient's rows by question type."""
+    groups = rows.group_by(["patient", "question_type"]).aggregate([([], "count_all")])
+    counts: dict[str, Counter[str]] = {}
+    for group in groups.to_pylist():
+        patient = counts.setdefault(group["patient"], Counter())
+        patient[group["question_type"]] = group["count_all"]
+    return counts
+
+
+def count_repeats(rows: pa.Table) -> dict[str, int]:
+    """Count rows that repeat a question about an image, and those with another answer."""
+    questions = rows.group_by(["image_path", "question"]).aggregate([("answer", "count_distinct")])
+    answers = sum(questions["answer_count_distinct"].to_pylist())
+    return {
+        "rows": rows.num_rows - questions.num_rows,
+        "other_answers": answers - questions.num_rows,
+    }
+
+
+def count_values(column: pa.ChunkedArray) -> Counter[Any]:
+    """Count how often each value occurs; nulls are left out."""
+    counted = pc.value_counts(column.drop_null())
+    values, counts = counted.flatten()
+    return Counter(dict(zip(values.to_pylist(), counts.to_pylist(), strict=True)))
+
+
+def describe_split(rows: pa.Table) -> dict[str, Any]:
+    """Return all counts of a split's rows, ready for JSON."""
+    types, regions = rows["question_type"], rows["regions"]
+    answers = {
+        kind: count_values(rows["answer"].filter(pc.equal(types, kind)))
+        for kind in ("closed", "single", "multi")
+    }
+    lengths = {name: describe_lengths(count_values(rows[name])) for name in STEPS}
+    return {
+        "rows": rows.num_rows,
+        "patients": pc.count_distinct(rows["patient"]).as_py(),
+        "images": pc.count_distinct(rows["image_path"]).as_py(),
+        "question_types": in_order(count_values(types)),
+        "boxes_per_row": in_order(count_values(pc.list_value_length(regions))),
+        "reasoning_boxes_per_row": in_order(count_values(rows["think_boxes"])),
+        "closed_answers": in_order(answers["closed"]),
+        "single_answers": in_order(answers["single"]),
+        "multi_answers": most_common(answers["multi"], 15),
+        "regions": most_common(count_values(pc.utf8_lower(pc.list_flatten(regions))), 40),
+        "lengths": {name: described for name, described in lengths.items() if described["n"]},
+        "agreement": _describe_agreement(rows),
+    }
+
+
+def _describe_agreement(rows: pa.Table) -> dict[str, Any]:
+    """Describe how well the boxes of the answers agree with those cited in the reasoning."""
+    overlaps = rows["cited_iou"].drop_null().to_numpy()
+    tenths = Counter(np.minimum(overlaps // 0.1, 9).astype(int).tolist())
+    return {
+        "final_boxes": pc.list_flatten(rows["regions"]).length(),
+        "cited_exactly": pc.sum(rows["cited_boxes"], min_count=0).as_py(),
+        "rows_by_mean_iou": {f"{tenth / 10:.1f}": tenths[tenth] for tenth in range(10)},
+    }
+
+
+def in_order(counts: Mapping[Any, int]) -> dict[str, int]:
+    """Return counts for JSON, sorted by value."""
+    return {str(value): count for value, count in sorted(counts.items())}
+
+
+def most_common(counts: Mapping[str, int], number: int) -> dict[str, int]:
+    """Return the most frequent values, ties sorted by name, and the sum of the rest as "other"."""
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    frequent = dict(ordered[:number])
+    if rest := sum(count for _, count in ordered[number:]):
+        frequent["other"] = rest
+    return frequent
+
+
+def describe_lengths(counts: Mapping[int, int]) -> dict[str, Any]:
+    """Return number, extremes, mean and percentiles of lengths, from how often each occurs."""
+    if not counts:
+        return {"n": 0}
+    lengths, numbers = np.array(sorted(counts.items())).T
+    cumulative = numbers.cumsum()
+    total = cumulative[-1]
+    described: dict[str, Any] = {
+        "n": int(total),
+        "min": int(lengths[0]),
+        "mean": round(float((lengths * numbers).sum() / total), 2),
+    }
+    for percent in (50, 95, 99):
+        position = np.searchsorted(cumulative, percent / 100 * total)
+        described[f"p{percent}"] = int(lengths[position])
+    return described | {"max": int(lengths[-1])}
+
+
+def histogram(counts: Mapping[int, int], step: int) -> dict[str, int]:
+    """Count lengths in bins of `step`, doubled until about forty bins cover the range."""
+    if not counts:
+        return {}
+    while (max(counts) - min(counts)) // step > 40:
+        step *= 2
+    bins: Counter[int] = Counter()
+    for length, count in counts.items():
+        bins[length // step] += count
+    return {str(number * step): bins[number] for number in range(min(bins), max(bins) + 1)}
+
+
+# Both kinds of file also have `extra_info`.
+ROLLOUT_COLUMNS = ("data_source", "prompt", "images", "ability", "reward_model")
+SFT_COLUMNS = ("messages", "images")
+SFT_PREFIX = "sft_"
+AUDIT = "audit.json"
+REJECTS = "rejects.parquet"
+ROW_GROUP = 4096
+EMBEDDED_ROW_GROUP = 256  # an image takes several hundred kilobytes
+
+
+@contextmanager
+def work_folder(out: Path) -> Iterator[Path]:
+    """Make a folder in `out` for unfinished files, without those of a killed run."""
+    folder = out / ".work"
+    rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        rmtree(folder, ignore_errors=True)
+
+
+def file_names() -> list[str]:
+    """Return the names of a run's training files, without their ending."""
+    rollout = [*SPLITS, *(f"train-1of{part}" for part in FRACTIONS)]
+    names = [prefix + name for name in rollout for prefix in ("", SFT_PREFIX)]
+    names.remove(f"{SFT_PREFIX}test")  # there is no SFT on the test split
+    return names
+
+
+def output_names() -> list[str]:
+    """Return the names of all files that a run may write."""
+    return [*(f"{name}.parquet" for name in file_names()), REJECTS, "audit.html", MISSING, AUDIT]
+
+
+def refuse_own_source(sources: Sequence[str], out: Path) -> None:
+    """Raise InputError if the run would overwrite or remove a file of its source."""
+    for name in sources:
+        path = Path(name).resolve()
+        if path.parent == out and path.name in output_names():
+            raise InputError(f"--out {out} would overwrite the source {path}: name another folder")
+
+
+def choose_files(examples: pa.Table, split_of: Mapping[str, str], seed: int) -> dict[str, pa.Array]:
+    """Return a mask of the rows of each training file, by its name, over all `examples`."""
+    is_accepted = pc.is_null(examples["reason"]).to_numpy()
+    patients = examples["patient"].to_pylist()
+    splits = np.array([split_of.get(patient, "") for patient in patients])
+    masks = {split: is_accepted & (splits == split) for split in SPLITS}
+    levels = np.zeros(len(splits), dtype=np.uint8)
+    levels[masks["train"]] = fraction_levels(int(masks["train"].sum()), seed)
+    masks |= {f"train-1of{part}": levels >= part for part in FRACTIONS}
+    # A row without reasoning has no response to learn.
+    has_response = pc.is_valid(examples["messages"]).to_numpy()
+    masks |= {f"{SFT_PREFIX}{name}": mask & has_response for name, mask in masks.items()}
+    return {name: pa.array(masks[name]) for name in file_names()}
+
+
+@dataclass(frozen=True)
+class TrainingFiles:
+    """Writes the training files of a run.
+
+    Attributes:
+        folder: Where they are written.
+        examples: The rows of all files.
+        metadata: What training must know to use the files.
+        extra_info: The names of the fields of `extra_info`.
+        embed_images: Whether to write the images' bytes instead of their paths.
+        workers: Number of files to write at a time.
+    """
+
+    folder: Path
+    examples: pa.Table
+    metadata: Mapping[str, Any]
+    extra_info: Sequence[str]
+    embed_images: bool
+    workers: int
+
+    def write(self, masks: Mapping[str, pa.Array]) -> dict[str, int]:
+        """Write the rows of each mask to the file of that name; return the rows written by file."""
+        total = sum(pc.sum(mask).as_py() for mask in masks.values())
+        with (
+            tqdm(total=total, desc="writing rows", unit="row", mininterval=1) as bar,
+            ThreadPoolExecutor(self.workers) as pool,
+        ):
+            counts = pool.map(lambda name: self._write(name, masks[name], bar), masks)
+            return {f"{name}.parquet": count for name, count in zip(masks, counts, strict=True)}
+
+    def _write(self, name: str, mask: pa.Array, bar: tqdm) -> int:
+        split, _, fraction = name.removeprefix(SFT_PREFIX).partition("-")
+        about = {**self.metadata, "split": split, "fraction": fraction or "full"}
+        columns = SFT_COLUMNS if name.startswith(SFT_PREFIX) else ROLLOUT_COLUMNS
+
+        def finish(rows: pa.Table) -> pa.Table:
+            bar.update(rows.num_rows)
+            rows = self._with_extra_info(rows, columns, split)
+            return _embed_images(rows) if self.embed_images else rows
+
+        rows = self.examples.select([*columns, *(set(self.extra_info) - {"split"})])
+        group = EMBEDDED_ROW_GROUP if self.embed_images else ROW_GROUP
+        path = self.folder / f"{name}.parquet"
+        return write_rows(path, rows, mask, encode_metadata(about), group, finish)
+
+    def _with_extra_info(self, rows: pa.Table, columns: Sequence[str], split: str) -> pa.Table:
+        """Return the columns, with the fields of `extra_info` as one column of structs."""
+        named = rows.append_column("split", pa.repeat(pa.scalar(split), rows.num_rows))
+        arrays = [named[name].combine_chunks() for name in self.extra_info]
+        extra_info = pa.StructArray.from_arrays(arrays, names=self.extra_info)
+        return rows.select(columns).append_column("extra_info", extra_info)
+
+
+def write_rejects(path: Path, rows: pa.Table, examples: pa.Table, metadata: Any) -> None:
+    """Write the rejected source rows with their indices, reasons and the source's metadata."""
+    reasons = examples["reason"]
+    rows = with_reasons(rows, examples["index"].to_pylist(), reasons.to_pylist())
+    write_rows(path, rows, pc.is_valid(reasons), metadata, ROW_GROUP)
+
+
+def write_rows(
+    path: Path,
+    rows: pa.Table,
+    mask: pa.Array | pa.ChunkedArray,
+    metadata: Mapping[bytes, bytes] | None,
+    group: int,
+    finish: Callable[[pa.Table], pa.Table] = lambda rows: rows,
+) -> int:
+    """Write the rows of a mask to a parquet file, `group` rows at a time; return how many.
+
+    `finish` makes the columns of the file from those of `rows`. `Dataset.to_parquet` is not used
+    since it cannot write metadata.
+    """
+    schema = finish(rows.slice(0, 0)).schema.with_metadata(metadata)
+    positions = np.flatnonzero(mask.to_numpy(zero_copy_only=False))
+    with pq.ParquetWriter(path, schema) as file:
+        for start in range(0, len(positions), group):
+            first, last = positions[start], positions[start : start + group][-1] + 1
+            chosen = rows.slice(first, last - first).filter(mask.slice(first, last - first))
+            file.write_table(finish(chosen).replace_schema_metadata(metadata), row_group_size=group)
+    return len(positions)
+
+
+def _embed_images(rows: pa.Table) -> pa.Table:
+    """Replace the path of each image by its bytes."""
+    embedded = [
+        [
+            {
+                "bytes": Path(image["image"]).read_bytes(),
+                "min_pixels": image["min_pixels"],
+                "max_pixels": image["max_pixels"],
+            }
+            for image in images
+        ]
+        for images in rows["images"].to_pylist()
+    ]
+    fields = [("bytes", pa.binary()), ("min_pixels", pa.int64()), ("max_pixels", pa.int64())]
+    position = rows.schema.get_field_index("images")
+    return rows.set_column(position, "images", pa.array(embedded, pa.list_(pa.struct(fields))))
+
+
+def check_whole(folder: Path, counts: Mapping[str, int]) -> None:
+    """Raise InputError if a file does not hold the rows that were written to it."""
+    for name, count in counts.items():
+        try:
+            rows = pq.read_metadata(folder / name).num_rows
+        except (OSError, pa.ArrowInvalid):
+            rows = None
+        if rows != count:
+            raise InputError(
+                f"{folder / name} does not hold the {count} rows that were written: another "
+                "program changes files there; start again"
+            )
+
+
+def publish(out: Path, folder: Path) -> None:
+    """Move a run's files to `out`; the audit comes last, so if it exists, the files are complete.
+
+    The files of an earlier run are removed first, so files of two runs are never mixed.
+    """
+    names = [path.name for path in folder.iterdir()]
+    for name in reversed(output_names()):
+        (out / name).unlink(missing_ok=True)
+    for name in sorted(names, key=lambda name: (name == AUDIT, name)):
+        os.replace(folder / name, out / name)

@@ -1,0 +1,299 @@
+"""Sources of rows: what each of them offers, and the sources of local files.
+
+Files are parquet, JSON lines, or JSON with one list of objects.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.program import InputError
+
+COLUMNS = ("image_path", "question", "question_type", "thinkVG", "response")
+"""The columns of ThinkVG's parquet."""
+GEMEX_COLUMNS = ("visual_locations", "conversations")
+"""A table with either of these holds GEMeX rows."""
+RAW = "row"
+"""The only column of a source of JSON rows: the text of each row, unparsed."""
+READ_AHEAD = 4096  # rows decoded at a time
+READ_BUFFER = 1 << 20  # bytes of a column read at a time
+_CHUNK = 1 << 20  # characters read at a time
+_LONGEST_VALUE = 1 << 26  # characters of one row
+_AFTER_VALUE = tuple(" \t\r\n,]")
+
+
+class Source(Protocol):
+    """Rows to prepare, in a fixed order; a source index is the number of a row in all batches."""
+
+    @property
+    def label(self) -> str:
+        """The name for messages."""
+
+    @property
+    def files(self) -> list[str]:
+        """The files that are read, for the audit."""
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of every batch."""
+
+    def identity(self) -> str:
+        """Return a text that changes when the rows do."""
+
+    def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield all rows, `size` in every batch but the last.
+
+        A source may ignore `columns`, the columns that are needed, and read all.
+        """
+
+
+class LocalFiles:
+    """The common part of the sources of local files."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self._paths = files
+
+    @property
+    def label(self) -> str:
+        """The name for messages."""
+        return str(self._paths[0] if len(self._paths) == 1 else self._paths[0].parent)
+
+    @property
+    def files(self) -> list[str]:
+        """The files that are read, for the audit."""
+        return [str(path) for path in self._paths]
+
+    def identity(self) -> str:
+        """Return a text that changes when the rows do."""
+        return stamps(self._paths)
+
+
+def stamps(paths: list[Path]) -> str:
+    """Return names, sizes and times of files as a text that changes when a file does."""
+    return ";".join(
+        f"{path.resolve()}|{path.stat().st_size}|{path.stat().st_mtime_ns}" for path in paths
+    )
+
+
+def rebatch(pieces: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
+    """Yield batches of `size` rows, the last of the rest, from pieces of any length."""
+    pending: list[pa.RecordBatch] = []
+    count = 0
+    for piece in pieces:
+        while piece.num_rows:
+            head = piece.slice(0, size - count)
+            piece = piece.slice(head.num_rows)
+            pending.append(head)
+            count += head.num_rows
+            if count == size:
+                yield pa.concat_batches(pending)
+                pending, count = [], 0
+    if pending:
+        yield pa.concat_batches(pending)
+
+
+class ParquetSource(LocalFiles):
+    """The rows of parquet files in the order of the files, with all their columns.
+
+    The columns include ThinkVG's five or those of a GEMeX table; the schema metadata is that of the
+    first file.
+
+    Raises:
+        InputError: A file is not readable or lacks a column, or types of columns differ.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        super().__init__(files)
+        schemas = []
+        self.rows = 0
+        for file in files:
+            try:
+                metadata = pq.read_metadata(file)
+                schemas.append(plain_texts(pq.read_schema(file), str(file)))
+            except (pa.ArrowInvalid, OSError) as error:
+                first_line = str(error).splitlines()[0]
+                raise InputError(f"{file} is not a readable parquet file: {first_line}") from None
+            self.rows += metadata.num_rows
+            check_columns(schemas[-1], str(file))
+        try:
+            joined = pa.unify_schemas(schemas, promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise InputError(f"the parquet files differ in their columns: {error}") from None
+        self.schema = joined.with_metadata(schemas[0].metadata)
+
+    def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield all rows, `size` in every batch but the last."""
+        return rebatch(self._pieces(columns), size)
+
+    def _pieces(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+        schema = self.schema.remove_metadata()
+        if columns is not None:
+            schema = pa.schema([field for field in schema if field.name in columns])
+        for path in self._paths:
+            # By pages, not by row groups: a row group may hold a million rows.
+            with pq.ParquetFile(path, buffer_size=READ_BUFFER, pre_buffer=False) as file:
+                try:
+                    for batch in file.iter_batches(READ_AHEAD, columns=columns):
+                        yield conform(batch, schema)
+                except (pa.ArrowInvalid, OSError) as error:
+                    first_line = str(error).splitlines()[0]
+                    raise InputError(f"{path} is damaged: {first_line}") from None
+
+
+def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return the batch with the columns of `schema`, in its order; missing columns are null."""
+    columns = [
+        batch.column(field.name).cast(field.type)
+        if field.name in batch.schema.names
+        else pa.nulls(batch.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a column of this type holds text, in any of Arrow's layouts."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def plain_texts(schema: pa.Schema, name: str) -> pa.Schema:
+    """Return the schema with dictionaries and views of text, and empty ThinkVG columns, as strings.
+
+    Raises:
+        InputError: Two columns have the same name.
+    """
+    for index, field in enumerate(schema):
+        if schema.names.index(field.name) != index:
+            raise InputError(f"{name} has the column {field.name} twice: rename or drop one")
+        is_plain = pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+        is_empty = pa.types.is_null(field.type) and field.name in COLUMNS
+        if is_empty or (is_text(field.type) and not is_plain):
+            schema = schema.set(index, field.with_type(pa.string()))
+    return schema
+
+
+def check_columns(schema: pa.Schema, name: str) -> None:
+    """Raise InputError if the columns are neither ThinkVG's nor GEMeX's."""
+    if any(column in schema.names for column in GEMEX_COLUMNS):
+        return
+    missing = [column for column in COLUMNS if column not in schema.names]
+    if missing:
+        raise InputError(
+            f"{name} lacks the column {', '.join(missing)}: it has {', '.join(schema.names)}"
+        )
+    for column in COLUMNS:
+        kind = schema.field(column).type
+        if not is_text(kind):
+            raise InputError(f"{name}: the column {column} holds {kind}, not text")
+
+
+class JsonSource(LocalFiles):
+    """Rows of JSON files as their raw texts, in one column `row`.
+
+    A text is parsed when its row is converted, so a faulty line only rejects its row. A list that
+    is not JSON is an InputError, since its rows cannot be separated.
+    """
+
+    schema = pa.schema([(RAW, pa.string())])
+
+    @cached_property
+    def rows(self) -> int:
+        """The number of rows."""
+        return sum(1 for _ in self._texts())
+
+    def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield all rows, `size` in every batch but the last."""
+        texts = self._texts()
+        while batch := list(islice(texts, size)):
+            yield pa.RecordBatch.from_arrays([pa.array(batch, pa.string())], schema=self.schema)
+
+    def _texts(self) -> Iterator[str]:
+        for path in self._paths:
+            # Bytes that are not UTF-8 become the replacement character, which rejects their row.
+            with path.open(encoding="utf-8", errors="replace") as file:
+                beginning = file.read(1024).lstrip("\ufeff \t\r\n")
+                file.seek(0)
+                if beginning.startswith("["):
+                    yield from list_items(iter(partial(file.read, _CHUNK), ""), str(path))
+                else:
+                    yield from (line.strip("\ufeff \t\r\n") for line in file if line.strip())
+
+
+def list_items(chunks: Iterator[str], name: str) -> Iterator[str]:
+    """Yield the texts of the values of a JSON list that is read in pieces from the file `name`.
+
+    Raises:
+        InputError: The list is not JSON, is cut off, is not the only content, or holds a value of
+            more than 64 million characters.
+    """
+    decoder = json.JSONDecoder()
+    text = next(chunks, "").lstrip("\ufeff \t\r\n").removeprefix("[")
+    position, count, is_end = 0, 0, False
+    while True:
+        while position < len(text) and text[position] in " \t\r\n,":
+            position += 1
+        if position < len(text) and text[position] == "]":
+            _check_end(text[position + 1 :], chunks, name)
+            return
+        try:
+            _, stop = decoder.raw_decode(text, position)
+            # A number that continues in the next piece would be read as a shorter one.
+            is_complete = text[stop : stop + 1] in _AFTER_VALUE if stop < len(text) else is_end
+        except (ValueError, RecursionError):
+            is_complete = False
+        if is_complete:
+            yield text[position:stop]
+            position = stop
+            count += 1
+            continue
+        if is_end:
+            raise InputError(
+                f"{name} is no JSON list after its value number {count}, or is cut off: write "
+                "JSON lines, of which faulty ones are rejected one by one"
+            )
+        rest = text[position:]
+        if len(rest) > _LONGEST_VALUE:
+            raise InputError(
+                f"{name}: a value of more than {_LONGEST_VALUE} characters: write JSON lines"
+            )
+        more = _next_piece(chunks, len(rest))
+        text, position, is_end = rest + more, 0, not more
+
+
+def _next_piece(chunks: Iterator[str], length: int) -> str:
+    """Return the next chunks, joined to `length` characters or more; "" at the end.
+
+    So a long value is parsed again only after its text has doubled.
+    """
+    parts: list[str] = []
+    size = 0
+    for chunk in chunks:
+        parts.append(chunk)
+        size += len(chunk)
+        if size >= max(1, length):
+            break
+    return "".join(parts)
+
+
+def _check_end(text: str, chunks: Iterator[str], name: str) -> None:
+    """Raise InputError if anything but white space follows the list."""
+    for rest in chain([text], chunks):
+        if rest.strip():
+            raise InputError(
+                f"{name} goes on after its list, with {rest.strip()[:20]!r}: write one list, or "
+                "JSON lines of one object each"
+            )

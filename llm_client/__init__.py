@@ -1,0 +1,1 @@
+"""One client of OpenAI-compatible servers: for the judge, the synthesis, evaluation by a server."""

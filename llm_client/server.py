@@ -1,0 +1,272 @@
+"""Settings of an OpenAI-compatible server, and where requests to it may be sent.
+
+By default nothing leaves this machine: the user must allow the address of another one.
+"""
+
+import importlib.util
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from llm_client.protocol import chat_body
+
+Option = Callable[[str], str]
+"""Maps the key of a setting to its name in messages."""
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[Text, ...], Field(strict=False)]  # lists too
+StructuredOutput = Literal["json_schema", "json_object", "none"]
+
+
+class ServerSettings(BaseModel):
+    """The address of a server, the limits of its retries, and more fields of each request.
+
+    A request has up to `attempts` attempts of at most `timeout_s` seconds, with exponential waits
+    from `backoff_s` to `backoff_max_s` seconds between them. After `breaker_failures` failed
+    requests in a row no request is sent for `breaker_cooldown_s` seconds. `extra_body` becomes
+    canonical JSON.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    reserved: ClassVar[tuple[str, ...]] = ("stream",)
+    """Fields of a request that `extra_body` must not hold."""
+
+    base_url: str | None = None
+    model: Text | None = None
+    api_key_env: str | None = None
+    data_may_leave: bool = False
+    trusted_hosts: Names = ()
+    extra_body: str = "{}"
+    timeout_s: Positive = 60.0
+    max_concurrency: Count = 64
+    attempts: Count = 4
+    backoff_s: Positive = 0.5
+    backoff_max_s: Positive = 20.0
+    breaker_failures: Count = 16
+    breaker_cooldown_s: Positive = 30.0
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Check settings, which may be containers of a configuration library.
+
+        Raises:
+            ValueError: One line that names a wrong setting.
+        """
+        try:
+            return cls.model_validate(_plain(values))
+        except ValidationError as error:
+            raise ValueError(cls._one_line(error.errors()[0])) from None
+
+    @classmethod
+    def option(cls, key: str) -> str:
+        """Return the name of a setting in messages."""
+        return f"server.{key}"
+
+    def without(self, fields: Iterable[str]) -> str:
+        """Return the setting that leaves fields out of requests, for messages."""
+        return f"{self.option('extra_body')} {json.dumps(dict.fromkeys(fields))}"
+
+    def api_key(self) -> str | None:
+        """Return the server's key, None if none is set.
+
+        Raises:
+            ValueError: The variable of `api_key_env` is not set.
+        """
+        if self.api_key_env is None:
+            return None
+        key = os.environ.get(self.api_key_env)
+        if not key:
+            option = self.option("api_key_env")
+            raise ValueError(f"{option}: the variable {self.api_key_env} is not set")
+        return key
+
+    @classmethod
+    def _one_line(cls, fault: ErrorDetails) -> str:
+        if fault["type"] == "value_error":  # one of the checks below
+            return str(fault["ctx"]["error"])
+        key = str(fault["loc"][0])
+        if fault["type"] == "extra_forbidden":
+            return f"unknown setting {cls.option(key)}: known are {', '.join(cls.model_fields)}"
+        # The user may have written the key itself here.
+        value = "" if key == "api_key_env" else f" is {fault['input']!r}"
+        return f"{cls.option(key)}{value}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _check_variable(cls, name: str | None) -> str | None:
+        if name is not None and not name.isidentifier():
+            option = cls.option("api_key_env")
+            raise ValueError(f"{option} is not the name of an environment variable (never the key)")
+        return name
+
+    @field_validator("extra_body", mode="before")
+    @classmethod
+    def _canonical(cls, value: Any) -> str:
+        option = cls.option("extra_body")
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{option} is {value!r}, not an object")
+        for field in value:
+            if field in cls.reserved:
+                raise ValueError(f"{option}.{field} cannot be set here: the program sets it itself")
+        try:
+            return json.dumps(value, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError(f"{option} holds what JSON cannot") from None
+
+    @model_validator(mode="after")
+    def _check_address(self) -> Self:
+        if self.base_url is not None:
+            check_address(self.base_url, self.data_may_leave, self.trusted_hosts, self.option)
+        return self
+
+
+class JsonServerSettings(ServerSettings):
+    """Settings of a server that must reply with one JSON object."""
+
+    reserved = (
+        "stream",
+        "model",
+        "messages",
+        "temperature",
+        "seed",
+        "max_tokens",
+        "response_format",
+    )
+
+    structured_output: StructuredOutput = "json_schema"
+    max_tokens: Count = 512
+    seed: int = 0
+
+    def body(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        schema: tuple[str, Mapping[str, Any]],
+        **fields: Any,
+    ) -> dict[str, Any]:
+        """Return a request's body.
+
+        Args:
+            model: The model's name.
+            messages: The conversation.
+            schema: The name and the JSON schema of the object.
+            **fields: More fields, or values that replace those of the settings.
+        """
+        fields = {"seed": self.seed, "max_tokens": self.max_tokens, **fields}
+        body = chat_body(model, messages, fields, json.loads(self.extra_body))
+        if self.structured_output == "json_schema":
+            form = {"name": schema[0], "strict": True, "schema": schema[1]}
+            body["response_format"] = {"type": "json_schema", "json_schema": form}
+        elif self.structured_output == "json_object":
+            body["response_format"] = {"type": "json_object"}
+        return body
+
+
+def _plain(value: Any) -> Any:
+    """Return a container of a configuration library as plain lists and dicts."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value
+
+
+def check_packages(*more: str) -> None:
+    """Check that a client can be made, and that `more` packages of the extra `judge` are installed.
+
+    Raises:
+        ValueError: A package is missing.
+    """
+    for package in ("openai", "tenacity", *more):
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(missing_package(package))
+
+
+def missing_package(name: str | None) -> str:
+    """Return the message for a missing package of the extra `judge`."""
+    return f"asking a server needs the package {name}: pip install 'thinkvg-rl[judge]'"
+
+
+# Only a host and a port: no user and no escapes, which two URL parsers could read differently.
+_NETLOC = re.compile(
+    r"""
+    (?P<host> [A-Za-z0-9] (?: [A-Za-z0-9._-]* [A-Za-z0-9] )?  # a name or an IPv4 address
+            | \[ [0-9A-Fa-f:.]+ \] )                          # an IPv6 address
+    (?: : (?P<port> [0-9]{1,5} ) )?
+    """,
+    re.VERBOSE,
+)
+
+
+def host_of(base_url: str, option: Option = ServerSettings.option) -> str:
+    """Return the host of a base URL, in lower case and without brackets.
+
+    Raises:
+        ValueError: The URL is not `http(s)://HOST[:PORT][/PATH]`.
+    """
+    try:
+        parts = urlsplit(base_url)
+    except ValueError:
+        parts = urlsplit("")
+    netloc = _NETLOC.fullmatch(parts.netloc)
+    if (
+        re.search(r"[^!-~]|\\", base_url)  # only visible ASCII characters
+        or netloc is None
+        or parts.scheme not in ("http", "https")
+        or parts.query
+        or parts.fragment
+        or int(netloc["port"] or 0) > 65535
+    ):
+        # Hide what may be a password or a key.
+        shown = re.sub(r"//[^/]*@", "//***@", base_url.split("?")[0])
+        raise ValueError(
+            f"{option('base_url')} is {shown!r}, not an address such as http://127.0.0.1:8000/v1 "
+            f"(a key goes into the variable that {option('api_key_env')} names)"
+        )
+    return netloc["host"].strip("[]").lower()
+
+
+def check_address(
+    base_url: str,
+    data_may_leave: bool,
+    trusted_hosts: Collection[str],
+    option: Option = ServerSettings.option,
+) -> None:
+    """Check that data, and text derived from it, may be sent to an address.
+
+    Raises:
+        ValueError: The address is malformed, or neither on this machine nor allowed by the user.
+    """
+    host = host_of(base_url, option)
+    if is_loopback(host) or data_may_leave or host in {name.lower() for name in trusted_hosts}:
+        return
+    raise ValueError(
+        f"{option('base_url')}: {host} is not this machine, and the data use agreement of "
+        "MIMIC-CXR forbids sending its data or anything derived from it to others: name a host of "
+        f"your own cluster ({option('trusted_hosts')}), or say that this data may leave "
+        f"({option('data_may_leave')})"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is `localhost` or an address of the loopback interface."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

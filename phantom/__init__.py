@@ -1,0 +1,1 @@
+"""The synthetic world: phantom chests, a tiny model, the demo and the study."""

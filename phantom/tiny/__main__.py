@@ -1,0 +1,97 @@
+"""``python -m phantom.tiny``: make a tiny Qwen2.5-VL for a prepared data set."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from data_prep.program import InputError, whole_folder
+from recipe.preflight.data import check_columns
+from recipe.program import one_line_at_the_end
+from recipe.run.host import check_output
+
+
+def _texts(path: Path) -> list[str]:
+    """Return every message text of an SFT parquet file."""
+    rows = pq.read_table(path, columns=["messages"]).column("messages").to_pylist()
+    return [message["content"] for row in rows for message in row]
+
+
+def _pictures(options: argparse.Namespace) -> list[Any]:
+    """Return the pictures for pre-training, all readable and of one size."""
+    rollouts = options.data / "train.parquet"
+    check_columns(str(rollouts), "--data", ("images", "extra_info"))
+
+    from phantom.tiny.model import IMAGE_CELL
+    from phantom.tiny.pretrain import BATCH, COLUMNS, check_images, training_pictures
+
+    check_columns(str(options.pictures), "--pictures", COLUMNS, "phantom.draw")
+    pictures = training_pictures(options.pictures, rollouts)
+    if len(pictures) < BATCH:
+        raise InputError(
+            f"--pictures: {options.pictures} describes {len(pictures)} of the pictures in "
+            f"{rollouts}, and {BATCH} are the least to learn from"
+        )
+    check_images(pictures, IMAGE_CELL)
+    return pictures
+
+
+def main() -> None:
+    """Read the options and save model and processor under ``--out``."""
+    parser = argparse.ArgumentParser(prog="python -m phantom.tiny", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with sft_train.parquet")
+    parser.add_argument("--out", type=Path, required=True, help="Hugging Face folder to write")
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        help="pictures.parquet of phantom.draw, to pre-train the model with the pictures of "
+        "--data's train.parquet (default: it stays random)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random weights")
+    options = parser.parse_args()
+    # Waiting threads spin for some 10 microseconds, not milliseconds, before they sleep: otherwise
+    # they may keep the core from the thread that they wait for. torch reads this when it loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    with one_line_at_the_end():
+        make(options)
+
+
+def make(options: argparse.Namespace) -> None:
+    """Check all input, then make, pre-train and save the model.
+
+    Raises:
+        InputError: an input is wrong; nothing has been made yet.
+    """
+    source = options.data / "sft_train.parquet"
+    check_columns(str(source), "--data", ("messages",))
+    check_output("--out", options.out)
+    pictures = _pictures(options) if options.pictures else []
+
+    from transformers.utils import logging
+
+    from phantom.tiny.model import build_model, build_processor
+    from phantom.tiny.pretrain import pretrain
+    from recipe.export import add_older_forms
+
+    logging.disable_progress_bar()
+
+    processor = build_processor(_texts(source))
+    model = build_model(processor.tokenizer, options.seed)
+    if pictures:
+        pretrain(model, processor, pictures, options.seed)
+    with whole_folder(options.out) as unfinished:
+        model.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+        add_older_forms(unfinished)
+    print(
+        f"{options.out}: {model.num_parameters():,} parameters, {len(processor.tokenizer)} tokens",
+        file=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    main()

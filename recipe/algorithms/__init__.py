@@ -1,0 +1,1 @@
+"""Additions to verl's algorithms: advantages, losses, learning rates."""

@@ -1,1 +1,0 @@
-"""A Ray cluster on an allocation of nodes: ports, a node's start, asking who came."""

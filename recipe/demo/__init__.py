@@ -1,1 +1,0 @@
-"""``make demo``: every program of the recipe in turn, on synthetic data, without a GPU."""

@@ -1,0 +1,1 @@
+"""Evaluation: responses, metrics, baselines, paired intervals and the summary."""

@@ -1,0 +1,151 @@
+"""Checks that only an evaluation has, for the list in `recipe.preflight.checklist`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from data_prep.program import read_metadata
+from recipe.preflight.data import (
+    ROLLOUT_COLUMNS,
+    DataFile,
+    check_family,
+    check_parquet,
+    rows_of,
+)
+from recipe.preflight.model import check_model_folder
+from recipe.program import require
+from recipe.run.checkpoints import find_model, load_json
+from reward.judge.settings import check_ready
+from reward.settings import is_judged, load_preset, preset_names
+
+SPLITS = ("val", "test", "train")
+
+
+def split_files(config: DictConfig) -> tuple[Path, Path]:
+    """Return the split to answer, and the training split for the baselines."""
+    folder = Path(config.data.dir)
+    return folder / f"{config.data.split}.parquet", folder / "train.parquet"
+
+
+def judge_settings(config: DictConfig) -> dict[str, Any]:
+    """Return the configured settings of the judge; those that are null stay the preset's."""
+    return {key: value for key, value in config.judge.items() if value is not None}
+
+
+def reward_judge(config: DictConfig) -> dict[str, Any]:
+    """Return the settings for the preset's judge; empty if only the AR-score uses a judge."""
+    if config.ar_score and not is_judged(load_preset(config.preset)):
+        return {}
+    return judge_settings(config)
+
+
+def uses_engine(config: DictConfig) -> bool:
+    """Return whether a local vLLM engine answers, not a server or earlier predictions."""
+    return not (config.predictions or config.server.base_url)
+
+
+def check_settings(config: DictConfig) -> None:
+    """Check that the data and the model are configured.
+
+    Raises:
+        InputError: names the first key without a value.
+    """
+    require(config, "data.dir", *(("model.path",) if uses_engine(config) else ()))
+
+
+def value_faults(config: DictConfig) -> Iterator[str]:
+    """Yield unknown names and numbers out of their range."""
+    # Imports pandas, which the other programs that use this file do not need.
+    from recipe.evaluate.controls import IMAGE_CONTROLS
+
+    if config.data.split not in SPLITS:
+        yield f"data.split={config.data.split}: choose one of {', '.join(SPLITS)}"
+    if config.preset not in preset_names():
+        yield f"preset={config.preset}: choose one of {', '.join(preset_names())}"
+    for control in config.controls:
+        if control not in IMAGE_CONTROLS:
+            yield f"controls: {control}: choose among {', '.join(IMAGE_CONTROLS)}"
+    samples, temperature = config.sampling.samples, config.sampling.temperature
+    if not isinstance(samples, int) or samples < 0:
+        yield f"sampling.samples={samples}: give a whole number, 0 or more"
+    if not isinstance(temperature, int | float) or temperature <= 0:
+        yield f"sampling.temperature={temperature}: give a number above 0"
+    if not isinstance(config.data.max_questions, int):
+        yield f"data.max_questions={config.data.max_questions}: give a whole number"
+
+
+def judge_faults(config: DictConfig) -> Iterator[str]:
+    """Yield faults of the judges of a judged preset and of the AR-score."""
+    if config.preset in preset_names():
+        try:
+            kwargs = load_preset(config.preset, reward_judge(config))
+            if is_judged(kwargs):
+                check_ready(kwargs["judge"])
+        except ValueError as error:
+            yield str(error)
+    if config.ar_score:
+        # Only an evaluation with the AR-score needs the reward and the judge.
+        from recipe.evaluate.predictions import ar_settings
+
+        ar_settings(judge_settings(config))
+
+
+def check_server(config: DictConfig) -> None:
+    """Check the settings of the server, if a server answers.
+
+    Raises:
+        InputError: data may not be sent to it, or its key is missing.
+    """
+    if config.server.base_url and not config.predictions:
+        from recipe.evaluate import serving
+
+        serving.check_server(config.server)
+
+
+def prediction_faults(config: DictConfig) -> Iterator[str]:
+    """Yield folders that should hold an earlier evaluation and do not."""
+    folders = {f"beside.{title}": folder for title, folder in config.beside.items()}
+    if config.predictions:
+        folders["predictions"] = config.predictions
+    for key, folder in folders.items():
+        if not (Path(folder) / "greedy.jsonl").is_file():
+            yield f"{key}={folder}: no greedy.jsonl in it; give a folder that recipe.evaluate wrote"
+
+
+def read_model(config: DictConfig) -> dict[str, Any]:
+    """Check the local model and return its ``config.json``; empty if no local model answers.
+
+    Raises:
+        InputError: there is no such model, or it lacks files.
+    """
+    path = config.model.path
+    if not uses_engine(config):
+        return {}
+    if not Path(path).is_dir():
+        return check_model_folder(path, "model.path")
+    source = find_model(path, "model.path")
+    if source.shards is None:
+        return check_model_folder(str(source.folder), "model.path")
+    return load_json(source.folder / "config.json")
+
+
+def read_data_files(config: DictConfig, model: dict[str, Any]) -> list[DataFile]:
+    """Check the columns and the model family of both splits; return the split to answer.
+
+    Args:
+        config: composed ``configs/evaluate.yaml``.
+        model: ``config.json`` of the model, empty if it is not known.
+
+    Raises:
+        InputError: names the first fault.
+    """
+    for file in split_files(config):
+        metadata = check_parquet(str(file), "data.dir", ROLLOUT_COLUMNS)
+        check_family(metadata, model, f"data.dir={config.data.dir}")
+    if config.predictions:
+        return []
+    split = str(split_files(config)[0])
+    limits = config.data.max_prompt_length, config.data.max_response_length
+    return [DataFile("dir", split, read_metadata(split), rows_of(split), *limits)]

@@ -1,0 +1,179 @@
+"""Answer the questions of a rollout parquet with vLLM, as the rollout of training does.
+
+Images go through the same loader as in training (qwen_vl_utils with the row's pixel limits), so the
+model sees them in the size that the boxes were written for.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow.parquet as pq
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from recipe import console
+from recipe.data.prompts import prompt_text, response_prefix, template_faults
+from recipe.evaluate.controls import other_patients
+
+BLANK: dict[str, Any] = {}
+CHUNK = 256  # questions whose images are held in memory at a time
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question, from a row of a rollout parquet.
+
+    `instead` replaces the picture for a control: another row's `images` entry, or `BLANK`.
+    """
+
+    index: int
+    messages: list[dict[str, Any]]
+    images: list[dict[str, Any]]
+    ground_truth: str
+    extra_info: dict[str, Any]
+    instead: dict[str, Any] | None = None
+
+
+def read_prompts(path: str | Path) -> list[Prompt]:
+    """Read the rows of a rollout parquet, in order."""
+    columns = ["prompt", "images", "reward_model", "extra_info"]
+    return [
+        Prompt(
+            index=row["extra_info"]["index"],
+            messages=row["prompt"],
+            images=row["images"],
+            ground_truth=row["reward_model"]["ground_truth"],
+            extra_info=row["extra_info"],
+        )
+        for row in pq.read_table(path, columns=columns).to_pylist()
+    ]
+
+
+def with_other_pictures(prompts: Sequence[Prompt], control: str, seed: int) -> list[Prompt]:
+    """Replace the pictures by blank ones (`blank`) or by another patient's (`shuffled`)."""
+    if control == "blank":
+        return [replace(prompt, instead=BLANK) for prompt in prompts]
+    patients = [str(p.extra_info.get("patient") or p.index) for p in prompts]
+    return [
+        replace(prompt, instead=prompts[position].images[0])
+        for prompt, position in zip(prompts, other_patients(patients, seed), strict=True)
+    ]
+
+
+def load_image(prompt: Prompt, patch_size: int) -> Image.Image:
+    """Load the prompt's picture in the size that its boxes were written for.
+
+    The picture of a control gets that size too; a blank one is mid-grey.
+    """
+    from verl.utils.dataset.vision_utils import process_image
+
+    picture: Image.Image = process_image(dict(prompt.images[0]), image_patch_size=patch_size)
+    if prompt.instead is None:
+        return picture
+    if not prompt.instead:
+        return Image.new("RGB", picture.size, (128, 128, 128))
+    instead: Image.Image = process_image(dict(prompt.instead), image_patch_size=patch_size)
+    return instead.resize(picture.size, Image.Resampling.BICUBIC)
+
+
+def start_engine(config: DictConfig, own_process: bool = True) -> Any:
+    """Start a vLLM engine for the configured model.
+
+    Args:
+        config: composed ``configs/evaluate.yaml``; ``cluster.env`` is in the environment already.
+        own_process: run the engine in a separate process, while this one prepares pictures.
+    """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(own_process))
+    from vllm import LLM
+
+    kwargs = OmegaConf.to_container(config.cluster.engine_kwargs, resolve=True)
+    extra = cast("dict[str, Any]", kwargs)
+    extra.pop("worker_extension_cls", None)  # evaluation writes no weights
+    return LLM(
+        model=str(config.model.path),
+        dtype=config.cluster.dtype,
+        tensor_parallel_size=config.cluster.tensor_parallel,
+        gpu_memory_utilization=config.cluster.gpu_memory_utilization,
+        enforce_eager=config.cluster.enforce_eager,
+        max_num_seqs=config.cluster.max_num_seqs,
+        max_model_len=config.data.max_prompt_length + config.data.max_response_length,
+        limit_mm_per_prompt={"image": 1},
+        seed=config.seed,
+        **extra,
+    )
+
+
+class LocalModel:
+    """A model in a vLLM engine of this process."""
+
+    def __init__(self, config: DictConfig) -> None:
+        from transformers import AutoProcessor
+
+        self._engine = start_engine(config)
+        self._processor = AutoProcessor.from_pretrained(config.model.path)
+        self._limit = config.data.max_response_length
+        self._template = cast(
+            "dict[str, Any]", OmegaConf.to_container(config.data.apply_chat_template_kwargs)
+        )
+        for fault in template_faults(self._processor, self._template, "evaluate"):
+            console.say(f"warning: model.path={config.model.path}: {fault}")
+
+    def answer(
+        self, prompts: Sequence[Prompt], *, temperature: float, samples: int, progress: Any
+    ) -> list[list[str]]:
+        """Generate `samples` responses to each prompt, in order; update `progress` per prompt."""
+        from vllm import SamplingParams
+
+        # Seeded by the engine: a generator for each request fails on vLLM 0.28's CPU sampler.
+        params = SamplingParams(
+            temperature=temperature, n=samples, max_tokens=self._limit, detokenize=False
+        )
+        return answer(
+            self._engine, self._processor, prompts, params, progress, template=self._template
+        )
+
+
+def answer(
+    engine: Any,
+    processor: Any,
+    prompts: Sequence[Prompt],
+    params: Any,
+    progress: Any,
+    template: Mapping[str, Any] | None = None,
+) -> list[list[str]]:
+    """Generate the responses to each prompt, in order.
+
+    A response starts with the part that the chat template writes into the prompt (`<think>`). Its
+    tokens are decoded all at once, as in verl's rollout: vLLM's own text is built token by token
+    and lacks a last character that is cut off.
+
+    Args:
+        engine: from `start_engine`.
+        processor: the model's processor.
+        prompts: questions.
+        params: vLLM ``SamplingParams``; its ``n`` is the number of responses to each prompt.
+        progress: a tqdm bar, updated by one for each prompt.
+        template: further variables of the chat template.
+    """
+    responses: list[list[str]] = []
+    for start in range(0, len(prompts), CHUNK):
+        chunk = prompts[start : start + CHUNK]
+        requests = [_request(prompt, processor, template or {}) for prompt in chunk]
+        outputs = engine.generate(requests, params, use_tqdm=False)
+        for request, output in zip(requests, outputs, strict=True):
+            tokens = [list(completion.token_ids) for completion in output.outputs]
+            texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            prefix = response_prefix(request["prompt"])
+            responses.append([prefix + text for text in texts])
+        progress.update(len(chunk))
+    return responses
+
+
+def _request(prompt: Prompt, processor: Any, template: Mapping[str, Any]) -> dict[str, Any]:
+    text = prompt_text(prompt.messages, processor, **template)
+    image = load_image(prompt, processor.image_processor.patch_size)
+    return {"prompt": text, "multi_modal_data": {"image": [image]}}

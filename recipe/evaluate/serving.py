@@ -1,0 +1,389 @@
+"""Answer questions with a model behind an OpenAI-compatible server that sees the same prompts.
+
+Pictures are sent as PNG in the size that the boxes were written for, and every sampling field with
+the value that the local engine uses.
+
+`compare` checks by the tokens that the server counts that it sees the local engine's prompts. A
+picture of W x H pixels is (W / side) x (H / side) tokens, where a token's side is that of two
+patches. A server with other pixel limits resizes it and counts another number of tokens. The
+smallest and the largest picture are compared: if these are not resized, no picture is.
+"""
+
+import asyncio
+import base64
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from data_prep.program import InputError
+from llm_client.protocol import (
+    NEUTRAL_SAMPLING,
+    TOKEN_IDS,
+    ServerFault,
+    chat_body,
+    counted,
+    reasoning_of,
+)
+from llm_client.server import Count, Positive, ServerSettings, check_packages
+from recipe import console
+from recipe.data.prompts import content_parts, prompt_text
+from recipe.evaluate.generation import Prompt, load_image
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletion
+    from openai.types.chat.chat_completion import Choice
+
+T = TypeVar("T")
+Body = Callable[[], dict[str, Any]]
+"""A function that makes the messages and fields of a request."""
+
+_ANSWER = re.compile(r"<(answer|location)\b", re.IGNORECASE)
+_RESTORED = "the server's reasoning parser took <think> out of the text; it was put back"
+_WITHHELD = "the server withheld the text (finish_reason content_filter)"
+_UNOPENED = (
+    "closed a <think> that they do not open: where the server's chat template opens it in the "
+    "prompt, set server.response_prefix=\"'<think>'\""
+)
+_CUT = (
+    "ended before data.max_response_length: the server's context (vLLM: --max-model-len) or a "
+    "limit of its own is shorter"
+)
+
+
+class EvaluatedServer(ServerSettings):
+    """`server` of `configs/evaluate.yaml`."""
+
+    timeout_s: Positive = 300.0
+    max_concurrency: Count = 32
+    response_prefix: str | None = None
+    compare: bool = True
+
+    def without(self, fields: Iterable[str]) -> str:
+        """Return the overrides that leave `fields` out of requests, for error messages."""
+        return " ".join(f"+server.extra_body.{field}=null" for field in fields)
+
+
+def check_server(server: DictConfig) -> EvaluatedServer:
+    """Check the settings without a request to the server, and return them.
+
+    Raises:
+        InputError: a wrong setting, an address that data may not be sent to, a key that is not
+            set, or a missing package.
+    """
+    values = cast("dict[str, Any]", OmegaConf.to_container(server, resolve=True))
+    try:
+        settings = EvaluatedServer.parse(values)
+        settings.api_key()
+        check_packages()
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return settings
+
+
+class ReplyReader:
+    """Read the texts of chat completions, and count those that the server changed or cut off."""
+
+    def __init__(self, limit: int, tokenizer: Any = None, prefix: str = "") -> None:
+        """Set up the counts.
+
+        Args:
+            limit: tokens that an answer may have.
+            tokenizer: decodes the tokens, if the server sends them.
+            prefix: the part of a response that the chat template writes into the prompt.
+        """
+        self._limit, self._tokenizer, self._prefix = limit, tokenizer, prefix
+        self._counts: Counter[str] = Counter()
+        self._shown: set[str] = set()
+
+    def texts(self, reply: "ChatCompletion", samples: int) -> list[str]:
+        """Return the texts of a reply, in the order of their samples.
+
+        Raises:
+            InputError: the number of texts is not `samples`, or the beginning of a text is unknown.
+        """
+        choices = sorted(reply.choices, key=lambda choice: choice.index)
+        texts = [self._text(choice) for choice in choices]
+        if len(texts) != samples:
+            raise InputError(f"server: {len(texts)} answers where {samples} were asked for")
+        written = counted(reply, "completion_tokens")
+        is_cut = all(choice.finish_reason == "length" for choice in choices)
+        if is_cut and 0 < written < self._limit * samples:
+            self._counts[_CUT] += samples
+        return texts
+
+    def lines(self) -> list[str]:
+        """Return what the server changed, each with the number of answers."""
+        return [f"{count} answers: {reason}" for reason, count in sorted(self._counts.items())]
+
+    def new_lines(self) -> Iterator[str]:
+        """Yield the lines whose reason no earlier call has yielded."""
+        for reason in sorted(self._counts.keys() - self._shown):
+            self._shown.add(reason)
+            yield f"{self._counts[reason]} answers: {reason}"
+
+    def _text(self, choice: "Choice") -> str:
+        tokens, message = getattr(choice, "token_ids", None), choice.message
+        if self._tokenizer is not None and isinstance(tokens, list):
+            return self._with_prefix(str(self._tokenizer.decode(tokens, skip_special_tokens=True)))
+        reasoning = reasoning_of(choice)
+        if reasoning:
+            self._counts[_RESTORED] += 1
+            return _restored(reasoning, message.content or "")
+        if choice.finish_reason == "content_filter":
+            self._counts[_WITHHELD] += 1
+        return self._with_prefix(message.content or message.refusal or "")
+
+    def _with_prefix(self, text: str) -> str:
+        response = f"{self._prefix}{text}"
+        if "</think>" in response.partition("<think>")[0]:
+            self._counts[_UNOPENED] += 1
+        return response
+
+
+def _restored(reasoning: str, content: str) -> str:
+    """Put back the tags that a server's reasoning parser removed."""
+    if content:
+        return f"<think>{reasoning}</think>{content}"
+    # The model wrote no </think>. Whether it wrote <think> is unknown, and an answer in the text
+    # counts only if it did not.
+    if _ANSWER.search(reasoning):
+        raise InputError(
+            "server: its reasoning parser took an answer for reasoning: start it without the "
+            "parser (vLLM: --reasoning-parser), or give model.path=FOLDER of the served model, "
+            "so that vLLM's tokens can be read"
+        )
+    return f"<think>{reasoning}"
+
+
+class ServedModel:
+    """A model behind a server, which gets the same requests as the local engine."""
+
+    def __init__(self, config: DictConfig, patch_size: int, tokenizer: Any = None) -> None:
+        """Check the settings; the first request connects.
+
+        Args:
+            config: composed ``configs/evaluate.yaml``.
+            patch_size: of the model's vision tower, in pixels.
+            tokenizer: the served model's, to decode the server's tokens as in training; None to
+                use the server's text.
+        """
+        self.patch_size = patch_size
+        template = OmegaConf.to_container(config.data.apply_chat_template_kwargs, resolve=True)
+        self.template = cast("dict[str, Any]", template)
+        self._settings, self._seed = check_server(config.server), config.seed
+        self._extra: dict[str, Any] = json.loads(self._settings.extra_body)
+        limit = self._extra.get("max_tokens") or config.data.max_response_length
+        self._fields: dict[str, Any] = {
+            "max_tokens": limit,
+            "chat_template_kwargs": self.template or None,
+            TOKEN_IDS: None if tokenizer is None else True,
+        }
+        self._reader = ReplyReader(limit, tokenizer, self._settings.response_prefix or "")
+        self._differences: list[str] = []
+
+    def note(self, line: str) -> None:
+        """Report a difference from the local engine, on the console and in the results."""
+        self._differences.append(line)
+        self._warn(line)
+
+    def _warn(self, line: str) -> None:
+        console.say(f"warning: server.base_url={self._settings.base_url}: {line}")
+
+    def description(self) -> dict[str, Any]:
+        """Return the model's name, its sampling, and differences from the local engine."""
+        sent = chat_body("", [], {}, self._extra)
+        sampling = {key: sent.get(key, "the server's own") for key in NEUTRAL_SAMPLING}
+        changed = [
+            f"{key} is {value}" for key, value in sampling.items() if value != NEUTRAL_SAMPLING[key]
+        ]
+        return {
+            "base_url": self._settings.base_url,
+            "model": self._settings.model,
+            "sampling": sampling,
+            "unlike_the_engine": [*changed, *self._differences, *self._reader.lines()],
+        }
+
+    def answer(
+        self, prompts: Sequence[Prompt], *, temperature: float, samples: int, progress: Any
+    ) -> list[list[str]]:
+        """Generate `samples` responses to each prompt, in order; update `progress` per prompt.
+
+        Raises:
+            InputError: the server refuses, or does not answer in `server.attempts` attempts.
+        """
+
+        def body(prompt: Prompt) -> dict[str, Any]:
+            # The server adds the sample's number to the seed, so no seed is used twice.
+            seed = self._seed + samples * prompt.index
+            fields = {"temperature": temperature, "n": samples, "seed": seed}
+            return {"messages": chat_messages(prompt, self.patch_size), **fields}
+
+        def read(reply: "ChatCompletion") -> list[str]:
+            texts = self._reader.texts(reply, samples)
+            progress.update()
+            return texts
+
+        responses = self._ask_all([partial(body, prompt) for prompt in prompts], read)
+        for line in self._reader.new_lines():
+            self._warn(line)
+        return responses
+
+    def prompt_tokens(self, conversations: Sequence[list[dict[str, Any]]]) -> list[int]:
+        """Return the number of tokens that the server reports for each prompt, 0 if it does not."""
+
+        def body(messages: list[dict[str, Any]]) -> dict[str, Any]:
+            return {"messages": messages, "max_tokens": 1}
+
+        def read(reply: "ChatCompletion") -> int:
+            return counted(reply, "prompt_tokens")
+
+        return self._ask_all([partial(body, messages) for messages in conversations], read)
+
+    def _ask_all(self, bodies: Sequence[Body], read: Callable[["ChatCompletion"], T]) -> list[T]:
+        """Send all requests and apply `read` to each reply; make a body only when it is sent."""
+        try:
+            return asyncio.run(self._gather(bodies, read))
+        except ServerFault as fault:
+            raise InputError(f"server.base_url={self._settings.base_url}: {fault}") from None
+
+    async def _gather(
+        self, bodies: Sequence[Body], read: Callable[["ChatCompletion"], T]
+    ) -> list[T]:
+        from llm_client.client import ChatClient  # needs the extra `judge`
+
+        client = ChatClient(self._settings)
+        slots = asyncio.Semaphore(self._settings.max_concurrency)
+
+        async def ask(body: Body) -> T:
+            async with slots:
+                fields = body()
+                messages = fields.pop("messages")
+                request = chat_body(model, messages, {**self._fields, **fields}, self._extra)
+                return await client.complete(request, read)
+
+        try:
+            model = await client.model_name()
+            self._settings = self._settings.model_copy(update={"model": model})
+            return await asyncio.gather(*map(ask, bodies))
+        finally:
+            await client.aclose()
+
+
+def picture_part(picture: Image.Image) -> dict[str, Any]:
+    """Return a picture as a part of a message."""
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG")
+    url = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def chat_messages(prompt: Prompt, patch_size: int) -> list[dict[str, Any]]:
+    """Return the prompt's messages with its picture in place of `<image>`."""
+    picture = picture_part(load_image(prompt, patch_size))
+    return [
+        {
+            "role": message["role"],
+            "content": [
+                picture if part["type"] == "image" else part
+                for part in content_parts(message["content"])
+            ],
+        }
+        for message in prompt.messages
+    ]
+
+
+PATCHES = 2
+"""Patches per side of an image token, in all supported model families."""
+MARKS = 2
+"""Tokens that mark the beginning and the end of a picture."""
+
+_WORDS = {"type": "text", "text": "?"}
+_IGNORE = "or compare nothing with server.compare=false"
+
+
+def served_processor(folder: str | None) -> Any:
+    """Return the served model's processor, None if `folder` is not on this machine."""
+    if not folder or not (Path(folder) / "tokenizer_config.json").is_file():
+        return None
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(folder)
+
+
+def compare(served: ServedModel, prompts: Sequence[Prompt], processor: Any) -> None:
+    """Compare the sizes of pictures and, with a processor, the text; note what is not compared.
+
+    Raises:
+        InputError: the server sees a picture in another size, or another text.
+    """
+    if not _compare_pictures(served, prompts):
+        served.note("its replies count no prompt tokens: pictures and text were not compared")
+    elif processor is None:
+        served.note(
+            "chat template and system prompt were not compared: give model.path=FOLDER of the "
+            "served model"
+        )
+    else:
+        _compare_text(served, prompts[0], processor)
+
+
+def image_tokens(picture: Image.Image, patch_size: int) -> int:
+    """Return the number of tokens of a picture that the server does not resize."""
+    side = PATCHES * patch_size
+    return (picture.width // side) * (picture.height // side)
+
+
+def _compare_pictures(served: ServedModel, prompts: Sequence[Prompt]) -> bool:
+    """Compare the smallest and the largest picture; return whether the server counts tokens."""
+    by_area = sorted(prompts, key=_area)
+    extremes = [by_area[0], by_area[-1]]
+    pictures = [load_image(prompt, served.patch_size) for prompt in extremes]
+    contents = [[_WORDS], *([picture_part(picture), _WORDS] for picture in pictures)]
+    counts = served.prompt_tokens([[{"role": "user", "content": parts}] for parts in contents])
+    if not all(counts):
+        return False
+    for prompt, picture, count in zip(extremes, pictures, counts[1:], strict=True):
+        actual, expected = count - counts[0] - MARKS, image_tokens(picture, served.patch_size)
+        if actual != expected:
+            raise InputError(_other_pixels(prompt, picture, actual, expected))
+    return True
+
+
+def _area(prompt: Prompt) -> int:
+    width, height = json.loads(prompt.ground_truth)["image_size"]
+    return int(width * height)
+
+
+def _other_pixels(prompt: Prompt, picture: Image.Image, actual: int, expected: int) -> str:
+    row = prompt.images[0]
+    limits = {key: row[key] for key in ("min_pixels", "max_pixels") if row.get(key)}
+    extra = ",".join(f"{key}:{value}" for key, value in limits.items())
+    return (
+        f"server: it sees a picture of {picture.width}x{picture.height} pixels as {actual} "
+        f"tokens, but the boxes are written for {expected}: give it the data's pixel limits with "
+        f"'+server.extra_body.mm_processor_kwargs={{{extra}}}' or vLLM's --mm-processor-kwargs "
+        f"'{json.dumps(limits)}', {_IGNORE}"
+    )
+
+
+def _compare_text(served: ServedModel, prompt: Prompt, processor: Any) -> None:
+    text = prompt_text(prompt.messages, processor, **served.template)
+    picture = load_image(prompt, served.patch_size)
+    # One token of the text is the picture's placeholder.
+    tokens = len(processor.tokenizer(text)["input_ids"]) - 1
+    tokens += image_tokens(picture, served.patch_size)
+    (counted,) = served.prompt_tokens([chat_messages(prompt, served.patch_size)])
+    if counted != tokens:
+        raise InputError(
+            f"server: a prompt has {counted} tokens there and {tokens} under model.path's chat "
+            "template: serve the model with its own template and no system prompt of the "
+            f"server's, {_IGNORE}"
+        )

@@ -1,0 +1,239 @@
+"""Format the results of a model as tables, sentences and a Markdown page."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from recipe.evaluate.controls import COMPARED
+from recipe.evaluate.metrics import METHOD, OVERALL
+from recipe.evaluate.results import REGION_METRICS
+
+METRIC_TITLES = {
+    "reward": "Reward",
+    "reward_sampled": "Reward (sampled)",
+    "a_score": "A-score",
+    "ar_score": "AR-score",
+    "v_score": "V-score",
+    "iou_50": "IoU > 0.5",
+    "iou_75": "IoU > 0.75",
+    "format": "Format",
+    "think_grounding": "Grounding of the reasoning",
+    "alignment": "Alignment",
+    "length": "Characters",
+    "n": "Questions",
+}
+COUNTS = (METRIC_TITLES["length"], METRIC_TITLES["n"])
+MAJORITY_TITLE = "majority answer"
+PRIOR_TITLE = "region prior"
+BESIDE = ("a_score", "ar_score", "v_score", "iou_50", "iou_75", "reward")
+"""Metrics in tables that compare a model with controls and other models."""
+NONE = "—"
+
+
+def title_of(metric: str) -> str:
+    """Return the title of a metric in tables."""
+    if metric.startswith("pass_at_"):
+        return f"pass@{metric.removeprefix('pass_at_')}"
+    return METRIC_TITLES.get(metric, metric.replace("_", " "))
+
+
+def cell(value: float, title: str) -> str:
+    """Format a number under a column title: shares with three decimals, counts with none."""
+    if math.isnan(value):
+        return NONE
+    is_count = title.split(": ")[0] in COUNTS
+    return f"{value:.0f}" if is_count else f"{value:.3f}"
+
+
+def estimate(value: Mapping[str, Any] | None, metric: str = "", signed: bool = False) -> str:
+    """Format an estimate as `0.512 [0.480, 0.544]`, None as a dash."""
+    if value is None:
+        return NONE
+    if metric == "length":
+        return f"{value['mean']:.0f}"
+    sign = "+" if signed else ""
+    text = f"{value['mean']:{sign}.3f}"
+    if value["ci95"] is None:
+        return text
+    low, high = value["ci95"]
+    return f"{text} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def markdown_table(
+    header: Iterable[str], rows: Iterable[Iterable[str]], *, align_right: bool = True
+) -> str:
+    """Format a Markdown table; all columns but the first are aligned right or left."""
+    titles = list(header)
+    ruler = "|".join([" --- ", *[" ---: " if align_right else " --- "] * (len(titles) - 1)])
+    body = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([f"| {' | '.join(titles)} |", f"|{ruler}|", *body]) + "\n"
+
+
+def comparison(
+    models: Mapping[str, pd.DataFrame],
+    *,
+    sampled: Mapping[str, pd.DataFrame] | None = None,
+    majority: pd.DataFrame | None = None,
+    region_prior: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Put models and baselines side by side, metric by metric.
+
+    Args:
+        models: title -> `metrics_table` of greedy predictions.
+        sampled: title -> `metrics_table` of sampled predictions, for the sampled reward.
+        majority: the table of `recipe.evaluate.controls.majority_baseline`.
+        region_prior: the table of `region_prior_baseline` there.
+
+    Returns:
+        Rows: question types and `overall`. Columns: pairs (metric title, model or baseline), in
+        the order of `METRIC_TITLES`; last (`Questions`, ""), how many questions a row has.
+    """
+    columns: dict[tuple[str, str], pd.Series] = {}
+    for metric, title in METRIC_TITLES.items():
+        if metric == "reward_sampled":
+            columns |= {(title, name): t["reward"] for name, t in (sampled or {}).items()}
+        elif metric != "n":
+            with_metric = {name: table for name, table in models.items() if metric in table}
+            columns |= {(title, name): table[metric] for name, table in with_metric.items()}
+        for name, baseline in ((MAJORITY_TITLE, majority), (PRIOR_TITLE, region_prior)):
+            if metric != "n" and baseline is not None and metric in baseline:
+                columns[title, name] = baseline[metric]
+    first = next(iter(models.values()))
+    columns[METRIC_TITLES["n"], ""] = first["n"]
+    table = pd.DataFrame(columns).reindex(first.index)
+    table.columns = pd.MultiIndex.from_tuples(columns)
+    return table
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Format a `comparison` or one model's `metrics_table` as a Markdown table.
+
+    A two-level column title becomes `metric: model`.
+    """
+    columns: list[Any] = list(table.columns)
+    titles = [
+        ": ".join(filter(None, column))
+        if isinstance(column, tuple)
+        else METRIC_TITLES.get(column, column)
+        for column in columns
+    ]
+    rows = (
+        [str(label), *(cell(value, title) for value, title in zip(row, titles, strict=True))]
+        for label, row in table.iterrows()
+    )
+    return markdown_table(["question type", *titles], rows)
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """Format the contents of `metrics.json` as a Markdown page, with 95 % intervals."""
+    parts = [
+        f"# {results['model']}\n",
+        f"{results['overall']['n']} questions about {results['patients']} patients of "
+        f"`{results['split']}`, reward preset `{results['preset']}`. In brackets: "
+        f"{METHOD}.\n",
+        *_server(results.get("server")),
+        verdict(results),
+        "## By question type\n",
+        _by_type(results["intervals"]),
+    ]
+    if results["samples"]:
+        parts += ["## Several samples\n", _by_type(results["samples"])]
+    parts += ["## Beside baselines, controls and other models\n", beside_table(results)]
+    differences = {**results["over_controls"], **results["over_beside"]}
+    parts += ["## Model less the others, paired\n", _by_name("less", differences, signed=True)]
+    if results["by_region"]:
+        parts += ["## By region\n", _by_region(results["by_region"])]
+    return "\n".join(parts)
+
+
+def _server(server: Mapping[str, Any] | None) -> list[str]:
+    """Describe the served model that answered, and its differences from the local engine."""
+    if server is None:
+        return []
+    sampling = ", ".join(f"{key} {value}" for key, value in server["sampling"].items())
+    sentence = f"Answered by the server's model `{server['model']}` with {sampling}."
+    return ["\n- ".join([sentence, *server["unlike_the_engine"]]) + "\n"]
+
+
+def verdict(results: Mapping[str, Any]) -> str:
+    """Say for each metric of `COMPARED` whether the model beats all controls, also by type."""
+    lines = []
+    for metric in COMPARED:
+        worse, weak_types = _weaknesses(metric, results)
+        title = METRIC_TITLES[metric]
+        if worse:
+            lines.append(f"- **{title}: no better than the controls** ({worse}).")
+        else:
+            lines.append(f"- {title}: above all baselines and controls.")
+            lines += [
+                f"  - {kind} questions: no better than {controls}."
+                for kind, controls in weak_types.items()
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def verdict_sentence(metric: str, results: Mapping[str, Any]) -> str:
+    """Say the `verdict` on one metric in a sentence."""
+    worse, weak_types = _weaknesses(metric, results)
+    title = METRIC_TITLES[metric]
+    if worse:
+        return f"{title}: no better than {worse}."
+    weak = [f"{kind} questions no better than {names}" for kind, names in weak_types.items()]
+    return ", but ".join([f"{title}: above all baselines and controls", *weak]) + "."
+
+
+def _weaknesses(metric: str, results: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """Return the controls that a model does not beat: overall, and by question type."""
+    by_type = results["no_better_than_by_type"].items()
+    weak_types = {kind: "; ".join(flags[metric]) for kind, flags in by_type if flags[metric]}
+    return "; ".join(results["no_better_than"][metric]), weak_types
+
+
+def beside_table(results: Mapping[str, Any]) -> str:
+    """Format a table with a row for the model, each baseline, control and other model."""
+    rows = {"**model**": results["intervals"][OVERALL]}
+    return _by_name("", rows | results["controls"] | results["beside"])
+
+
+def estimate_rows(
+    rows: Iterable[tuple[str, Mapping[str, Any]]], metrics: Iterable[str], *, signed: bool = False
+) -> tuple[list[str], list[list[str]]]:
+    """Format estimates with names as rows and metrics as columns, without empty columns.
+
+    Returns:
+        The titles of the metrics, and the rows, each with its name first.
+    """
+    named = list(rows)
+    present = [metric for metric in metrics if any(metric in values for _, values in named)]
+    body = [
+        [name, *(estimate(values.get(metric), metric, signed) for metric in present)]
+        for name, values in named
+    ]
+    return [title_of(metric) for metric in present], body
+
+
+def _by_name(corner: str, rows: Mapping[str, Mapping[str, Any]], *, signed: bool = False) -> str:
+    titles, body = estimate_rows(rows.items(), BESIDE, signed=signed)
+    return markdown_table([corner, *titles], body)
+
+
+def _by_type(intervals: Mapping[str, Mapping[str, Any]]) -> str:
+    """Format metrics as rows and question types as columns."""
+    cells = (
+        [
+            title_of(metric),
+            *(estimate(values.get(metric), metric) for values in intervals.values()),
+        ]
+        for metric in intervals[OVERALL]
+    )
+    return markdown_table(["", *intervals], cells)
+
+
+def _by_region(regions: Mapping[str, Mapping[str, Any]]) -> str:
+    cells = (
+        [name, str(values["boxes"]), *(estimate(values[metric]) for metric in REGION_METRICS)]
+        for name, values in regions.items()
+    )
+    return markdown_table(["region", "boxes", *map(title_of, REGION_METRICS)], cells)

@@ -1,1 +1,0 @@
-"""From generated responses to numbers: metrics, baselines, paired intervals, the summary."""

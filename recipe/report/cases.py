@@ -1,0 +1,340 @@
+"""Choose the single questions of a report, and collect what the page shows of each."""
+
+import base64
+import io
+import random
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from data_prep.pictures import to_rgb8
+from recipe.evaluate.metrics import answer_correct
+from recipe.evaluate.predictions import Prediction, read_images
+from recipe.report.run_folder import RunFolder
+from reward.boxes_in_text import Box, cited_groups
+from reward.ground_truth import QUESTION_TYPES, GroundTruth, normalise, place
+from reward.grounding import iou_matrix
+from reward.response import Region, cited_regions, parse_response
+from reward.settings import COMPONENTS
+
+PARTS = {name: name.replace("_", " ") for name in COMPONENTS} | {"mean_iou": "mean IoU"}
+NOT_EMBEDDED = "images of patients are left out of the page; --images all puts them in"
+# A page opens in about a second for every 15 MB, so many images are embedded in a smaller size.
+# Maximum number of images, longest side in pixels, quality of WebP; about 25, 11 and 5 kB each.
+_FORMS = ((150, 640, 75), (600, 384, 70))
+_SMALLEST = (320, 60)
+# The capital excludes full stops in numbers and boxes.
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(*])|\n+")
+Part = tuple[str, int]
+"""A piece of text and the number of the region that it cites, -1 for none."""
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """The cases of a page.
+
+    Attributes:
+        models: title of each model with answers, by its key.
+        cases: plain objects for JSON.
+        images: data URIs; the `image` of a case is a position in them.
+        left_out: number of questions that are not among the cases.
+    """
+
+    models: dict[str, str]
+    cases: list[dict[str, Any]]
+    images: tuple[str, ...]
+    left_out: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the page's script needs at its start, without the images."""
+        return {"models": self.models, "parts": PARTS, "cases": self.cases}
+
+
+def build_viewer(run: RunFolder, count: int, with_images: bool = True) -> Viewer | None:
+    """Make the cases of a run; return None if it has no predictions or `count` is 0.
+
+    A case without an image, because of `with_images` or a missing file, says why it has none.
+    """
+    if not run.greedy or not count:
+        return None
+    by_id = {model: {p.id: p for p in greedy} for model, greedy in run.greedy.items()}
+    chosen = choose(run.greedy, count)
+    *_, last = by_id.values()
+    images = _images(run, {last[key].index for key in chosen}, with_images)
+    cases = []
+    for key in chosen:
+        case = _case({model: answers[key] for model, answers in by_id.items() if key in answers})
+        index = last[key].index
+        case["image"] = images.numbers.get(index, -1)
+        if index not in images.numbers:
+            absent = "the question is not in data/test.parquet"
+            case["no_image"] = images.problems.get(index, absent)
+        cases.append(case)
+    models = {key: run.titles[key] for key in run.greedy}
+    return Viewer(models, cases, images.uris, len(last) - len(chosen))
+
+
+def choose(greedy: Mapping[str, Sequence[Prediction]], count: int) -> list[str]:
+    """Choose the ids of at most `count` questions, in the order of the last model's predictions.
+
+    If there are more, each question type gets an equal share, drawn at random with a fixed seed,
+    independent of the scores. The unused share of a rare type goes to the next type.
+    """
+    *_, last = greedy.values()
+    if len(last) <= count:
+        return [p.id for p in last]
+    types: dict[str, list[str]] = {}
+    for prediction in last:
+        types.setdefault(prediction.question_type, []).append(prediction.id)
+    rarest_first = sorted(
+        (kind for kind in QUESTION_TYPES if kind in types), key=lambda kind: len(types[kind])
+    )
+    chosen: set[str] = set()
+    for position, kind in enumerate(rarest_first):
+        ids = sorted(types[kind])
+        random.Random(f"0 {kind}").shuffle(ids)
+        chosen |= set(ids[: (count - len(chosen)) // (len(rarest_first) - position)])
+    return [p.id for p in last if p.id in chosen]
+
+
+def _case(predictions: Mapping[str, Prediction]) -> dict[str, Any]:
+    any_prediction = next(iter(predictions.values()))
+    truth = any_prediction.truth
+    extra = any_prediction.extra_info
+    question = str(extra.get("question", "(question not recorded)"))
+    return {
+        "id": any_prediction.id,
+        "kind": truth.question_type,
+        "question": question.split("<choices>")[0].strip() if truth.choices else question,
+        "choices": truth.choices,
+        "right": list(truth.answer) if truth.choices else [],
+        "patient": str(extra.get("patient", "")),
+        "findings": str(extra.get("findings") or ""),
+        "size": list(truth.image_size),
+        "answer": _answer_text(truth),
+        "regions": _drawn(truth.regions, truth),
+        "cited": _drawn(truth.think_regions, truth),
+        "answers": {model: _answered(p, truth) for model, p in predictions.items()},
+    }
+
+
+def _answered(prediction: Prediction, truth: GroundTruth) -> dict[str, Any]:
+    """Return what the page shows of one model's response.
+
+    `think` is a list of sentences, each a list of (text, position in `cited` or -1).
+    """
+    response = parse_response(prediction.response)
+    numbered = Numbered()
+    think = sentences(response.think or "", numbered)
+    regions = _drawn(response.regions, truth)
+    ious = iou_matrix(
+        [box for _, box in place(response.regions, truth)],
+        [box for _, box in truth.placed_regions],
+    )
+    # The matrix leaves out the boxes of a response beyond a limit.
+    for region, row in zip(regions, ious, strict=False):
+        region["iou"] = round(max(row, default=0.0), 3)
+    return {
+        "correct": answer_correct(prediction),
+        "score": round(prediction.scores["score"], 4),
+        "parts": {k: round(prediction.scores[k], 4) for k in PARTS if k in prediction.scores},
+        "answer": response.answer or "",
+        "regions": regions,
+        "cited": _drawn(numbered.regions, truth),
+        "think": think,
+        "raw": prediction.response,
+    }
+
+
+def _drawn(regions: Iterable[Region], truth: GroundTruth) -> list[dict[str, Any]]:
+    """Return regions with `at`: x, y, width, height in pixels of `truth.image_size`, clipped to it.
+
+    `text` is the box in the model's coordinates. An unreadable box has neither.
+    """
+    width, height = truth.image_size
+    drawn: list[dict[str, Any]] = []
+    for region in regions:
+        entry: dict[str, Any] = {"ref": region.ref}
+        if region.box is not None:
+            x1, y1, x2, y2 = normalise(region.box, truth)
+            sides = (x1 * width, y1 * height, (x2 - x1) * width, (y2 - y1) * height)
+            entry["at"] = [round(side, 2) for side in sides]
+            entry["text"] = f"[{', '.join(f'{value:g}' for value in region.box)}]"
+        drawn.append(entry)
+    return drawn
+
+
+def _answer_text(truth: GroundTruth) -> str:
+    letters = [truth.answer] if isinstance(truth.answer, str) else list(truth.answer)
+    if not truth.choices:
+        return ", ".join(letters)
+    return "; ".join(f"{letter}: {truth.choices[letter]}" for letter in letters)
+
+
+def sentences(text: str, number: Callable[[Region], int]) -> list[tuple[Part, ...]]:
+    """Split a text into sentences, in order, and each sentence into parts.
+
+    Args:
+        text: a reasoning as the model wrote it.
+        number: returns the number of a cited region, -1 for none.
+    """
+    cited: list[tuple[int, int, Region]] = [
+        (group.start, group.end, region)
+        for group, region in zip(cited_groups(text), cited_regions(text), strict=True)
+    ]
+    ends = [(match.start(), match.end()) for match in _SENTENCE_END.finditer(text)]
+    begin, split = 0, []
+    for end, next_begin in [*ends, (len(text), len(text))]:
+        if any(first < end < last for first, last, _ in cited):
+            continue  # a line end within a box
+        parts: list[Part] = []
+        position = begin
+        for first, last, region in cited:
+            if begin <= first < end:
+                parts += [(text[position:first], -1), (text[first:last], number(region))]
+                position = last
+        parts.append((text[position:end], -1))
+        if sentence := tuple(part for part in parts if part[0]):
+            split.append(sentence)
+        begin = next_begin
+    return split
+
+
+class Numbered:
+    """Number distinct boxes from 0, in the order of first use."""
+
+    def __init__(self) -> None:
+        self.regions: list[Region] = []
+        self._numbers: dict[Box, int] = {}
+
+    def __call__(self, region: Region) -> int:
+        """Return the number of a region's box; -1 if it has none that can be drawn."""
+        if region.box is None:
+            return -1
+        if region.box not in self._numbers:
+            self._numbers[region.box] = len(self.regions)
+            self.regions.append(region)
+        return self._numbers[region.box]
+
+
+class ImageMissing(Exception):
+    """An image cannot be shown; the message says why."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Images of many questions.
+
+    Attributes:
+        uris: the distinct images.
+        numbers: the position in `uris` of each question's image.
+        problems: why a question has no image.
+    """
+
+    uris: tuple[str, ...]
+    numbers: Mapping[int, int]
+    problems: Mapping[int, str]
+
+
+def _images(run: RunFolder, indices: set[int], with_images: bool) -> Embedded:
+    if not with_images:
+        return Embedded((), {}, dict.fromkeys(indices, NOT_EMBEDDED))
+    if run.test is None:
+        return Embedded((), {}, dict.fromkeys(indices, "data/test.parquet is not there"))
+    return embed(read_images(run.test, indices), (run.path, run.test.parent))
+
+
+def embed(images: Mapping[int, Any], folders: tuple[Path, ...] = ()) -> Embedded:
+    """Encode every distinct image once; the values of `images` are as in `data_uri`."""
+    keys_of: dict[Any, list[int]] = {}
+    for key, image in images.items():
+        keys_of.setdefault(_identity(image), []).append(key)
+    distinct = [images[keys[0]] for keys in keys_of.values()]
+    uris: list[str] = []
+    numbers: dict[int, int] = {}
+    problems: dict[int, str] = {}
+    encoded = _encode_all(distinct, folders)
+    for keys, (uri, problem) in zip(keys_of.values(), encoded, strict=True):
+        if uri is None:
+            problems |= dict.fromkeys(keys, problem)
+        else:
+            numbers |= dict.fromkeys(keys, len(uris))
+            uris.append(uri)
+    return Embedded(tuple(uris), numbers, problems)
+
+
+def _encode_all(
+    images: Sequence[Any], folders: tuple[Path, ...]
+) -> Iterable[tuple[str | None, str]]:
+    """Yield the data URI of each image, or None and the reason."""
+    form = form_for(len(images))
+
+    def encode(image: Any) -> tuple[str | None, str]:
+        try:
+            return data_uri(image, folders, form), ""
+        except ImageMissing as error:
+            return None, str(error)
+
+    with ThreadPoolExecutor() as pool:
+        yield from tqdm(
+            pool.map(encode, images), total=len(images), desc="images", unit="image", delay=2
+        )
+
+
+def form_for(count: int) -> tuple[int, int]:
+    """Return the longest side in pixels and the quality for a page with `count` images."""
+    fitting = (form for most, *form in _FORMS if count <= most)
+    side, quality = next(fitting, _SMALLEST)
+    return side, quality
+
+
+def data_uri(image: Any, folders: tuple[Path, ...] = (), form: tuple[int, int] = _SMALLEST) -> str:
+    """Encode an image as a WebP data URI, without enlarging it.
+
+    Args:
+        image: value of the rollout parquet's `images[].image`: a path, bytes, or a struct with
+            `bytes` or `path`.
+        folders: searched in this order for a relative path.
+        form: longest side in pixels, quality from 0 to 100.
+
+    Raises:
+        ImageMissing: there is no such file, or it is not an image.
+    """
+    source, name = _source(image, folders)
+    try:
+        with Image.open(source) as opened:
+            opened.draft("RGB", (2 * form[0], 2 * form[0]))
+            picture = to_rgb8(opened)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ImageMissing(f"{name} is not a readable image") from error
+    picture.thumbnail((form[0], form[0]))
+    stream = io.BytesIO()
+    # Method 1 takes a quarter of the default's time and makes 5 % more bytes.
+    picture.save(stream, "WEBP", quality=form[1], method=1)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _identity(image: Any) -> Any:
+    """Return a value that is equal for equal images."""
+    if isinstance(image, dict):
+        image = image.get("bytes") or image.get("path")
+    return image
+
+
+def _source(image: Any, folders: tuple[Path, ...]) -> tuple[io.BytesIO | Path, str]:
+    image = _identity(image)
+    if isinstance(image, bytes):
+        return io.BytesIO(image), "the embedded image"
+    if not isinstance(image, str) or not image:
+        raise ImageMissing("the row has no image")
+    path = Path(image.removeprefix("file://"))
+    for candidate in (path, *(folder / path for folder in folders)):
+        if candidate.is_file():
+            return candidate, str(path)
+    raise ImageMissing(f"{path} does not exist")

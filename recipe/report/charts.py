@@ -1,0 +1,321 @@
+"""Draw charts of a training log and of gains as inline SVG, without scripts or addresses."""
+
+import functools
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from recipe.metrics_log import MetricsLog
+from reward.ground_truth import QUESTION_TYPES
+from reward.settings import COMPONENTS
+
+# Okabe & Ito's palette, distinguishable with colour-vision deficiencies.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#f0e442", "#56b4e9")
+_DASHES = ((), (6, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 1.5), (9, 3))
+_INK, _GRID = "#374151", "#e5e7eb"
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text: searchable, small, in the page's own font
+    "svg.hashsalt": "thinkvg",  # same data, same file
+    "font.family": "sans-serif",
+    "font.sans-serif": ["system-ui", "DejaVu Sans"],
+    "font.size": 10,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _INK,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+SHARES = (*COMPONENTS, "score", "mean_iou", "iou_50", "iou_75", "box_count_match")
+_REWARD_MEAN = re.compile(r"reward/(.+)/mean")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One figure of the page; the caption says the same in words."""
+
+    title: str
+    svg: Markup
+    caption: str
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled group of charts; a `folded` section is closed when the page opens."""
+
+    title: str
+    charts: tuple[Chart, ...]
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class _Curve:
+    title: str
+    metrics: dict[str, str]  # label -> metric name
+    y_label: str = ""
+    wide: bool = False
+
+
+SFT_CURVE = _Curve(
+    "Training and validation",
+    {"training": "train/loss", "validation": "val/loss"},
+    "loss",
+    wide=True,
+)
+COURSE_CURVES = (
+    _Curve("Response length", {"mean": "response_length/mean"}, "tokens"),
+    _Curve("Reasoning length", {"mean": "reasoning_length/mean"}, "tokens"),
+    _Curve("Responses cut off at the limit", {"share": "response_length/clip_ratio"}),
+    _Curve("KL of the update", {"old to new policy": "actor/ppo_kl"}, "nats"),
+    _Curve("KL to the reference", {"KL loss": "actor/kl_loss"}, "nats"),
+    _Curve(
+        "Rollout against actor: probability gap",
+        {"mean |difference|": "training/rollout_probs_diff_mean"},
+    ),
+    _Curve("Spread of the reward within a group", {"standard deviation": "reward/group_std/mean"}),
+    _Curve("Groups without a signal", {"share": "reward/group_std/zero"}),
+    _Curve("Tokens a second and GPU", {"throughput": "perf/throughput"}),
+    _Curve("Time per step", {"step": "timing_s/step"}, "seconds"),
+)
+
+
+def training_sections(log: MetricsLog) -> tuple[list[Section], list[str]]:
+    """Make the charts of a training log, and list the expected metrics that it lacks.
+
+    SFT logs (`train/loss`) get the loss; reinforcement-learning logs get the reward, its
+    components, the course of training, validation and diagnostics.
+    """
+    table = log.table
+    logged = {str(name) for name in table.columns if table[name].notna().any()}
+    if "train/loss" in logged:
+        charts = _present([_plain_chart(table, logged, SFT_CURVE)])
+        missing = [name for name in SFT_CURVE.metrics.values() if name not in logged]
+        return [Section("Loss", charts)], missing
+    return _policy_sections(table, logged)
+
+
+def _policy_sections(table: pd.DataFrame, logged: set[str]) -> tuple[list[Section], list[str]]:
+    rewards, missing = _reward_charts(table, logged)
+    missing += [
+        name for curve in COURSE_CURVES for name in curve.metrics.values() if name not in logged
+    ]
+    validation = [
+        _Curve(name.removeprefix("val-core/"), {"value": name})
+        for name in sorted(logged)
+        if name.startswith("val-core/")
+    ]
+    diagnostics = sorted(
+        match.group(1)
+        for match in map(_REWARD_MEAN.fullmatch, logged)
+        if match and match.group(1) not in (*COMPONENTS, "score", "group_std")
+    )
+    plain = functools.partial(_plain_chart, table, logged)
+    types = [_type_chart(table, logged, name) for name in ("score", *COMPONENTS)]
+    components = [_component_chart(table, logged, name, _words(name)) for name in diagnostics]
+    groups = [
+        Section("Reward", _present(rewards)),
+        Section("Reward by question type", _present(types), folded=True),
+        Section("Course of training", _present(map(plain, COURSE_CURVES))),
+        Section("Validation during training", _present(map(plain, validation)), folded=True),
+        Section("Diagnostics of the reward", _present(components), folded=True),
+    ]
+    return [section for section in groups if section.charts], missing
+
+
+def _reward_charts(table: pd.DataFrame, logged: set[str]) -> tuple[list[Chart | None], list[str]]:
+    """Chart the total reward, its parts together and each part; list the missing metrics."""
+    total, missing = None, []
+    if "reward/score/mean" in logged:
+        total = _component_chart(table, logged, "score", "Total reward", wide=True)
+    elif "critic/score/mean" in logged:
+        curve = _Curve("Total reward", {"mean": "critic/score/mean"}, wide=True)
+        total = _plain_chart(table, logged, curve)
+    else:
+        missing.append("critic/score/mean")
+    parts = [name for name in COMPONENTS if f"reward/{name}/mean" in logged]
+    missing += [f"reward/{name}/mean" for name in COMPONENTS if name not in parts]
+    charts = [_component_chart(table, logged, name, _words(name)) for name in parts]
+    return [total, _parts_chart(table, parts), *charts], missing
+
+
+def _type_chart(table: pd.DataFrame, logged: set[str], name: str) -> Chart | None:
+    metrics = {str(kind): f"by_type/{kind}/{name}/mean" for kind in QUESTION_TYPES}
+    return _plain_chart(table, logged, _Curve(_words(name), metrics))
+
+
+def _present(charts: Iterable[Chart | None]) -> tuple[Chart, ...]:
+    return tuple(chart for chart in charts if chart)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _component_chart(
+    table: pd.DataFrame, logged: set[str], name: str, title: str, wide: bool = False
+) -> Chart | None:
+    mean, std = f"reward/{name}/mean", f"reward/{name}/std"
+    spreads = {"mean": table[std]} if std in logged else None
+    svg = curve_chart({"mean": table[mean]}, spreads=spreads, unit_range=name in SHARES, wide=wide)
+    return Chart(title, Markup(svg), _in_words({"mean": table[mean]}), wide)
+
+
+def _parts_chart(table: pd.DataFrame, parts: list[str]) -> Chart | None:
+    """Chart the components together, if there are several."""
+    if len(parts) < 2:
+        return None
+    means = {_words(name): table[f"reward/{name}/mean"] for name in parts}
+    svg = curve_chart(means, unit_range=True, wide=True, faint=False)
+    return Chart("Parts of the reward", Markup(svg), _in_words(means), wide=True)
+
+
+def _plain_chart(table: pd.DataFrame, logged: set[str], curve: _Curve) -> Chart | None:
+    values = {label: table[name] for label, name in curve.metrics.items() if name in logged}
+    if not values:
+        return None
+    svg = curve_chart(values, y_label=curve.y_label, wide=curve.wide)
+    return Chart(curve.title, Markup(svg), _in_words(values), curve.wide)
+
+
+def _in_words(curves: dict[str, pd.Series]) -> str:
+    """Describe the smoothed ends: `mean: 0.41 at step 1, 0.52 at step 150`."""
+    parts = []
+    for label, series in curves.items():
+        values = series.dropna()
+        ends = smooth(values)
+        parts.append(
+            f"{label}: {ends.iloc[0]:.3g} at step {values.index[0]}, "
+            f"{ends.iloc[-1]:.3g} at step {values.index[-1]}"
+        )
+    return "; ".join(parts)
+
+
+def curve_chart(
+    curves: Mapping[str, pd.Series],
+    *,
+    spreads: Mapping[str, pd.Series] | None = None,
+    unit_range: bool = False,
+    y_label: str = "",
+    wide: bool = False,
+    faint: bool = True,
+) -> str:
+    """Draw curves over training steps, which differ in colour and dashes.
+
+    The strong line is the moving average of the logged values. A spread (standard deviation,
+    smoothed the same way) becomes a band around it.
+
+    Args:
+        curves: label -> values, indexed by step.
+        spreads: label -> standard deviations, for any of the curves.
+        unit_range: the values are in 0..1; the axis and the bands are limited to that.
+        y_label: of the y axis, with the unit.
+        wide: make a chart of the page's full width.
+        faint: draw every logged value as a faint line.
+    """
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(12.6, 3.3) if wide else (4.0, 2.3), layout="constrained")
+        axes = figure.subplots()
+        for number, (label, values) in enumerate(curves.items()):
+            spread = (spreads or {}).get(label)
+            _draw_curve(axes, label, values, spread, number % len(COLOURS), unit_range, faint)
+        if unit_range:
+            axes.set_ylim(-0.03, 1.03)
+        axes.set_xlabel("step")
+        axes.set_ylabel(y_label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8 if wide else 5))
+        axes.ticklabel_format(axis="y", scilimits=(-3, 5))
+        axes.grid(axis="y", color=_GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        if len(curves) > 1:
+            # Many curves leave no room for a legend inside the axes.
+            aside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(curves) > 3 else {}
+            axes.legend(frameon=False, handlelength=3, **aside)
+        return _svg(figure)
+
+
+def gain_chart(gains: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) -> str:
+    """Draw differences and their intervals, one row each, against zero."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(9.2, 0.45 * len(gains) + 0.75), layout="constrained")
+        axes = figure.subplots()
+        for row, gain in enumerate(gains.values()):
+            low, high = gain["ci95"]
+            axes.plot([low, high], [row, row], color=COLOURS[0], linewidth=3, alpha=0.55)
+            axes.plot([gain["mean"]], [row], "o", color=COLOURS[0], markersize=8)
+        axes.axvline(0, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.set_yticks(range(len(gains)), labels)
+        axes.set_ylim(len(gains) - 0.5, -0.5)
+        axes.set_xlabel("GRPO minus SFT (dot: mean, bar: 95 % interval)")
+        axes.grid(axis="x", color=_GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        return _svg(figure)
+
+
+def smooth(values: pd.Series) -> pd.Series:
+    """Return the centred moving average over a twentieth of the steps (at least one)."""
+    window = max(1, len(values) // 20)
+    return values.rolling(window, min_periods=1, center=True).mean()
+
+
+def _draw_curve(
+    axes: Axes,
+    label: str,
+    values: pd.Series,
+    spread: pd.Series | None,
+    number: int,
+    unit_range: bool,
+    faint: bool,
+) -> None:
+    colour, dashes = COLOURS[number], _DASHES[number]
+    values = values.dropna()
+    steps, line = values.index.to_numpy(), smooth(values).to_numpy()
+    if spread is not None:
+        half = smooth(spread.reindex(values.index).fillna(0.0)).to_numpy()
+        low, high = line - half, line + half
+        if unit_range:
+            low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
+        axes.fill_between(steps, low, high, color=colour, alpha=0.14, linewidth=0)
+    if faint:
+        axes.plot(steps, values.to_numpy(), color=colour, linewidth=0.8, alpha=0.4)
+    axes.plot(
+        steps,
+        line,
+        color=colour,
+        linewidth=2,
+        linestyle=(0, dashes) if dashes else "-",
+        label=label,
+        marker="o" if len(values) < 3 else None,  # a line through one point is invisible
+        markersize=4,
+    )
+
+
+def _svg(figure: Figure) -> str:
+    stream = io.StringIO()
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(stream, format="svg", transparent=True, metadata=no_metadata)
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    # HTML needs no namespace declarations, and without them the page contains no address.
+    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text)
+    # The page defines the colours, which differ in its dark mode.
+    for number, colour in enumerate(COLOURS, 1):
+        text = text.replace(colour, f"var(--curve-{number})")
+    text = text.replace(_INK, "var(--chart-ink)").replace(_GRID, "var(--chart-grid)")
+    # The page sets the size, and the caption describes the chart to screen readers.
+    tag, end, rest = text.partition(">")
+    tag = re.sub(r'\s(?:width|height)="[^"]*"', "", tag)
+    return tag.replace("<svg ", '<svg aria-hidden="true" ', 1) + end + rest

@@ -1,0 +1,83 @@
+"""``python -m recipe.sft``: supervised cold start on verl's SFT trainer."""
+
+import os
+import sys
+
+from omegaconf import DictConfig
+
+from recipe import console, program
+from recipe.preflight.checklist import refuse_faulty
+from recipe.run.folder import STOPPED, StopRequest, open_run, resolve_paths, take_run
+from recipe.run.host import leave_on_sigterm, run_child
+from recipe.run.identity import EndedEarly
+
+CHECKED = "THINKVG_SFT_CHECKED"
+"""Set for processes whose run has been checked by the process that started them."""
+
+
+def train(config: DictConfig) -> None:
+    """Check a run, then train in this process under torchrun, or start torchrun on this node.
+
+    Raises:
+        InputError: the input has faults (all are named).
+        SystemExit: with 1, where the run ended with fewer steps than asked for.
+    """
+    # Where the user starts torchrun on each node, one process of each node checks.
+    if CHECKED not in os.environ and os.environ.get("LOCAL_RANK", "0") == "0":
+        refuse_faulty(config, "sft")
+    if "RANK" not in os.environ:
+        _launch_processes(config)
+        return
+    prepare(config)
+    from verl.utils.device import auto_set_device
+
+    from recipe.sft.trainer import run
+
+    auto_set_device(config)
+    try:
+        run(config)
+    except EndedEarly as error:
+        if int(os.environ["RANK"]) == 0:
+            console.error(str(error))
+        raise SystemExit(1) from None
+
+
+def _launch_processes(config: DictConfig) -> None:
+    """Start one process for each GPU of this node under torchrun, with the same overrides.
+
+    Raises:
+        InputError: another program is running in the run's folder.
+        SystemExit: with torchrun's code if it is not 0, or `STOPPED` after a request to stop.
+    """
+    open_run(config)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(config.trainer.n_gpus_per_node), "-m", "recipe.sft"]
+    leave_on_sigterm()
+    console.say("starting a process for each GPU; loading the model takes half a minute or more")
+    code = run_child([*command, *sys.argv[1:]], env={**os.environ, CHECKED: "1"})
+    if code:
+        console.error(f"a training process ended with code {code}")
+        raise SystemExit(code)
+    if StopRequest(config.stop_file).answered() is not None:
+        raise SystemExit(STOPPED)
+    console.say(f"finished: {config.run_dir}")
+
+
+def prepare(config: DictConfig) -> None:
+    """Make the run's paths absolute; in the first process, which logs, lock the run's folder.
+
+    Raises:
+        InputError: another program is running in the folder.
+    """
+    resolve_paths(config)
+    if int(os.environ["RANK"]) == 0:
+        take_run(config, "sft")
+
+
+def main() -> None:
+    """Entry point."""
+    program.run("sft", train)
+
+
+if __name__ == "__main__":
+    main()

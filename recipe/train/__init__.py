@@ -1,0 +1,1 @@
+"""GRPO on verl: the trainer, its metrics, and what ends a run."""

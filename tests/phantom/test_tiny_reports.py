@@ -1,0 +1,216 @@
+"""The reports that the tiny model is pre-trained on, and the training itself."""
+
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from data_prep.program import InputError
+from phantom.tiny.model import build_model, build_processor
+from phantom.tiny.pretrain import (
+    BATCH,
+    Picture,
+    ReportLoss,
+    check_images,
+    pretrain,
+    training_pictures,
+    write_report,
+)
+from recipe.algorithms.soft_targets import soft_log_probs
+
+SIZE = (112, 56)
+NAMES = ["spine", "trachea", "aortic arch", "right lung zone", "left lung zone"]
+PICTURE = Picture(
+    image={"image": "a.jpg"},
+    findings=(("opacity in the left lung zone", "left lung zone"),),
+    regions=dict.fromkeys([*NAMES, "left lung"], (0.25, 0.5, 0.75, 1.0)),
+    impression="Impression: opacity in the left lung zone.",
+    seen=dict.fromkeys(NAMES[:4], "is clear") | {"left lung zone": "shows an opacity"},
+)
+CITED = re.compile(
+    r"The ([a-z ]+) \[([^\]]+)\] (is clear|shows an opacity)(?: \(choice ([A-Z])\))?\."
+)
+
+
+def reports(count: int = 60) -> list[tuple[str, str]]:
+    draw = random.Random(0)
+    made = [write_report(PICTURE, SIZE, draw) for _ in range(count)]
+    return [(report.question, report.text) for report in made]
+
+
+def test_a_report_answers_what_was_asked() -> None:
+    for question, text in reports():
+        cited = CITED.findall(text)
+        assert text.startswith(f"<think>{PICTURE.impression} The ")
+        assert len(cited) == 4
+        names = [name for name, *_ in cited]
+        assert "left lung zone" in names  # the abnormal one is always among them
+        assert "left lung" not in names  # nothing is said about it
+        assert all(name in question for name in names)
+        assert all(box == "28, 28, 84, 56" for _, box, *_ in cited)
+        assert all((PICTURE.seen or {})[name] == seen for name, _, seen, _ in cited)
+
+
+def test_letters_are_those_of_the_question() -> None:
+    lettered = [(question, text) for question, text in reports() if "<choices>" in question]
+    assert 15 < len(lettered) < 45
+    for question, text in lettered:
+        choices = {name: letter for letter, name in re.findall(r"([A-D]): ([a-z ]+)", question)}
+        assert {name: letter for name, _, _, letter in CITED.findall(text)} == choices
+    assert any(
+        [letter for *_, letter in CITED.findall(text)] != ["A", "B", "C", "D"]
+        for _, text in lettered
+    )
+
+
+def test_reports_repeat_with_the_seed() -> None:
+    assert reports() == reports()
+
+
+@pytest.fixture(scope="module")
+def processor():
+    texts = [f"{question}\n{text}" for question, text in reports()]
+    return build_processor([*texts, "".join(f"<ref>{name}</ref>" for name in NAMES)])
+
+
+def test_prompts_are_not_trained_on(processor) -> None:
+    model = build_model(processor.tokenizer, seed=0)
+    draw = random.Random(0)
+    made = [write_report(PICTURE, SIZE, draw) for _ in range(3)]
+    ids, mask, trained = ReportLoss(model, processor)._encode(made, image_tokens=8)
+    for row, report in enumerate(made):
+        assert processor.tokenizer.decode(ids[row][trained[row]]) == report.text
+        assert int((ids[row] == model.config.image_token_id).sum()) == 8
+        assert not (trained[row] & ~mask[row].bool()).any()
+        prompt = processor.tokenizer.decode(ids[row][mask[row].bool() & ~trained[row]])
+        assert report.question in prompt
+
+
+def test_pretraining_lowers_the_loss_of_reports(processor, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = []
+    for number in range(BATCH):
+        path = tmp_path / f"{number}.jpg"
+        Image.fromarray(rng.integers(0, 255, (112, 112), dtype=np.uint8)).save(path)
+        image = {"image": str(path), "min_pixels": 12544, "max_pixels": 15680}
+        pictures.append(Picture(image, *list(vars(PICTURE).values())[1:]))
+    model = build_model(processor.tokenizer, seed=0)
+    before = report_loss(model, processor)
+    tower = model.model.visual.patch_embed.proj.weight.clone()
+    pretrain(model, processor, pictures, seed=0, epochs=12)
+    assert report_loss(model, processor) < before - 1
+    assert not torch.equal(model.model.visual.patch_embed.proj.weight, tower)
+
+
+def test_the_loss_is_that_of_the_models_own_forward(processor) -> None:
+    """Positions and image tokens are where the model itself puts them, and they get a gradient."""
+    torch.manual_seed(0)
+    model = build_model(processor.tokenizer, seed=0)
+    draw = random.Random(0)
+    made = [write_report(PICTURE, SIZE, draw) for _ in range(3)]
+    loss = ReportLoss(model, processor)
+    pixels, grids = torch.randn(3 * 32, 1176), torch.tensor([[1, 4, 8]] * 3)
+    features = model.model.visual(pixels, grids).pooler_output.view(3, 8, -1)
+    features.retain_grad()
+    ours = loss(features, grids, made)
+    ours.backward()
+    assert all(features.grad[image].abs().sum() > 0 for image in range(3))
+    ids, mask, trained = loss._encode(made, image_tokens=8)
+    is_image = (ids == model.config.image_token_id).int()
+    with torch.no_grad():
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            mm_token_type_ids=is_image,
+            pixel_values=pixels,
+            image_grid_thw=grids,
+        ).logits[:, :-1][trained[:, 1:]]
+    labels = ids[:, 1:][trained[:, 1:]]
+    values = soft_log_probs(logits, labels, loss.coordinates, loss.targets)
+    assert ours.item() == pytest.approx(-values.mean().item(), rel=1e-4)
+
+
+@torch.no_grad()
+def report_loss(model, processor) -> float:
+    draw = random.Random(5)
+    made = [write_report(PICTURE, SIZE, draw) for _ in range(4)]
+    grids = torch.tensor([[1, 4, 8]] * 4)
+    return float(ReportLoss(model, processor)(torch.zeros(4, 8, 128), grids, made))
+
+
+def refused(rollouts: Path) -> str:
+    """The one line with which the program refuses `rollouts`; nothing is made."""
+    command = [sys.executable, "-m", "phantom.tiny", "--data", str(rollouts)]
+    command += ["--out", str(rollouts / "model"), "--pictures", str(rollouts / "pictures.parquet")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2, ended.stderr
+    (line,) = ended.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert not (rollouts / "model").exists()
+    return line
+
+
+def test_too_few_pictures_are_refused(rollouts: Path) -> None:
+    """Only one of the table's pictures is in the rows."""
+    assert f"describes 1 of the pictures in {rollouts / 'train.parquet'}" in refused(rollouts)
+
+
+def test_missing_and_older_tables_are_refused(rollouts: Path) -> None:
+    old = pq.read_table(rollouts / "pictures.parquet").drop_columns(["impression"])
+    pq.write_table(old, rollouts / "pictures.parquet")
+    line = refused(rollouts)
+    assert "column impression missing" in line
+    assert "phantom.draw" in line
+    (rollouts / "train.parquet").unlink()
+    assert f"{rollouts / 'train.parquet'}: no such file" in refused(rollouts)
+
+
+def test_images_that_are_missing_or_differ_in_size_are_named(tmp_path: Path) -> None:
+    def picture(name: str, width: int) -> Picture:
+        path = tmp_path / name
+        if width:
+            Image.new("L", (width, 320)).save(path)
+        return Picture({"image": str(path), "min_pixels": 3136, "max_pixels": 10**6}, (), {})
+
+    check_images([picture("a.jpg", 320), picture("b.jpg", 321)], 28)
+    with pytest.raises(InputError, match=r"c.jpg: becomes 392x308, others 308x308"):
+        check_images([picture("a.jpg", 320), picture("c.jpg", 400)], 28)
+    with pytest.raises(InputError, match=r"d.jpg: this picture cannot be read"):
+        check_images([picture("d.jpg", 0)], 28)
+
+
+def test_pictures_are_those_of_the_rollouts(rollouts: Path) -> None:
+    (picture,) = training_pictures(rollouts / "pictures.parquet", rollouts / "train.parquet")
+    assert picture.image["image"] == "a.jpg"
+    assert picture.seen == {"spine": "is normal"}
+    assert picture.regions == {"spine": (0.4, 0.0, 0.6, 1.0), "left lung": (0.5, 0.0, 1.0, 1.0)}
+
+
+@pytest.fixture
+def rollouts(tmp_path: Path) -> Path:
+    """One rollout row, and a table that knows its picture and another one."""
+    row = {"images": [{"image": "a.jpg"}], "extra_info": {"image_path": "/a.jpg"}}
+    pq.write_table(pa.Table.from_pylist([row, row]), tmp_path / "train.parquet")
+    answer = "<ref>spine</ref><box>[1, 2, 3, 4]</box>"
+    messages = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": answer}]
+    table = pa.Table.from_pylist([{"messages": messages}])
+    pq.write_table(table, tmp_path / "sft_train.parquet")
+    known = {
+        "impression": "Impression: no abnormality.",
+        "findings": [{"name": "none", "region": "spine"}],
+        "regions": [
+            {"name": "spine", "box": [0.4, 0.0, 0.6, 1.0], "seen": "is normal"},
+            {"name": "left lung", "box": [0.5, 0.0, 1.0, 1.0], "seen": None},
+        ],
+    }
+    rows = [{"image_path": path, **known} for path in ("/a.jpg", "/b.jpg")]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pictures.parquet")
+    return tmp_path

@@ -1,0 +1,31 @@
+"""Learning rates by parameter name."""
+
+import pytest
+import torch
+
+from recipe.algorithms.learning_rates import parameter_groups, rates_by_name
+
+NAMES = ["model.visual.proj.weight", "model.layers.0.norm.weight", "model.norm.weight"]
+
+
+def test_the_first_match_counts_and_the_rest_has_the_common_rate() -> None:
+    entries = [{"match": r"visual", "lr": 0}, {"match": r"model\.norm", "lr": 0.5}]
+    assert rates_by_name(NAMES, entries, rest=0.1) == dict(zip(NAMES, [0.0, 0.1, 0.5], strict=True))
+
+
+def test_an_expression_that_matches_nothing_is_named() -> None:
+    with pytest.raises(ValueError, match="vision_tower"):
+        rates_by_name(NAMES, [{"match": "vision_tower", "lr": 0}], rest=0.1)
+
+
+def test_something_must_be_left_to_train() -> None:
+    with pytest.raises(ValueError, match="nothing to train"):
+        rates_by_name(NAMES, [{"match": "model", "lr": 0}], rest=0.1)
+
+
+def test_groups_hold_every_trained_parameter_once() -> None:
+    parameters = [(name, torch.nn.Parameter(torch.zeros(1))) for name in NAMES]
+    rates = dict(zip(NAMES, [0.0, 0.1, 0.1], strict=True))
+    groups = parameter_groups(parameters, rates)
+    assert [group["lr"] for group in groups] == [0.1]
+    assert [id(each) for each in groups[0]["params"]] == [id(p) for _, p in parameters[1:]]

@@ -1,0 +1,53 @@
+import pandas as pd
+import pytest
+
+from recipe.evaluate.metrics import metrics_table
+from recipe.evaluate.predictions import score_predictions
+from recipe.evaluate.tables import comparison, markdown
+
+
+@pytest.fixture
+def tables(make_prediction):
+    def table(height):
+        return metrics_table(score_predictions([make_prediction(0, height=height)]))
+
+    return {"SFT": table(60), "GRPO": table(80)}
+
+
+@pytest.fixture
+def prior():
+    columns = {"v_score": 0.5, "iou_50": 0.25, "iou_75": 0.125, "n": 1}
+    return pd.DataFrame([columns, columns], index=["closed", "overall"])
+
+
+def test_models_and_baselines_stand_side_by_side(tables, prior):
+    majority = pd.DataFrame({"a_score": [0.25, 0.25]}, index=["closed", "overall"])
+    found = comparison(tables, sampled=tables, majority=majority, region_prior=prior)
+    assert list(found.index) == ["closed", "overall"]
+    assert found.loc["overall", "V-score"].to_dict() == pytest.approx(
+        {"SFT": 0.6, "GRPO": 0.8, "region prior": 0.5}
+    )
+    assert list(found["A-score"]) == ["SFT", "GRPO", "majority answer"]
+    assert list(found["Reward (sampled)"]) == ["SFT", "GRPO"]
+    assert list(found["Format"]) == ["SFT", "GRPO"]
+
+
+def test_markdown_of_one_model(tables):
+    reward = tables["SFT"].loc["overall", "reward"]
+    lines = markdown(tables["SFT"]).splitlines()
+    assert lines[0] == (
+        "| question type | Reward | A-score | V-score | IoU > 0.5 | IoU > 0.75 | Format "
+        "| Grounding of the reasoning | Alignment | Characters | Questions |"
+    )
+    assert lines[1].count("---:") == 10
+    shared = f"| overall | {reward:.3f} | 1.000 | 0.600 | 1.000 | 0.000 | 1.000 | "
+    assert lines[3].startswith(shared)
+    assert lines[3].endswith("| 139 | 1 |")
+
+
+def test_markdown_of_a_comparison_marks_what_a_baseline_lacks(tables, prior):
+    found = markdown(comparison(tables, region_prior=prior.drop("closed")))
+    head, _, closed, overall = found.splitlines()
+    assert "V-score: SFT | V-score: GRPO | V-score: region prior" in head
+    assert "| 0.600 | 0.800 | — |" in closed
+    assert "| 0.600 | 0.800 | 0.500 |" in overall

@@ -1,0 +1,85 @@
+"""Metrics that the trainer adds, and its place in verl's registry."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from verl.trainer.ppo.v1 import PPOTrainerSync
+from verl.utils import tracking
+
+from recipe.train.metrics import component_metrics, group_metrics
+from recipe.train.trainer import TRAINER_NAME, ThinkVGTrainer, log_prob_gap
+
+
+def test_mean_and_std_of_each_component() -> None:
+    rows = [{"score": 1.0, "format": 1.0}, {"score": 0.0, "format": 1.0}]
+    assert component_metrics(rows) == {
+        "reward/score/mean": 0.5,
+        "reward/score/std": 0.5,
+        "reward/format/mean": 1.0,
+        "reward/format/std": 0.0,
+    }
+
+
+def test_components_must_agree_between_rollouts() -> None:
+    with pytest.raises(ValueError, match="different reward components"):
+        component_metrics([{"score": 1.0}, {"score": 1.0, "format": 1.0}])
+
+
+def test_groups_without_signal_are_counted() -> None:
+    # a: spread 0.5; b: all the same
+    metrics = group_metrics([1.0, 0.0, 0.3, 0.3], ["a", "a", "b", "b"])
+    assert metrics["reward/group_std/mean"] == pytest.approx(0.25)
+    assert metrics["reward/group_std/zero"] == 0.5
+
+
+def test_gap_is_averaged_over_tokens() -> None:
+    rollout = torch.nested.as_nested_tensor(
+        [torch.tensor([0.0, -1.0]), torch.tensor([-2.0])], layout=torch.jagged
+    )
+    actor = torch.nested.as_nested_tensor(
+        [torch.tensor([0.0, -1.3]), torch.tensor([-2.6])], layout=torch.jagged
+    )
+    assert log_prob_gap(rollout, actor) == pytest.approx(0.3)
+
+
+def test_verl_knows_the_trainer() -> None:
+    from verl.trainer.ppo.v1 import get_trainer_cls
+
+    assert get_trainer_cls(TRAINER_NAME) is ThinkVGTrainer
+
+
+@pytest.mark.parametrize(
+    ("step", "only", "validates"), [(0, False, True), (5, False, False), (5, True, True)]
+)
+def test_a_resumed_run_does_not_log_its_step_again(
+    step: int, only: bool, validates: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = object.__new__(ThinkVGTrainer)
+    trainer.global_steps, trainer._unmarked = step, 0
+    trainer.total_training_steps = step - 1
+    settings = {"val_before_train": True, "val_only": only, "default_local_dir": str(tmp_path)}
+    trainer.config = OmegaConf.create({"run_dir": str(tmp_path), "trainer": settings})
+    monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(tmp_path / "none"))
+    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(tracking, "FileLogger", tracking.FileLogger)
+    monkeypatch.setattr(PPOTrainerSync, "fit", lambda self, manager: None)
+    trainer.fit(None)
+    assert trainer.config.trainer.val_before_train is validates
+
+
+def test_rollouts_are_served_by_servers_that_end_with_their_engine() -> None:
+    # In a process of its own: verl's server and vLLM change the logging of the one they are in.
+    program = (
+        "import recipe.train.trainer;"
+        "from verl.workers.rollout.replica import get_rollout_replica_class;"
+        "print(get_rollout_replica_class('vllm').__module__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.splitlines()[-1:] == ["recipe.verl_fixes.rollout_server"], done.stderr
