@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
-SCRIPTS := $(wildcard tools/*.sh launch/*/*.sh launch/*/*.sbatch) .ci/run
+SCRIPTS := $(wildcard tools/*.sh launch/*.sh launch/*/*.sh launch/*/*.sbatch) .ci/run
 
 .PHONY: help setup browser slurm demo test test-unit test-slurm fuzz bench study lint format lock clean
 

@@ -5,6 +5,8 @@
 # and end with code 75; run the same command to resume. A second SIGTERM ends it at once.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=launch/await.sh
+source launch/await.sh
 unset RAY_ADDRESS
 folder=$(mktemp -d)
 export THINKVG_STOP_FILE=$folder/stop
@@ -28,10 +30,5 @@ command=(launch/ray/preflight.sh)
 if [[ -n ${THINKVG_DRIVER:-} ]]; then read -ra command <<<"$THINKVG_DRIVER"; fi
 "${command[@]}" "$@" &
 driver=$!
-code=0
-while :; do
-    code=0
-    wait "$driver" || code=$?
-    kill -0 "$driver" 2>/dev/null || break
-done
+await "$driver"
 exit "$code"

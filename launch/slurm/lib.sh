@@ -2,6 +2,8 @@
 # What train.sbatch and sft.sbatch share; they source it. Job steps, the signal before a time limit,
 # requeueing, and an end that leaves nothing behind. What a site sets is in site.example.sh.
 # shellcheck disable=SC2034 # the scripts that source this use its variables
+# shellcheck source=launch/await.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../await.sh"
 
 say() { echo "launch: $(date +%T) $*"; }
 
@@ -253,15 +255,6 @@ preflight() {
     [[ $mode == warn ]] ||
         fail "the checks ahead of the run found problems (above); THINKVG_PREFLIGHT=warn passes them"
     say "the checks ahead of the run found problems (above); continuing in spite of them (THINKVG_PREFLIGHT=warn)"
-}
-
-# Waits for a child through any number of signals; its exit code is in `code`.
-await() {
-    while :; do
-        code=0
-        wait "$1" || code=$?
-        kill -0 "$1" 2>/dev/null || return 0
-    done
 }
 
 # Whether nodes no longer answer SLURM; their names are then in `silent`. (SLURM itself takes up to

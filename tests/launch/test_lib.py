@@ -41,6 +41,12 @@ def shell(folder: Path, text: str, **variables: str) -> subprocess.CompletedProc
 WARNED = 'sleep 3 & driver=$!\n(sleep 1; kill -USR1 $$) &\nphase=running\nawait "$driver"\n'
 
 
+def test_a_child_that_ends_while_a_trap_runs_keeps_its_code(tmp_path: Path) -> None:
+    child = "(kill -USR1 $$; sleep 0.2; exit 75) &\n"
+    text = "trap 'sleep 1; echo asked' USR1\n" + child + 'await $!\necho "code $code"\n'
+    assert shell(tmp_path, text).stdout == "asked\ncode 75\n"
+
+
 def test_a_task_of_an_array_requeues_itself_alone(tmp_path: Path) -> None:
     text = ANSWERS + "address_of() { echo 10.0.0.1; }\ndescribe_allocation\nagain fault\n"
     variables = {"SLURM_JOB_NODELIST": "n", "SLURM_JOB_ID": "36", "SLURM_RESTART_COUNT": "0"}
