@@ -57,6 +57,11 @@ def _raise_soft_limit(limit: int, enough: int | None) -> None:
             resource.setrlimit(limit, (target, hard))
 
 
+def cores_for_each(processes: int) -> int:
+    """Return the cores of this machine for each of some processes that compute at the same time."""
+    return max(1, len(os.sched_getaffinity(0)) // processes)
+
+
 def short_path(name: str, folder: str) -> str:
     """Link to a folder from /tmp, always under the same name, and return the link.
 

@@ -7,26 +7,38 @@ from omegaconf import DictConfig
 
 from recipe import console, program
 from recipe.preflight.checklist import refuse_faulty
+from recipe.run import fork_server
 from recipe.run.folder import STOPPED, StopRequest, open_run, resolve_paths, take_run
 from recipe.run.host import leave_on_sigterm, run_child
 from recipe.run.identity import EndedEarly
 
+IMPORTS = ("recipe.sft.trainer", "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl")
+"""What a training process imports."""
+
 CHECKED = "THINKVG_SFT_CHECKED"
 """Set for processes whose run has been checked by the process that started them."""
+ALONE = {
+    **{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"},
+    **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"},
+}
+"""Variables of torch.distributed for a process that trains alone."""
 
 
 def train(config: DictConfig) -> None:
-    """Check a run, then train in this process under torchrun, or start torchrun on this node.
+    """Check a run, then train in this process, or start a process for each GPU of this node.
 
     Raises:
         InputError: the input has faults (all are named).
         SystemExit: with 1, where the run ended with fewer steps than asked for.
     """
+    python = sys.executable
+    if "RANK" not in os.environ and config.cluster.fork_processes:
+        python = fork_server.start(IMPORTS)
     # Where the user starts torchrun on each node, one process of each node checks.
     if CHECKED not in os.environ and os.environ.get("LOCAL_RANK", "0") == "0":
         refuse_faulty(config, "sft")
     if "RANK" not in os.environ:
-        _launch_processes(config)
+        _launch_processes(config, python)
         return
     prepare(config)
     from verl.utils.device import auto_set_device
@@ -42,19 +54,28 @@ def train(config: DictConfig) -> None:
         raise SystemExit(1) from None
 
 
-def _launch_processes(config: DictConfig) -> None:
-    """Start one process for each GPU of this node under torchrun, with the same overrides.
+def _launch_processes(config: DictConfig, python: str) -> None:
+    """Start a process for each GPU of this node, with the same overrides.
+
+    Args:
+        config: of the run.
+        python: program that starts the processes.
 
     Raises:
         InputError: another program is running in the run's folder.
-        SystemExit: with torchrun's code if it is not 0, or `STOPPED` after a request to stop.
+        SystemExit: with a process's code if it is not 0, or `STOPPED` after a request to stop.
     """
     open_run(config)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(config.trainer.n_gpus_per_node), "-m", "recipe.sft"]
+    processes = int(config.trainer.n_gpus_per_node)
+    command, environment = [python, "-m", "recipe.sft"], {**os.environ, CHECKED: "1"}
+    if processes == 1:
+        environment |= ALONE
+    else:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command = [*torchrun, "--nproc-per-node", str(processes), *command[1:]]
     leave_on_sigterm()
     console.say("starting a process for each GPU; loading the model takes half a minute or more")
-    code = run_child([*command, *sys.argv[1:]], env={**os.environ, CHECKED: "1"})
+    code = run_child([*command, *sys.argv[1:]], env=environment)
     if code:
         console.error(f"a training process ended with code {code}")
         raise SystemExit(code)

@@ -1,6 +1,7 @@
 """verl's SFT trainer with this recipe's loss."""
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from recipe.algorithms.soft_targets import (
 from recipe.export import add_older_forms
 from recipe.loggers import continue_from
 from recipe.run.folder import StopRequest
+from recipe.run.host import cores_for_each
 from recipe.run.identity import check_steps
 
 SOFT_LOG_PROBS = "soft_log_probs"
@@ -190,8 +192,10 @@ class ThinkVGSFTTrainer(SFTTrainer):
 
 
 def run(config: DictConfig) -> None:
-    """Train in this process, which torchrun has started."""
+    """Train in this process, one of those that train together."""
     # With verl's own limit processes would wait 10 hours for one that is stuck.
     initialize_global_process_group(timeout_second=int(config.stuck_s))
+    if config.cluster.platform == "cpu":
+        torch.set_num_threads(cores_for_each(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     ThinkVGSFTTrainer(config=config).fit()
     destroy_global_process_group()

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from data_prep.program import InputError
 from recipe import cluster, console, program
 from recipe.preflight.checklist import refuse_faulty
+from recipe.run import fork_server
 from recipe.run.checkpoints import last_step
 from recipe.run.folder import STOPPED, StopRequest, open_run, take_run
 from recipe.run.identity import EndedEarly
@@ -17,6 +18,10 @@ from recipe.run.watches import ActorWatch, StuckWatch
 from recipe.train.early_start import EarlyStorage
 from recipe.train.failures import NoSignal, RolloutsFailing
 from reward.judge.settings import JudgeFailing
+
+LIBRARIES = ("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "tensordict", "datasets")
+ENGINE = ("recipe.train.trainer", "vllm.v1.engine.core", "recipe.verl_fixes.rollout_server")
+"""What the processes of a run import, without and with Ray."""
 
 FINISHED = "finished.json"
 """File in the folder of a run that has done all its steps."""
@@ -30,8 +35,14 @@ def train(config: DictConfig) -> None:
         SystemExit: with the code `STOPPED` after a request to stop; with 1 where a part of the
             engine failed.
     """
+    is_alone = config.cluster.fork_processes and not cluster.joins_a_cluster()
+    python = fork_server.start(LIBRARIES, ENGINE) if is_alone else None
     refuse_faulty(config, "train")
     prepare(config)
+    if python is not None:
+        with open_dict(config):
+            runtime = config.ray_kwargs.ray_init.runtime_env
+            runtime.py_executable = runtime.env_vars[fork_server.VARIABLE] = python
     finished = Path(config.run_dir) / FINISHED
     finished.unlink(missing_ok=True)
     if cluster.joins_a_cluster():

@@ -27,6 +27,7 @@ from recipe.export import add_older_forms
 from recipe.program import GDPO
 from recipe.run.checkpoints import last_step, mark_step
 from recipe.run.folder import StopRequest
+from recipe.run.host import cores_for_each
 from recipe.run.identity import check_steps
 from recipe.run.phases import Phases, publish, watch_trainer
 from recipe.train import metrics as step_metrics
@@ -61,7 +62,7 @@ def with_all_cores(worker: Any, processes: int) -> Any:
 
     class WorkerWithThreads(plain):  # type: ignore[misc, valid-type]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+            torch.set_num_threads(cores_for_each(processes))
             super().__init__(*args, **kwargs)
 
     return WorkerWithThreads

@@ -8,6 +8,7 @@ run's watch notices the death of a Ray actor (`recipe.run.watches`).
 """
 
 import asyncio
+import multiprocessing
 import os
 import sys
 from typing import Any
@@ -30,6 +31,7 @@ from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
 
 from recipe import console
+from recipe.run import fork_server
 
 POLL_S = 1.0
 """Seconds between two checks of the engine."""
@@ -40,6 +42,8 @@ class WatchedHttpServer(vLLMHttpServer):
 
     async def run_server(self, args: Any) -> None:
         """Start the engine and the server, see verl's."""
+        if python := os.environ.get(fork_server.VARIABLE):
+            multiprocessing.set_executable(python)
         await super().run_server(args)
         self._engine_watch = asyncio.create_task(self._end_with_engine())
 

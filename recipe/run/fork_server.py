@@ -1,0 +1,272 @@
+"""A process that imports the engine's libraries once, and then forks the processes of a run.
+
+Each process of a run on one machine imports torch, transformers, verl or vLLM for 5 to 9 s of
+processor time: Ray's workers, and those that vLLM starts. Started by `recipe.run.forked_python`,
+they are copies of this server instead, which share its imports and their memory.
+
+``python -m recipe.run.fork_server FILE MODULE,... MODULE,...``: listens at the socket with the
+number FILE. It ends with its copies when its standard input ends, since its owner was killed.
+"""
+
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from recipe.run import forked_python
+from recipe.run.forked_python import LENGTH, MOST_FILES, STATE
+
+VARIABLE = "THINKVG_FORKED_PYTHON"
+"""Variable with the Python that starts as a copy, for processes that start others."""
+
+WAITING = 128
+"""Most processes that wait for their copies at one time."""
+
+
+def start(early: Sequence[str], late: Sequence[str] = ()) -> str:
+    """Start a server, which ends with this process.
+
+    Args:
+        early: modules that it imports at once. One that fails is left to the copies.
+        late: modules that it imports with the variables of the first copy: at import, Ray's
+            compiled part reads variables that only its workers have.
+
+    Returns:
+        A program that is used as a Python, and starts as a copy.
+    """
+    command = [sys.executable, "-m", "recipe.run.fork_server"]
+    folder = tempfile.mkdtemp(prefix="tvg-fork-")
+    address = f"{folder}/socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        # Those who ask while the server imports wait for it.
+        listener.bind(address)
+        listener.listen(WAITING)
+        server = subprocess.Popen(
+            [*command, str(listener.fileno()), ",".join(early), ",".join(late)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[listener.fileno()],
+            start_new_session=True,  # Ctrl-C is for the process that started it
+        )
+    atexit.register(_stop, server, folder)
+    python = Path(folder) / "python"
+    copy = shlex.join([sys.executable, "-IS", forked_python.__file__, address])
+    python.write_text(f'#!/bin/sh\nexec {copy} "$@"\n', encoding="utf-8")
+    python.chmod(0o700)
+    return str(python)
+
+
+def _stop(server: subprocess.Popen[bytes], folder: str) -> None:
+    server.terminate()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass
+class Request:
+    """What a process that asks for a copy has, and its connection."""
+
+    connection: socket.socket
+    arguments: list[str]
+    variables: dict[str, str]
+    folder: str
+    oom_score_adj: str
+    files: dict[int, int]  # by the number that the process knows it by
+
+
+@dataclass
+class Copy:
+    """A copy, and the connection to the process that stands for it."""
+
+    pid: int
+    end: int  # a file that becomes readable when the copy has ended
+    connection: socket.socket
+
+    def report_end(self) -> None:
+        """Send the exit code of a copy that has ended."""
+        _, status = os.waitpid(self.pid, 0)
+        with contextlib.suppress(OSError):  # what stood for it was killed
+            self.connection.sendall(STATE.pack(os.waitstatus_to_exitcode(status)))
+        self.connection.close()
+        os.close(self.end)
+
+    def kill(self) -> None:
+        """Kill a copy, since nobody waits for it."""
+        os.kill(self.pid, signal.SIGKILL)
+
+
+def serve(listener: socket.socket, late: Sequence[str]) -> Request | None:
+    """Fork a copy for each request.
+
+    Args:
+        listener: socket for requests.
+        late: modules to import at the first request.
+
+    Returns:
+        In a copy its request; in the server None, when its standard input has ended.
+    """
+    with selectors.DefaultSelector() as selector:
+        selector.register(sys.stdin, selectors.EVENT_READ)
+        selector.register(listener, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                copy: Copy | None = key.data
+                if key.fileobj is sys.stdin:
+                    kill_all(selector)
+                    return None
+                if copy is None:
+                    request = accept(listener)
+                    if request is not None and late:
+                        os.environ.update(request.variables)
+                        late = import_all(late)
+                    if request is not None and not fork(request, selector):
+                        return request
+                elif key.fd == copy.end:
+                    selector.unregister(copy.end)
+                    with contextlib.suppress(KeyError):
+                        selector.unregister(copy.connection)
+                    copy.report_end()
+                elif copy.connection.fileno() >= 0:
+                    selector.unregister(copy.connection)
+                    copy.kill()
+
+
+def accept(listener: socket.socket) -> Request | None:
+    """Return the next request; None if the process that sent it ended while it did."""
+    connection, _ = listener.accept()
+    length, files, _, _ = socket.recv_fds(connection, LENGTH.size, MOST_FILES)
+    with connection.makefile("rb") as stream:
+        message = stream.read(LENGTH.unpack(length)[0]) if len(length) == LENGTH.size else b""
+    try:
+        parts = json.loads(message)
+    except json.JSONDecodeError:
+        connection.close()
+        for file in files:
+            os.close(file)
+        return None
+    parts["files"] = dict(zip(parts["files"], files, strict=True))
+    return Request(connection, **parts)
+
+
+def fork(request: Request, selector: selectors.BaseSelector) -> int:
+    """Fork a copy for a request; return its process id, and 0 in the copy."""
+    pid = os.fork()
+    if not pid:
+        close_all(selector)
+        request.connection.close()
+        return 0
+    for file in request.files.values():
+        os.close(file)
+    copy = Copy(pid, os.pidfd_open(pid), request.connection)
+    request.connection.sendall(STATE.pack(pid))
+    selector.register(copy.end, selectors.EVENT_READ, copy)
+    selector.register(copy.connection, selectors.EVENT_READ, copy)
+    return pid
+
+
+def kill_all(selector: selectors.BaseSelector) -> None:
+    """Kill the copies that run."""
+    for key in selector.get_map().values():
+        if key.data is not None and key.fd == key.data.end:
+            key.data.kill()
+
+
+def close_all(selector: selectors.BaseSelector) -> None:
+    """Close in a copy what belongs to the server, but for standard input."""
+    for key in list(selector.get_map().values()):
+        if isinstance(key.fileobj, int):
+            os.close(key.fileobj)
+        elif isinstance(key.fileobj, socket.socket):
+            key.fileobj.close()
+
+
+def become(request: Request) -> None:
+    """Do in a copy what a new Python would do."""
+    os.chdir(request.folder)
+    take_files(request.files)
+    os.environ.clear()
+    os.environ.update(request.variables)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(request.oom_score_adj, encoding="ascii")
+    seed_anew()
+    run(request.arguments)
+
+
+def take_files(files: dict[int, int]) -> None:
+    """Give the received files the numbers that they had where they came from.
+
+    Args:
+        files: received file by the number that it gets.
+    """
+    beyond = max(*files, *files.values()) + 1
+    for number, file in files.items():  # first out of the way of each other
+        os.dup2(file, beyond + number)
+        os.close(file)
+    for number in files:
+        os.dup2(beyond + number, number, inheritable=True)
+        os.close(beyond + number)
+
+
+def seed_anew() -> None:
+    """Seed numpy's random numbers, of which all copies have the same; Python seeds its own."""
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run ``-c CODE``, ``-m MODULE`` or a file as the main module."""
+    if arguments[0] == "-m":
+        sys.argv = list(arguments[1:])
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        return
+    # It stays the main module: runpy would take it away when the code has run, before threads end.
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    if arguments[0] == "-c":
+        path, code = "<string>", arguments[1]
+        sys.argv = ["-c", *arguments[2:]]
+    else:
+        path = main.__file__ = arguments[0]
+        code = Path(path).read_text(encoding="utf-8")
+        sys.argv = list(arguments)
+        sys.path.insert(0, str(Path(path).resolve().parent))
+    exec(compile(code, path, "exec"), vars(main))
+
+
+def import_all(modules: Sequence[str]) -> Sequence[str]:
+    """Import modules, as far as that is possible; return none."""
+    for module in modules:
+        with contextlib.suppress(Exception):  # the copy that needs it says what is wrong
+            importlib.import_module(module)
+    gc.freeze()  # copies share these objects: collections would write to their pages
+    return ()
+
+
+def main() -> None:
+    """Import the early modules, then fork a copy for each request."""
+    _, file, early, late = sys.argv
+    with socket.socket(fileno=int(file)) as listener:
+        import_all(early.split(","))
+        request = serve(listener, late.split(",") if late else ())
+    if request is not None:
+        become(request)
+
+
+if __name__ == "__main__":
+    main()
