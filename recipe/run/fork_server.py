@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
@@ -20,6 +21,7 @@ import shlex
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -27,10 +29,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
+
+import setproctitle
 
 from recipe.run import forked_python
-from recipe.run.forked_python import LENGTH, MOST_FILES, STATE
+from recipe.run.forked_python import ERRORS, LENGTH, MOST_FILES, STATE
 
 VARIABLE = "THINKVG_FORKED_PYTHON"
 """Variable with the Python that starts as a copy, for processes that start others."""
@@ -53,7 +57,7 @@ def start(early: Sequence[str], late: Sequence[str] = ()) -> str:
     command = [sys.executable, "-m", "recipe.run.fork_server"]
     folder = tempfile.mkdtemp(prefix="tvg-fork-")
     address = f"{folder}/socket"
-    with socket.socket(socket.AF_UNIX) as listener:
+    with socket.socket(socket.AF_UNIX) as listener, open(f"{folder}/{ERRORS}", "wb") as errors:
         # Those who ask while the server imports wait for it.
         listener.bind(address)
         listener.listen(WAITING)
@@ -61,7 +65,7 @@ def start(early: Sequence[str], late: Sequence[str] = ()) -> str:
             [*command, str(listener.fileno()), ",".join(early), ",".join(late)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=errors,
             pass_fds=[listener.fileno()],
             start_new_session=True,  # Ctrl-C is for the process that started it
         )
@@ -98,11 +102,15 @@ class Copy:
     end: int  # a file that becomes readable when the copy has ended
     connection: socket.socket
 
+    def tell(self, number: int) -> None:
+        """Send a number to what stands for the copy, if it was not killed."""
+        with contextlib.suppress(OSError):
+            self.connection.sendall(STATE.pack(number))
+
     def report_end(self) -> None:
         """Send the exit code of a copy that has ended."""
         _, status = os.waitpid(self.pid, 0)
-        with contextlib.suppress(OSError):  # what stood for it was killed
-            self.connection.sendall(STATE.pack(os.waitstatus_to_exitcode(status)))
+        self.tell(os.waitstatus_to_exitcode(status))
         self.connection.close()
         os.close(self.end)
 
@@ -150,18 +158,18 @@ def serve(listener: socket.socket, late: Sequence[str]) -> Request | None:
 def accept(listener: socket.socket) -> Request | None:
     """Return the next request; None if the process that sent it ended while it did."""
     connection, _ = listener.accept()
-    length, files, _, _ = socket.recv_fds(connection, LENGTH.size, MOST_FILES)
-    with connection.makefile("rb") as stream:
-        message = stream.read(LENGTH.unpack(length)[0]) if len(length) == LENGTH.size else b""
+    files: list[int] = []
     try:
-        parts = json.loads(message)
-    except json.JSONDecodeError:
+        length, files, _, _ = socket.recv_fds(connection, LENGTH.size, MOST_FILES)
+        with connection.makefile("rb") as stream:
+            parts = json.loads(stream.read(*LENGTH.unpack(length)))
+        parts["files"] = dict(zip(parts["files"], files, strict=True))
+        return Request(connection, **parts)
+    except (OSError, ValueError, struct.error):
         connection.close()
         for file in files:
             os.close(file)
         return None
-    parts["files"] = dict(zip(parts["files"], files, strict=True))
-    return Request(connection, **parts)
 
 
 def fork(request: Request, selector: selectors.BaseSelector) -> int:
@@ -174,7 +182,7 @@ def fork(request: Request, selector: selectors.BaseSelector) -> int:
     for file in request.files.values():
         os.close(file)
     copy = Copy(pid, os.pidfd_open(pid), request.connection)
-    request.connection.sendall(STATE.pack(pid))
+    copy.tell(pid)
     selector.register(copy.end, selectors.EVENT_READ, copy)
     selector.register(copy.connection, selectors.EVENT_READ, copy)
     return pid
@@ -198,6 +206,7 @@ def close_all(selector: selectors.BaseSelector) -> None:
 
 def become(request: Request) -> None:
     """Do in a copy what a new Python would do."""
+    os.setsid()  # Ray ends the whole process group of a worker
     os.chdir(request.folder)
     take_files(request.files)
     os.environ.clear()
@@ -205,6 +214,9 @@ def become(request: Request) -> None:
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(request.oom_score_adj, encoding="ascii")
     seed_anew()
+    for stream in (sys.stdout, sys.stderr):
+        # The server's streams are no terminal, which makes Python write them in blocks.
+        cast("io.TextIOWrapper", stream).reconfigure(line_buffering=True)
     run(request.arguments)
 
 
@@ -261,6 +273,8 @@ def import_all(modules: Sequence[str]) -> Sequence[str]:
 def main() -> None:
     """Import the early modules, then fork a copy for each request."""
     _, file, early, late = sys.argv
+    # It finds the room for a process's title by the variables, before a copy gets others.
+    setproctitle.getproctitle()
     with socket.socket(fileno=int(file)) as listener:
         import_all(early.split(","))
         request = serve(listener, late.split(",") if late else ())

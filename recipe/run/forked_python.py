@@ -13,6 +13,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from types import FrameType
 
 LENGTH = struct.Struct("!I")
@@ -20,8 +21,11 @@ LENGTH = struct.Struct("!I")
 STATE = struct.Struct("!i")
 """The process id of the copy, then its exit code as `os.waitstatus_to_exitcode` has it."""
 MOST_FILES = 64
+ERRORS = "errors"
+"""File beside the socket with the standard error of the server."""
 NO_BYTECODE = "-B"
 """Option of Python that multiprocessing passes on; a copy writes bytecode as the server does."""
+POLL_S = 0.2
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -41,11 +45,12 @@ def main() -> None:
             pid = None
         if pid is None:
             start_plainly(arguments)
-        else:
-            pass_signals_on(pid)
-            code = receive(server)
-    if code is None:
-        raise SystemExit("error: the fork server ended before a process that it started")
+            return
+        pass_signals_on(pid)
+        code = receive(server)
+        if code is None:
+            wait_for(pid)
+            raise SystemExit(f"error: the fork server ended before its copy{last_error(address)}")
     if code < 0:
         with contextlib.suppress(OSError):  # SIGKILL has no handler
             signal.signal(-code, signal.SIG_DFL)
@@ -87,6 +92,20 @@ def read(path: str) -> str:
     """Return the text of a file."""
     with open(path) as file:
         return file.read()
+
+
+def last_error(address: str) -> str:
+    """Return the last line of the server's standard error, if it is still there."""
+    with contextlib.suppress(OSError):
+        lines = read(os.path.join(os.path.dirname(address), ERRORS)).split("\n")
+        return ": ".join(["", *[line for line in lines if line][-1:]])
+    return ""
+
+
+def wait_for(pid: int) -> None:
+    """Wait until a process that is no child of this one has ended."""
+    while os.path.exists(f"/proc/{pid}"):
+        time.sleep(POLL_S)
 
 
 def pass_signals_on(pid: int) -> None:

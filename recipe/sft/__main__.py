@@ -71,8 +71,8 @@ def _launch_processes(config: DictConfig, python: str) -> None:
     if processes == 1:
         environment |= ALONE
     else:
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command = [*torchrun, "--nproc-per-node", str(processes), *command[1:]]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
+        command = [*torchrun, "--nproc-per-node", str(processes), *command]
     leave_on_sigterm()
     console.say("starting a process for each GPU; loading the model takes half a minute or more")
     code = run_child([*command, *sys.argv[1:]], env=environment)

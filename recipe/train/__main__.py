@@ -20,7 +20,12 @@ from recipe.train.failures import NoSignal, RolloutsFailing
 from reward.judge.settings import JudgeFailing
 
 LIBRARIES = ("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "tensordict", "datasets")
-ENGINE = ("recipe.train.trainer", "vllm.v1.engine.core", "recipe.verl_fixes.rollout_server")
+ENGINE = (
+    "recipe.verl_fixes.actor_ids",
+    "recipe.train.trainer",
+    "vllm.v1.engine.core",
+    "recipe.verl_fixes.rollout_server",
+)
 """What the processes of a run import, without and with Ray."""
 
 FINISHED = "finished.json"

@@ -1,6 +1,6 @@
 """The start-up profile, from the lines of a log."""
 
-from benchmarks.startup import ends, table
+from benchmarks.startup import STAGES, ends, table
 
 LINES = [
     (3.0, "[verl.plugin][INFO] - Platform override from VERL_PLATFORM: cpu"),
@@ -13,7 +13,8 @@ LINES = [
 
 
 def test_stages_end_where_their_lines_come() -> None:
-    found = ends(LINES)
-    assert list(found.values()) == [3.0, 8.0, 20.0, 25.0, 90.0]
-    assert "| agent loop, first step | 65.0 | 90.0 |" in table(found)
-    assert "| task runner: imports | 12.0 | 20.0 |" in table(found)
+    seconds_of = ends(LINES, STAGES["train"])
+    assert list(seconds_of.values()) == [3.0, 8.0, 20.0, 25.0, 90.0]
+    rows = table(seconds_of, STAGES["train"])
+    assert "| agent loop, first step | 65.0 | 90.0 |" in rows
+    assert "| task runner: imports | 12.0 | 20.0 |" in rows

@@ -107,6 +107,8 @@ def test_a_stuck_engine_and_equal_rewards_end_a_run(
         wait_for(lambda: bool(steps()), process, log)
         everything = descendants(process)
         (engine,) = [child for child in everything if title(child).startswith("VLLM::Engine")]
+        # It started as a copy, not as a Python that imports everything again.
+        assert "recipe.run.fork_server" in engine.parent().cmdline()
         engine.suspend()
         assert process.wait(END) == 75, log.read_text(errors="replace")[-8000:]
     _, left = psutil.wait_procs(everything, timeout=10)

@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from recipe.run import fork_server
+from recipe.train.__main__ import ENGINE, LIBRARIES
 
-WAIT_S = 20
+WAIT_S = 60
 SLEEP = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
 
 
@@ -68,6 +69,22 @@ def test_what_a_copy_cannot_take_runs_in_a_plain_python(python: str) -> None:
     assert (done.stdout, done.returncode) == ("{}\n", 0)
 
 
+def test_a_signal_to_the_group_of_a_copy_leaves_others_alone(python: str) -> None:
+    stand_in, copy = started(python)
+    other, _ = started(python)
+    os.killpg(os.getpgid(copy.pid), signal.SIGTERM)
+    assert stand_in.wait(WAIT_S) == -signal.SIGTERM
+    assert other.poll() is None
+    other.kill()
+    assert run(python, "-c", "import sys; print('numpy' in sys.modules)").stdout == "True\n"
+
+
+def test_a_copy_can_name_itself(python: str) -> None:
+    code = "import setproctitle, os; setproctitle.setproctitle('a title'); "
+    code += "print(open(f'/proc/{os.getpid()}/cmdline').read().split(chr(0))[0])"
+    assert run(python, "-c", code).stdout == "a title\n"
+
+
 def test_copies_draw_different_random_numbers(python: str) -> None:
     code = "import random, numpy; print(random.random(), numpy.random.rand())"
     first, second = (run(python, "-c", code).stdout.split() for _ in range(2))
@@ -89,6 +106,31 @@ def test_a_copy_ends_when_what_stands_for_it_is_killed(python: str) -> None:
     stand_in, copy = started(python)
     stand_in.kill()
     copy.wait(WAIT_S)
+
+
+def test_processes_that_are_killed_while_they_start_do_no_harm(python: str) -> None:
+    for wait in [step * 0.005 for step in range(20)]:
+        stand_in = subprocess.Popen([python, "-c", "pass"])
+        time.sleep(wait)
+        stand_in.kill()
+        stand_in.wait(WAIT_S)
+    assert run(python, "-c", "import sys; print('numpy' in sys.modules)").stdout == "True\n"
+
+
+def test_a_copy_outlives_the_server(tmp_path: Path) -> None:
+    python = fork_server.start(["decimal"])
+    (server,) = [
+        child
+        for child in psutil.Process().children()
+        if "recipe.run.fork_server" in child.cmdline() and "numpy" not in child.cmdline()
+    ]
+    stand_in, copy = started(python)
+    server.kill()
+    server.wait(WAIT_S)
+    with pytest.raises(subprocess.TimeoutExpired):
+        stand_in.wait(0.5)
+    copy.kill()
+    assert stand_in.wait(WAIT_S) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -130,9 +172,21 @@ def test_processes_of_multiprocessing_start_as_copies(python: str, tmp_path: Pat
     assert done.stdout == "True\n5\n", done.stderr
 
 
+def test_copies_of_the_engine_draw_their_own_ids() -> None:
+    python = fork_server.start(LIBRARIES, ENGINE)
+    code = "import os, ray; threads = os.listdir('/proc/self/task'); "
+    code += "print(ray.ObjectID.from_random().hex(), len(threads))"
+    (first, threads), (second, _) = (run(python, "-c", code).stdout.split() for _ in range(2))
+    assert first != second
+    assert (
+        threads == "1"
+    )  # a thread of the server would be missing in its copies, with what it holds
+
+
 START = """
 import sys, time
 from recipe.run import fork_server
+from recipe.train.__main__ import ENGINE, LIBRARIES
 print(fork_server.start(["decimal"], ["numpy"]), flush=True)
 sys.stdin.read()
 """
