@@ -32,7 +32,7 @@ STAGES: dict[str, Stages] = {
     ),
     "sft": (
         ("imports, checks of the input", r"starting a process for each GPU"),
-        ("training process, first step", r"step +1/"),
+        ("training process, first step", r"step:1 |step +1/"),
     ),
     "evaluate": (
         ("imports, checks of the input", r"questions of the"),

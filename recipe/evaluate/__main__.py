@@ -5,6 +5,7 @@ The model is a Hugging Face folder, a checkpoint of this recipe or an OpenAI-com
 """
 
 import json
+import multiprocessing
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -31,9 +32,13 @@ from recipe.evaluate.results import Evaluated, results
 from recipe.evaluate.serving import ServedModel
 from recipe.evaluate.tables import markdown, page, verdict
 from recipe.preflight.checklist import refuse_faulty
+from recipe.run import fork_server
 
 Runs = dict[str, list[Prediction]]
 """Predictions by the name of their file, one of `FILES`."""
+
+ENGINE = ("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "vllm.v1.engine.core")
+"""What the process of the engine imports."""
 
 FILES = ("greedy", "sampled", "blank", "shuffled")
 
@@ -45,6 +50,9 @@ def main() -> None:
 
 def evaluate(config: DictConfig) -> None:
     """Answer the questions, score the answers, and write metrics and tables."""
+    if config.cluster.fork_processes and not (config.predictions or config.server.base_url):
+        # vLLM starts its engine by multiprocessing.
+        multiprocessing.set_executable(fork_server.start(ENGINE))
     refuse_faulty(config, "evaluate")
     out = Path(config.out)
     if config.predictions:

@@ -87,7 +87,9 @@ def start_engine(config: DictConfig, own_process: bool = True) -> Any:
         own_process: run the engine in a separate process, while this one prepares pictures.
     """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(own_process))
+    # At 1, vLLM's CPU platform gives the engine a worker process, and both spin while they wait for
+    # each other; any other number but 0 means the same without it.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "2" if own_process else "0"
     from vllm import LLM
 
     kwargs = OmegaConf.to_container(config.cluster.engine_kwargs, resolve=True)
