@@ -7,11 +7,11 @@ weights (unlike the demo's GRPO), no KL, temperature 1, advantages over the grou
 deviation, and one update per step with the loss averaged over tokens (TRL: over those of a
 micro-batch).
 
-Differences remain. TRL generates with transformers in the training process, and uses all cores for
-both. This recipe generates with vLLM in a separate process under Ray, trains with one FSDP2
-process, each with one thread, and computes the rollouts' log-probabilities again before the update,
-which TRL skips if a rollout is used once. Each draws prompts from the same rows in its own order,
-so rewards can be compared only within their standard errors.
+Differences remain. TRL generates with transformers in the training process. This recipe generates
+with vLLM in a separate process under Ray, with one thread, and trains with one FSDP2 process on all
+cores. It takes the engine's log-probabilities as old ones and computes those of a few rows again,
+for the gap; TRL needs none if a rollout is used once. Each draws prompts from the same rows in its
+own order, so rewards can be compared only within their standard errors.
 """
 
 import argparse

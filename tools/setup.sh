@@ -102,7 +102,13 @@ show_progress() {
 }
 
 pip_install() {
-    "$python" -m pip install --disable-pip-version-check --no-input --progress-bar off --no-deps "$@"
+    "$python" -m pip install --disable-pip-version-check --no-input --progress-bar off --no-deps \
+        --no-compile "$@"
+}
+
+# What pip would do on one core. A few packages hold files that are no Python 3.
+compile_all() {
+    "$python" -m compileall -q -j 0 "$venv"/lib/python3.*/site-packages >>"$log" 2>&1 || true
 }
 
 install_torch() {
@@ -164,5 +170,6 @@ drop_cut_off_packages
 install_torch
 install_locked
 install_project
+compile_all
 fingerprint >"$stamp"
 say "done in $((SECONDS - started)) s: $venv"
