@@ -52,17 +52,24 @@ def start(early: Sequence[str], late: Sequence[str] = ()) -> str:
             compiled part reads variables that only its workers have.
 
     Returns:
-        A program that is used as a Python, and starts as a copy.
+        A program that is used as a Python, and starts as a copy; this Python where that cannot be.
     """
-    command = [sys.executable, "-m", "recipe.run.fork_server"]
-    folder = tempfile.mkdtemp(prefix="tvg-fork-")
-    address = f"{folder}/socket"
-    with socket.socket(socket.AF_UNIX) as listener, open(f"{folder}/{ERRORS}", "wb") as errors:
+    folder = Path(tempfile.mkdtemp(prefix="tvg-fork-"))
+    address = str(folder / "socket")
+    python = folder / "python"
+    copy = shlex.join([sys.executable, "-IS", forked_python.__file__, address])
+    python.write_text(f'#!/bin/sh\nexec {copy} "$@"\n', encoding="utf-8")
+    python.chmod(0o700)
+    if not is_possible(python):
+        shutil.rmtree(folder)
+        return sys.executable
+    with socket.socket(socket.AF_UNIX) as listener, (folder / ERRORS).open("wb") as errors:
         # Those who ask while the server imports wait for it.
         listener.bind(address)
         listener.listen(WAITING)
+        command = [sys.executable, "-m", "recipe.run.fork_server", str(listener.fileno())]
         server = subprocess.Popen(
-            [*command, str(listener.fileno()), ",".join(early), ",".join(late)],
+            [*command, ",".join(early), ",".join(late)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -70,14 +77,19 @@ def start(early: Sequence[str], late: Sequence[str] = ()) -> str:
             start_new_session=True,  # Ctrl-C is for the process that started it
         )
     atexit.register(_stop, server, folder)
-    python = Path(folder) / "python"
-    copy = shlex.join([sys.executable, "-IS", forked_python.__file__, address])
-    python.write_text(f'#!/bin/sh\nexec {copy} "$@"\n', encoding="utf-8")
-    python.chmod(0o700)
     return str(python)
 
 
-def _stop(server: subprocess.Popen[bytes], folder: str) -> None:
+def is_possible(program: Path) -> bool:
+    """Return whether a file of the temporary folder runs, and Linux (5.3) tells a process's end."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:
+        return False
+    return os.access(program, os.X_OK)
+
+
+def _stop(server: subprocess.Popen[bytes], folder: Path) -> None:
     server.terminate()
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -137,6 +149,7 @@ def serve(listener: socket.socket, late: Sequence[str]) -> Request | None:
                 copy: Copy | None = key.data
                 if key.fileobj is sys.stdin:
                     kill_all(selector)
+                    shutil.rmtree(Path(listener.getsockname()).parent, ignore_errors=True)
                     return None
                 if copy is None:
                     request = accept(listener)
