@@ -1,5 +1,6 @@
 """A Python that starts as a copy does what a Python does, with modules already imported."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -28,11 +29,19 @@ def python() -> Iterator[str]:
         server.wait(WAIT_S)
 
 
-def servers() -> list[psutil.Process]:
-    """The servers that this process has started and that run."""
-    children = psutil.Process().children()
-    alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in alive if "recipe.run.fork_server" in child.cmdline()]
+def servers(pid: int | None = None) -> list[psutil.Process]:
+    """The servers that a process (this one) has started and that run; at least one."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        alive = []
+        for child in psutil.Process(pid).children():
+            with contextlib.suppress(psutil.Error):  # it has ended
+                if "recipe.run.fork_server" in child.cmdline():
+                    alive.append(child)
+        if alive:
+            return alive
+        time.sleep(0.02)
+    raise AssertionError("there is no server")
 
 
 def run(python: str, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -123,9 +132,10 @@ def test_processes_that_are_killed_while_they_start_do_no_harm(python: str) -> N
     assert run(python, "-c", "import sys; print('numpy' in sys.modules)").stdout == "True\n"
 
 
-def test_a_copy_outlives_the_server(tmp_path: Path) -> None:
+def test_a_copy_outlives_the_server(python: str) -> None:
+    known = servers()
     python = fork_server.start(["decimal"])
-    (server,) = [server for server in servers() if "numpy" not in server.cmdline()]
+    (server,) = [server for server in servers() if server not in known]
     stand_in, copy = started(python)
     server.kill()
     server.wait(WAIT_S)
@@ -199,7 +209,7 @@ def test_the_server_ends_with_the_process_that_started_it(end: str) -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     owner = subprocess.Popen([sys.executable, "-c", START], text=True, **pipes)  # type: ignore[call-overload]
     python = owner.stdout.readline().strip()
-    (server,) = psutil.Process(owner.pid).children()
+    (server,) = servers(owner.pid)
     assert run(python, "-c", "import sys; print('numpy' in sys.modules)").stdout == "True\n"
     _, copy = started(python)
     owner.stdin.close() if end == "exits" else owner.kill()
