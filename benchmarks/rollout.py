@@ -7,13 +7,16 @@ TransferQueue are real; the engine's server answers at once, and so does the rew
 
 Processor time is that of the process with the agent loop, all its threads, for each rollout. Bytes
 to the engine are those of its pickled requests, bytes to storage those that TransferQueue encodes.
+`--profile LOOP` shows where the time of one loop goes, which Python's profiler itself makes longer.
 """
 
 import argparse
 import asyncio
+import cProfile
 import json
 import os
 import pickle
+import pstats
 import random
 import subprocess
 import sys
@@ -29,6 +32,16 @@ LOOPS = ("verl", "by group")
 SIDES = (112, 504, 1008)
 AT_ONCE = 16
 """Prompts of a step; what they store is then removed."""
+
+PARTS = {
+    "everything in Python": ("events.py", "_run"),
+    "processor: picture, text, features": ("tokenizer.py", "build_multimodal_processor_inputs"),
+    "a loop object, made by Hydra": ("_instantiate2.py", "instantiate"),
+    "requests through Ray": ("actor.py", "remote"),
+    "position ids": ("agent_loop.py", "_compute_position_ids"),
+    "storage": ("interface.py", "async_kv_batch_put"),
+}
+"""Functions of the event loop's thread, with what they call, by the part that they stand for."""
 
 PATCH = 28
 """Side in pixels of an image token."""
@@ -150,7 +163,9 @@ def worker_of(loop: str, config: Any, tokens: int) -> tuple[Any, Any]:
     return kind(config, Client(config), None, [ray.remote(Reward).remote()]), engine
 
 
-def run_loop(loop: str, side: int, options: argparse.Namespace) -> dict[str, float]:
+def run_loop(
+    loop: str, side: int, options: argparse.Namespace, profile: cProfile.Profile | None = None
+) -> dict[str, float]:
     """Run one loop on pictures of one size, and return what it took for each rollout."""
     from recipe import program
 
@@ -194,9 +209,13 @@ def run_loop(loop: str, side: int, options: argparse.Namespace) -> dict[str, flo
                 await engine.received.remote(),
                 stored,
             )
+            if profile:
+                profile.enable()
             for start in range(1, len(pictures), AT_ONCE):
                 batch = batch_of(pictures[start : start + AT_ONCE], side)
                 await _finish(worker, batch, options.group)
+            if profile:
+                profile.disable()
             seconds = time.process_time() - before
             rollouts = options.prompts * options.group
             sent = await engine.received.remote() - first_bytes
@@ -232,7 +251,11 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=8, help="rollouts of a prompt (8)")
     parser.add_argument("--tokens", type=int, default=128, help="of an answer (128)")
     parser.add_argument("--loop", choices=LOOPS, help=argparse.SUPPRESS)
+    parser.add_argument("--profile", choices=LOOPS, help="where the time of this loop goes")
     options = parser.parse_args()
+    if options.profile:
+        print_profile(options)
+        return
     if options.loop:
         print(json.dumps(run_loop(options.loop, options.sides[0], options)))
         return
@@ -248,6 +271,19 @@ def main() -> None:
             for part in ("ms", "engine", "storage")
         )
         print(f"| {side} | ratio | {ratios} |", flush=True)
+
+
+def print_profile(options: argparse.Namespace) -> None:
+    """Print the milliseconds of a rollout by `PARTS`, on pictures of the first size."""
+    profile = cProfile.Profile()
+    run_loop(options.profile, options.sides[0], options, profile)
+    rollouts = options.prompts * options.group
+    seconds = {
+        (Path(file).name, name): cumulative
+        for (file, _, name), (_, _, _, cumulative, _) in pstats.Stats(profile).stats.items()  # type: ignore[attr-defined]
+    }
+    for part, function in PARTS.items():
+        print(f"| {part} | {1000 * seconds.get(function, 0.0) / rollouts:.2f} |")
 
 
 def _measured(loop: str, side: int, options: argparse.Namespace) -> dict[str, float]:
