@@ -9,14 +9,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FILES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__"): path
     for path in (ROOT / "benchmarks").rglob("*.py")
     if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
 }
 
 
 def test_there_are_some() -> None:
-    names = ("reward", "reward_runs", "judge", "data_prep", "gradient_agreement")
+    names = ("reward", "reward.runs", "judge", "data_prep", "gradient_agreement")
     assert {f"benchmarks.{name}" for name in names} <= set(FILES)
 
 

@@ -1,6 +1,6 @@
 """What each part of the reward did in training runs, as a table.
 
-`python -m benchmarks.reward_runs NAME=RUN_DIR=EVALUATION_DIR ... --before EVALUATION_DIR [--docs]`
+`python -m benchmarks.reward.runs NAME=RUN_DIR=EVALUATION_DIR ... --before EVALUATION_DIR [--docs]`
 reads the metrics of GRPO runs that started from the same model, and evaluations of the models they
 trained. Training figures are means over the rollouts of the first and of the last steps.
 """
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from recipe.metrics_log import read_metrics
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TRAINING = {
     "score": "score",
     "format": "format",
@@ -109,7 +109,8 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.reward_runs", description="Compare runs under different rewards."
+        prog="python -m benchmarks.reward.runs",
+        description="Compare runs under different rewards.",
     )
     parser.add_argument("runs", nargs="+", metavar="NAME=RUN_DIR=EVALUATION_DIR")
     parser.add_argument("--before", type=Path, required=True, help="evaluation of the first model")

@@ -1,7 +1,7 @@
 """Grounding rewards side by side: what each pays for, and how long it takes.
 
 `python -m benchmarks.reward [--out DIR] [--memory N] [--docs]` scores a file of responses with
-the formulas of `benchmarks/reward_formulas.py` and with this project's, draws each against the IoU
+the formulas of `benchmarks/reward/formulas.py` and with this project's, draws each against the IoU
 and the number of boxes, and measures throughput in one process on one core. With `--docs`, it
 updates the table, the plot and the figures in `docs/reward.md`.
 """
@@ -21,8 +21,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 from tqdm import tqdm
 
-from benchmarks.reward_formulas import FORMULAS, SIDE, Boxes, Formula, cases, closed_truth
-from benchmarks.reward_runs import replace_section
+from benchmarks.reward.formulas import FORMULAS, SIDE, Boxes, Formula, cases, closed_truth
+from benchmarks.reward.runs import replace_section
 from reward.boxes_in_text import Box
 from reward.ground_truth import GroundTruth, place
 from reward.grounding import dense_score, iou
@@ -32,7 +32,7 @@ from reward.thinkvg import compute_score
 
 mpl.use("Agg")
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = (*FORMULAS, "paper", "dense")
 TARGET: Box = (0.1, 0.3, 0.4, 0.6)
 STEPS = 301
@@ -146,7 +146,8 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.reward", description="Compare grounding rewards and their speed."
+        prog="python -m benchmarks.reward",
+        description="Compare grounding rewards and their speed.",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("outputs/benchmarks/reward"), help="folder (%(default)s)"
