@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from itertools import chain
 
 import psutil
@@ -23,6 +24,15 @@ class Elsewhere:
         return os.getpid()
 
 
+def wait_until_stopped(process: psutil.Process) -> None:
+    """Wait for the signal to take effect: on a busy machine that takes its time."""
+    deadline = time.monotonic() + TIMEOUT
+    while process.status() != psutil.STATUS_STOPPED:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{process} did not stop")
+        time.sleep(0.01)
+
+
 def main() -> None:
     """Print what was found, as JSON."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
@@ -33,6 +43,7 @@ def main() -> None:
     pids = actors_of_the_run()
     moving = list(chain(*on_nodes(halted, pids, TIMEOUT)))
     process.send_signal(signal.SIGSTOP)
+    wait_until_stopped(process)
     stopped = list(chain(*on_nodes(halted, pids, TIMEOUT)))
     on_nodes(kill, pids, TIMEOUT)
     _, alive = psutil.wait_procs([process], timeout=20)
