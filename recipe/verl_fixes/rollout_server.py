@@ -130,7 +130,7 @@ class WatchedHttpServer(vLLMHttpServer):
 
 
 def group_sampling(
-    rollout: Any, answers: int, prompt_length: int, given: dict[str, Any]
+    rollout: Any, answers: int, prompt_length: int, settings: dict[str, Any]
 ) -> SamplingParams:
     """Return verl's sampling for several answers, of which only the tokens are needed.
 
@@ -138,9 +138,9 @@ def group_sampling(
         rollout: verl's configuration of the rollout.
         answers: number of answers.
         prompt_length: tokens of the prompt.
-        given: verl's settings of a request.
+        settings: verl's, of a request.
     """
-    options = dict(given)
+    options = dict(settings)
     room = rollout.prompt_length + rollout.response_length - prompt_length
     asked = options.pop("max_tokens", rollout.response_length)
     most = min(asked, room, rollout.max_model_len - prompt_length)

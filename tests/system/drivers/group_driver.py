@@ -26,8 +26,8 @@ def main(model: str, data: str, groups: int, size: int, choices: int) -> None:
     prompt = read_prompts(Path(data) / "val.parquet")[0]
     request = _request(prompt, AutoProcessor.from_pretrained(model), {})
     lengths = {"prompt_length": 256, "response_length": 1, "max_model_len": 257}
-    given = {"temperature": 1.0, "top_k": choices, "logprobs": True}
-    sampling = group_sampling(OmegaConf.create(lengths), size, 100, given)
+    settings = {"temperature": 1.0, "top_k": choices, "logprobs": True}
+    sampling = group_sampling(OmegaConf.create(lengths), size, 100, settings)
     engine = start_engine(config, own_process=False)
     outputs = engine.generate([request] * groups, sampling, use_tqdm=False)
     print(json.dumps([[answer.token_ids[0] for answer in output.outputs] for output in outputs]))
