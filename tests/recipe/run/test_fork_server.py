@@ -15,7 +15,7 @@ import pytest
 from recipe.run import fork_server
 from recipe.train.__main__ import ENGINE, LIBRARIES
 
-WAIT_S = 60
+WAIT_S = 120
 SLEEP = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
 
 
