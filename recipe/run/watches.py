@@ -365,7 +365,8 @@ def on_nodes(
     if not pids:
         return []
     here = ray.get_runtime_context().get_node_id()
-    remote: Any = ray.remote(num_cpus=0, max_retries=0)(function)
+    # A worker that dies says nothing of its node: Ray asks another one.
+    remote: Any = ray.remote(num_cpus=0, max_retries=2)(function)
     asked = [
         remote.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False)
