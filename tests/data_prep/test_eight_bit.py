@@ -49,10 +49,10 @@ def test_deep_greyscale_uses_all_of_8_bits(name):
     assert is_deep(picture.mode)
     plain = to_gray_or_rgb(picture)
     assert (plain.mode, plain.size) == ("L", SIZE)
-    found = np.asarray(plain, dtype=float)
+    gray = np.asarray(plain, dtype=float)
     # The window takes half a percent off at each end.
     expected = np.clip((RAMP - 0.005) / 0.99, 0, 1) * 255
-    assert np.abs(found - expected).max() <= 2
+    assert np.abs(gray - expected).max() <= 2
     assert np.asarray(to_rgb8(picture)).shape == (*reversed(SIZE), 3)
 
 
@@ -69,8 +69,8 @@ def test_without_it_the_loader_of_verl_sees_white():
 def test_a_burned_in_mark_does_not_darken_the_picture():
     values = (RAMP * 4000).astype("uint16")
     values.flat[:20] = 65535
-    found = np.asarray(to_gray_or_rgb(Image.fromarray(values)), dtype=float)
-    assert np.median(found) > 120
+    gray = np.asarray(to_gray_or_rgb(Image.fromarray(values)), dtype=float)
+    assert np.median(gray) > 120
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_the_window(values, expected):
 def test_values_that_are_no_numbers_become_black_and_white():
     values = RAMP.astype("float32")
     values[0, :3] = (np.nan, np.inf, -np.inf)
-    found = np.asarray(to_gray_or_rgb(Image.fromarray(values)))
-    assert found[0, :3].tolist() == [0, 255, 0]
+    gray = np.asarray(to_gray_or_rgb(Image.fromarray(values)))
+    assert gray[0, :3].tolist() == [0, 255, 0]
     constant = Image.fromarray(np.full((4, 4), 900, "uint16"))
     assert set(np.asarray(to_gray_or_rgb(constant)).flat) == {0}
 
@@ -144,10 +144,10 @@ def test_other_pictures_are_what_verls_loader_makes_of_them(name):
     from qwen_vl_utils.vision_process import to_rgb
 
     picture, form, options = OTHERS[name]
-    found = to_rgb8(opened(picture, form, **options))
+    converted = to_rgb8(opened(picture, form, **options))
     assert not is_deep(opened(picture, form, **options).mode)
     expected = np.asarray(to_rgb(opened(picture, form, **options)))
-    assert np.array_equal(np.asarray(found), expected)
+    assert np.array_equal(np.asarray(converted), expected)
 
 
 @pytest.fixture

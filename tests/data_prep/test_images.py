@@ -289,7 +289,7 @@ def test_a_copy_is_near_the_best_that_there_is(tmp_path):
     arguments = ["--images", str(tmp_path / "images"), "--out", str(tmp_path / "out")]
     assert main([*arguments, "--long-side", "400", "--format", "png"]) == 0
     with Image.open(tmp_path / "out" / "a.png") as copy:
-        found = np.asarray(copy, dtype=float)
+        written = np.asarray(copy, dtype=float)
     best = np.asarray(picture.resize((400, 300), Image.Resampling.LANCZOS), dtype=float)
     # JPEG of quality 90 costs about 44 dB on a radiograph.
-    assert 10 * np.log10(255**2 / np.mean((found - best) ** 2)) > 46
+    assert 10 * np.log10(255**2 / np.mean((written - best) ** 2)) > 46

@@ -67,11 +67,11 @@ def test_a_failed_training_names_its_fault_and_its_log(tmp_path: Path, ledger: L
     failing = Stage("sft", "train", command, tmp_path / "sft", tmp_path / "metrics.jsonl", 9)
     with pytest.raises(StageFailed) as before:
         run_stage(failing, ledger, tmp_path / "logs")
-    told = str(before.value).splitlines()
-    assert "model.path=x: no such folder" in told[0]
-    assert told[0].startswith("error: ")
-    assert told[1].startswith("stage sft ended with code 2; run the same command to resume")
-    assert told[2:] == [f"log: {tmp_path / 'logs' / 'sft.log'}"]
+    lines = str(before.value).splitlines()
+    assert "model.path=x: no such folder" in lines[0]
+    assert lines[0].startswith("error: ")
+    assert lines[1].startswith("stage sft ended with code 2; run the same command to resume")
+    assert lines[2:] == [f"log: {tmp_path / 'logs' / 'sft.log'}"]
     (tmp_path / "sft").mkdir()
     (tmp_path / "sft" / "log.txt").touch()  # of a start whose engines ran
     with pytest.raises(StageFailed) as during:

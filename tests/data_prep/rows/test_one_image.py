@@ -215,16 +215,16 @@ def test_they_are_counted_and_left_out_where_asked(
     page = (out / "audit.html").read_text()
     assert "earlier examination" in page
     error = capsys.readouterr().err
-    said = {
+    count_line = {
         None: "of 6, 3 compare with an earlier examination and 2 hedge between answers; ",
         "compares": "of 3, 2 hedge between answers; ",
         "hedges": "of 4, 3 compare with an earlier examination; ",
         "hedges,compares": None,
     }[left_out]
-    if said is None:
+    if count_line is None:
         assert "--leave-out" not in error
     else:
-        assert f"{said}--leave-out compares,hedges leaves them out" in error
+        assert f"{count_line}--leave-out compares,hedges leaves them out" in error
 
 
 @pytest.mark.parametrize("value", ["", "stable", "compares,", "compares hedges"])

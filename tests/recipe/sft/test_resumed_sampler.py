@@ -25,7 +25,7 @@ def loader(rank: int, workers: int) -> tuple[ResumedSampler, Any]:
 
 
 def batches(rank: int, done: int, workers: int = 0) -> list[list[int]]:
-    """The rows of each step of a run that goes on behind `done` steps, read as verl does."""
+    """The rows of each step of a run that resumes after `done` steps, read as verl does."""
     sampler, loaded = loader(rank, workers)
     epoch, steps = divmod(done, PER_EPOCH)
     sampler.begin_at(epoch, steps * BATCH)
