@@ -11,6 +11,7 @@
 # registry, and the lock must hold wherever that build comes from.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source tools/package_sources.sh
 
 uv_version=0.13.9
 lock=requirements/cpu.lock
@@ -24,17 +25,8 @@ fi
 .venv/bin/python -m venv --without-pip "$work/uv"
 .venv/bin/python -m pip --python "$work/uv/bin/python" install --quiet "uv==$uv_version"
 
-# uv does not read pip's configuration, so hand on where pip looks for packages.
-pip_setting() {
-    local from_environment=$1 name=$2
-    if [[ -n ${!from_environment:-} ]]; then
-        echo "${!from_environment}"
-    else
-        .venv/bin/python -m pip config get "global.$name" 2>/dev/null || true
-    fi
-}
-sources=()
-read -r -d '' -a links < <(pip_setting PIP_FIND_LINKS find-links) || true
+uv_sources .venv/bin/python
+read -r -d '' -a links < <(pip_setting .venv/bin/python find-links) || true
 links+=("https://download.pytorch.org/whl/cpu/torch/")
 torch=$(sed -n 's/.*"torch==\([^"]*\)".*/\1/p' pyproject.toml)
 for link in "${links[@]}"; do
@@ -42,18 +34,14 @@ for link in "${links[@]}"; do
         --dest "$work/torch" "torch==$torch" 2>/dev/null; then
         echo "lock: torch $torch found at $link"
         sources+=(--find-links "$link")
+        torch_found=1
         break
     fi
 done
-if [[ ${#sources[@]} -eq 0 ]]; then
+if [[ -z ${torch_found:-} ]]; then
     echo "lock: no torch $torch at ${links[*]}; set PIP_FIND_LINKS to a folder or page that has it" >&2
     exit 2
 fi
-index=$(pip_setting PIP_INDEX_URL index-url)
-if [[ -n $index ]]; then
-    sources+=(--default-index "$index")
-fi
-
 if [[ -f $lock ]]; then
     cp "$lock" "$work/cpu.lock"
 fi

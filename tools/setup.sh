@@ -4,12 +4,14 @@
 # Does nothing when .venv already matches the lock; an interrupted run resumes where it stopped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source tools/package_sources.sh
 
 venv=.venv
 python=$venv/bin/python
 lock=requirements/cpu.lock
 stamp=$venv/.thinkvg-setup
 log=$venv/setup.log
+uv_version=0.13.9
 torch_index=https://download.pytorch.org/whl/cpu
 
 say() { echo "setup: $*"; }
@@ -18,7 +20,7 @@ fail() {
     exit 2
 }
 
-fingerprint() { cat "$lock" pyproject.toml requirements/vllm-name/pyproject.toml tools/setup.sh | sha256sum; }
+fingerprint() { cat "$lock" pyproject.toml requirements/vllm-name/pyproject.toml tools/setup.sh tools/package_sources.sh | sha256sum; }
 
 is_supported() {
     "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null
@@ -81,34 +83,15 @@ lock_without() {
     ' "$lock"
 }
 
-# One line of progress out of pip's many; all of them are in the log.
-show_progress() {
-    local tty=0
-    [[ -t 1 ]] && tty=1
-    awk -v total="$1" -v tty="$tty" '
-        /^(Collecting|Requirement already satisfied)/ {
-            done += 1
-            if (tty) printf "\r  %d of %d packages looked up or downloaded", done, total
-            else if (done % 50 == 0) printf "  %d of %d packages looked up or downloaded\n", done, total
-            fflush()
-        }
-        /^Installing collected packages/ {
-            if (tty) printf "\n"
-            print "  unpacking (up to two minutes)"
-            fflush()
-        }
-        END { if (tty && done) printf "\n" }
-    '
-}
-
 pip_install() {
     "$python" -m pip install --disable-pip-version-check --no-input --progress-bar off --no-deps \
         --no-compile "$@"
 }
 
-# What pip would do on one core. A few packages hold files that are no Python 3.
-compile_all() {
-    "$python" -m compileall -q -j 0 "$venv"/lib/python3.*/site-packages >>"$log" 2>&1 || true
+# uv downloads and unpacks on all cores: half of pip's time.
+install_uv() {
+    has_distribution uv "$uv_version" ||
+        pip_install "uv==$uv_version" >>"$log" 2>&1 || failed_pip
 }
 
 install_torch() {
@@ -138,10 +121,19 @@ install_locked() {
     total=$(grep -c '^[a-z0-9].*==' "$venv/locked.txt")
     # First the build tool at its pinned version: one package (antlr4) comes as source only.
     awk '/^[a-z0-9]/ { keep = /^setuptools==/ } keep' "$venv/locked.txt" >"$venv/build-tool.txt"
-    pip_install --require-hashes -r "$venv/build-tool.txt" >>"$log" 2>&1 || failed_pip
+    uv_install -r "$venv/build-tool.txt" --quiet
     say "$total packages at the locked versions, checked by hash"
-    pip_install --require-hashes --no-build-isolation -r "$venv/locked.txt" 2>&1 |
-        tee -a "$log" | show_progress "$total" || failed_pip
+    uv_install -r "$venv/locked.txt" --compile-bytecode
+}
+
+uv_install() {
+    local sources
+    uv_sources "$python"
+    # Only in the log: the start of each download, and the list of all packages at the end.
+    "$venv/bin/uv" pip install --python "$python" --no-config --no-deps --require-hashes \
+        --no-build-isolation "${sources[@]}" "$@" 2>&1 |
+        tee -a "$log" | awk '!/^ [+-] |^Downloading / { print "  " $0; fflush() }' ||
+        fail "uv could not install the packages (see $log); run it again to resume"
 }
 
 failed_pip() {
@@ -167,9 +159,9 @@ started=$SECONDS
 make_venv
 : >"$log"
 drop_cut_off_packages
+install_uv
 install_torch
 install_locked
 install_project
-compile_all
 fingerprint >"$stamp"
 say "done in $((SECONDS - started)) s: $venv"
