@@ -1,26 +1,31 @@
 """Whether the reasoning and the final answer agree, in [0, 1].
 
-    alignment = mean over the final boxes of their IoU with the cited boxes, one to one,
-                times 0 if the reasoning's conclusion contradicts the answer, else 1.
+    alignment = mean over the final boxes of IoU x told share of the cited boxes, one to one,
+                times 0 if the reasoning's conclusion contradicts the answer,
+                times 1/2 if the reasoning neither concludes nor names the answer.
 
-A response without reasoning or without an answer has nothing that could agree and scores 0. So does
-one without final boxes if the reference has some; if it has none, there is nothing to cite: 1.
+The told share is what a citation says besides its box (`reward.reasoning`).
+
+A response without reasoning, or whose answer is none to the question (a yes/no question without
+either, letters that are no choices), has nothing that could agree and scores 0. So does one without
+final boxes if the reference has some; if it has none, there is nothing to cite: 1.
 
 A conclusion is only what is stated as one: "the answer is B", "Therefore, yes.", "this supports
 option B", or an option in brackets behind a finding, "shows an opacity (choice B)"; but not if its
 sentence denies, supposes or compares. The last statement counts. A reasoning that states no
-conclusion is neutral, and so is one that states it in other words.
+conclusion should name the answer: half of the words of an open answer or of the chosen options.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from reward.answers import LONGEST_ANSWER, parse_letters, parse_yes_no
+from reward.answers import is_answer, parse_letters, parse_yes_no
 from reward.ground_truth import GroundTruth
-from reward.grounding import matched_ious
+from reward.grounding import MOST_MATCHED, iou, matched_values
+from reward.reasoning import Citation, told_share
 from reward.response import Region, Response
-from reward.text import contradicts
+from reward.text import STOP_WORDS, contradicts
 
 _CLAUSE = re.compile(r"[^.;\n]+")
 _KEYWORD = re.compile(
@@ -85,6 +90,7 @@ _YES_NO_ALONE = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _STATEMENT_END = re.compile(r"[\n;]|\.(?=\s|\Z)")
+_WORD = re.compile(r"[^\W_]++")
 _LONGEST_STATEMENT = 300
 _MOST_MARKS = 8
 _MOST_KEYWORDS = 100
@@ -93,7 +99,7 @@ _MOST_KEYWORDS = 100
 def alignment_score(
     response: Response,
     final: Sequence[Region],
-    cited: Sequence[Region],
+    cited: Sequence[Citation],
     ground_truth: GroundTruth,
 ) -> float:
     """Score a response's reasoning against its own answer and boxes.
@@ -101,21 +107,40 @@ def alignment_score(
     Args:
         response: the response.
         final: its final regions, with boxes in [0, 1].
-        cited: the regions that its reasoning cites, with boxes in [0, 1].
+        cited: what its reasoning cites, with boxes in [0, 1].
         ground_truth: gives the question's type, its choices, and whether it has boxes; whether the
             answer is right does not matter.
     """
-    if not response.think or not response.answer or len(response.answer) > LONGEST_ANSWER:
+    think, answer = response.think, response.answer
+    if not think or not answer or not is_answer(answer, ground_truth):
         return 0.0
-    if _is_contradicted(response.think, response.answer, ground_truth):
-        return 0.0
+    agreement = _agreement(think, answer, ground_truth)
     if not final:
-        return float(not ground_truth.regions)
-    cited_boxes = list(dict.fromkeys(box for _, box in cited))
-    return sum(matched_ious([box for _, box in final], cited_boxes)) / len(final)
+        return float(not ground_truth.regions) * agreement
+    return agreement * _cited_share(final, cited)
 
 
-def _is_contradicted(think: str, answer: str, ground_truth: GroundTruth) -> bool:
+def _cited_share(final: Sequence[Region], cited: Sequence[Citation]) -> float:
+    """Return the mean over the final boxes of IoU x told share of the cited boxes, one to one."""
+    stating_first = sorted(cited, key=lambda citation: not citation.states)
+    by_box = {citation.region.box: citation for citation in reversed(stating_first)}
+    values = [
+        [iou(box, citation.region.box) * told_share(citation, name) for citation in by_box.values()]
+        for name, box in final[:MOST_MATCHED]
+    ]
+    return sum(matched_values(values)) / len(final) if by_box else 0.0
+
+
+def _agreement(think: str, answer: str, ground_truth: GroundTruth) -> float:
+    """Return 0 if the reasoning contradicts the answer, 1 if it leads to it, else 1/2."""
+    is_contradicted = _is_contradicted(think, answer, ground_truth)
+    if is_contradicted is None:
+        return 1.0 if _names_answer(think, answer, ground_truth) else 0.5
+    return float(not is_contradicted)
+
+
+def _is_contradicted(think: str, answer: str, ground_truth: GroundTruth) -> bool | None:
+    """Return whether the conclusion contradicts the answer, None if there is no conclusion."""
     for conclusion in _conclusions(think):
         statement = _statement(think, conclusion.end())
         is_weak = conclusion["weak"] is not None
@@ -124,7 +149,19 @@ def _is_contradicted(think: str, answer: str, ground_truth: GroundTruth) -> bool
             return verdict
     if ground_truth.question_type in ("single", "multi"):
         return _marks_another_option(think, answer, ground_truth)
-    return False
+    return None
+
+
+def _names_answer(think: str, answer: str, ground_truth: GroundTruth) -> bool:
+    """Return whether half of the words of an open answer or of the chosen options are there."""
+    if ground_truth.question_type == "closed":
+        return False
+    text = answer
+    if ground_truth.choices and ground_truth.question_type != "open":
+        letters = parse_letters(answer, ground_truth.choices) or ()
+        text = " ".join(ground_truth.choices[letter] for letter in letters)
+    words = set(_WORD.findall(text.lower())) - STOP_WORDS
+    return len(words & set(_WORD.findall(think.lower()))) >= max(1, len(words) / 2)
 
 
 def _conclusions(think: str) -> Iterator[re.Match[str]]:
@@ -188,8 +225,8 @@ def _takes_other_side(statement: str, answer: str) -> bool | None:
     return None if stated is None or chosen is None else stated != chosen
 
 
-def _marks_another_option(think: str, answer: str, ground_truth: GroundTruth) -> bool:
-    """Return whether the last option that the reasoning marks is not in the answer."""
+def _marks_another_option(think: str, answer: str, ground_truth: GroundTruth) -> bool | None:
+    """Return whether the last option marked is not in the answer, None if none is marked."""
     marks = [*_MARKED_OPTION.finditer(think), *_CHOSEN_OPTION.finditer(think)]
     marks.sort(key=re.Match.start, reverse=True)
     for mark in marks[:_MOST_MARKS]:
@@ -199,4 +236,4 @@ def _marks_another_option(think: str, answer: str, ground_truth: GroundTruth) ->
             continue
         chosen = parse_letters(answer, ground_truth.choices)
         return chosen is not None and mark[1].upper() not in chosen
-    return False
+    return None

@@ -351,8 +351,8 @@ def answer_score(
     Args:
         answer: the answer, None if there is none.
         ground_truth: the reference.
-        multi_partial: k of n right options of a multi-choice question, without a wrong one, score
-            `multi_partial` * k / n.
+        multi_partial: what a set of options that is not the right one gets at most; see
+            `_share_decided`.
 
     Returns:
         The `text_score` of an open answer; else 1 for the right one, 0 for a wrong one.
@@ -368,8 +368,34 @@ def answer_score(
     right = frozenset(reference)
     if letters == right:
         return 1.0
-    is_part = ground_truth.question_type == "multi" and letters < right
-    return multi_partial * len(letters) / len(right) if is_part else 0.0
+    if ground_truth.question_type != "multi" or not letters:
+        return 0.0
+    return multi_partial * _share_decided(letters, right, ground_truth.choices or {})
+
+
+def _share_decided(
+    letters: frozenset[str], right: frozenset[str], choices: Mapping[str, str]
+) -> float:
+    """Return the share of the options decided rightly, marked or left out, with chance at 0.
+
+    The exact set scores more than any other, and each further right decision never less; so for
+    beliefs about options that are independent of each other, no answer gets more in expectation
+    than the most likely set. Naming one sure option and leaving out likely ones does not pay.
+    """
+    options = choices.keys() | letters | right
+    decided = len(options) - len(letters ^ right)
+    return max(0.0, 2 * decided / len(options) - 1)
+
+
+def is_answer(answer: str, ground_truth: GroundTruth) -> bool:
+    """Return whether a text answers the question, rightly or not."""
+    if len(answer) > LONGEST_ANSWER:
+        return False
+    if ground_truth.question_type == "open":
+        return bool(_WORD.search(answer))
+    if ground_truth.question_type == "closed":
+        return parse_yes_no(answer) is not None
+    return parse_letters(answer, ground_truth.choices) is not None
 
 
 def answer_is_correct(

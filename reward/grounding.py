@@ -16,52 +16,43 @@ the largest sum of IoU is this project's choice.
 
     quality(p, g) = (0.9 IoU + 0.1 (1 + GIoU) / 2) / (1 + (e / 0.35)^8)
     value(p, g)   = quality(p, g) (1 - 0.1 (1 - name similarity))
-    total(S)      = max over one-to-one matchings of S and G of the sum of value
-    dense         = min over S of total(S) / (|G| + 1.5 c)
+    dense         = max over one-to-one matchings of the sum of value / max(|P|, |G|)
 
-e is the area of p outside g as a share of the image ("excess"). c counts the boxes too many:
-copies, and what P without copies has more than |G|. A copy is a predicted box written more often
-than any box in the reference; it is removed from P. S are the selections of |G| of the boxes in P,
-or P itself if it has no more: with boxes too many, the worst selection counts, so that naming
-several regions is worth no more than naming the worst of them. GIoU is that of Rezatofighi et al.,
+e is the area of p outside g as a share of the image ("excess"). GIoU is that of Rezatofighi et al.,
 "Generalized Intersection over Union", CVPR 2019. The matching is solved exactly (scipy's
 `linear_sum_assignment`, after Crouse, IEEE TAES 52, 2016).
 
-To bound the time, more than `MOST_EXTRA` boxes too many score 0, and if there are more than
-`MOST_SELECTIONS` selections, min total(S) is replaced by a lower bound of it: the sum of the |G|
-smallest row means, the row of p being value(p, g) over all g. (The mean over all matchings of S is
-the sum of its row means, and no mean is above the largest.) For one reference box they are equal.
+To bound the time, more than `MOST_EXTRA` boxes too many score 0.
 
 Properties, each tested:
 
 - 1 exactly for the reference itself, in any order.
-- Smooth in the coordinates within a matching; the minimum and maximum of continuous functions, so
-  continuous, but where a box becomes an exact copy or leaves the image.
+- Smooth in the coordinates within a matching; the maximum of continuous functions, so continuous,
+  but where a box leaves the image.
 - Never falls when the value of a pair rises; as a box slides towards its partner, IoU and GIoU rise
   and e falls, so the score never falls.
 - Boxes that miss each other still have a slope: up to 0.05 comes from GIoU alone.
 - A box over most of the image is worth almost nothing unless the truth covers most of it too:
   e = 0.5 leaves 5 %, e = 0.7 leaves 0.4 %; e = 0.2 still leaves 99 %.
-- If P without copies has |G| boxes or more, another box never raises the score, whatever P is
-  and whatever box it is: there are more selections to be the worst, and c grows. A copy never
-  raises it for any P.
-- A right box too many takes 1.5 / (|G| + 1.5) of the score, a wrong one more.
-- A missing box takes its share 1/|G|.
+- A missing box takes its share 1/|G|; a box too many beside a right answer takes 1/(|G| + 1), so
+  naming fewer regions than one believes in never pays.
+- Two places for one region score their mean at most, so two guesses are worth no more than the
+  likelier one; a copy is a box too many.
 - A wrong name takes up to a tenth of the pair's value, never more; an absent name takes nothing.
 - Independent of the coordinate system and the size of the image.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import combinations
-from math import comb
+from typing import TypeVar
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from reward.boxes_in_text import Box, name_similarity
 from reward.response import Region
+
+_Predicted = TypeVar("_Predicted")
 
 ROUNDING = 1e-9
 SAME_BOX = 0.9
@@ -146,9 +137,7 @@ GIOU_SHARE = 0.1
 NAME_SHARE = 0.1
 EXCESS_AT_HALF = 0.35
 EXCESS_STEEPNESS = 8
-COST_OF_EXTRA = 1.5
 MOST_EXTRA = 32
-MOST_SELECTIONS = 128
 
 
 def count_gate_score(
@@ -165,27 +154,21 @@ def count_gate_score(
 
 def dense_score(predicted: Sequence[Region], reference: Sequence[Region]) -> float:
     """Return the score of the module's formula; all boxes are in [0, 1]."""
+    return matched_share(predicted, reference, value)
+
+
+def matched_share(
+    predicted: Sequence[_Predicted],
+    reference: Sequence[Region],
+    value_of: Callable[[_Predicted, Region], float],
+) -> float:
+    """Return the best one-to-one total of `value_of`, divided by the larger of the two numbers."""
     if not predicted or not reference:
         return float(len(predicted) == len(reference))
-    distinct = _without_copies(predicted, reference)
-    extra = len(predicted) - len(distinct) + max(len(distinct) - len(reference), 0)
-    if extra > MOST_EXTRA:
+    if len(predicted) > len(reference) + MOST_EXTRA:
         return 0.0
-    total = _least_total(_values(distinct, reference), len(reference))
-    return total / (len(reference) + COST_OF_EXTRA * extra)
-
-
-def cited_score(predicted: Sequence[Region], reference: Sequence[Region]) -> float:
-    """Return the dense score of the boxes that a reasoning cites, already `distinct`.
-
-    A reasoning may compare regions before it decides, so with boxes too many the best selection
-    counts: total(P) / |P|. A box that is not in the reference costs its share.
-    """
-    if len(predicted) <= len(reference):
-        return dense_score(predicted, reference)
-    if not reference or len(predicted) > len(reference) + MOST_EXTRA:
-        return 0.0
-    return sum(matched_values(_values(predicted, reference))) / len(predicted)
+    values = [[value_of(one, target) for target in reference] for one in predicted]
+    return sum(matched_values(values)) / max(len(predicted), len(reference))
 
 
 def quality(predicted: Box, reference: Box) -> float:
@@ -201,41 +184,11 @@ def quality(predicted: Box, reference: Box) -> float:
     return near / (1 + (excess / EXCESS_AT_HALF) ** EXCESS_STEEPNESS)
 
 
-def _values(predicted: Sequence[Region], reference: Sequence[Region]) -> list[list[float]]:
-    """Return value(p, g) for every pair, a row for each predicted region."""
-    return [[_value(region, target) for target in reference] for region in predicted]
-
-
 # A reasoning mostly cites the final regions.
 @lru_cache(maxsize=1024)
-def _value(predicted: Region, reference: Region) -> float:
+def value(predicted: Region, reference: Region) -> float:
+    """Return the value of one pair by the module's formula, 0 if one has no box."""
     (ref, box), (name, target) = predicted, reference
     if box is None or target is None:
         return 0.0
     return quality(box, target) * (1 - NAME_SHARE * (1 - name_similarity(ref, name)))
-
-
-def _least_total(values: list[list[float]], size: int) -> float:
-    """Return the smallest total of a selection of `size` rows, or its lower bound."""
-    if len(values) <= size:
-        return sum(matched_values(values))
-    if comb(len(values), size) <= MOST_SELECTIONS:
-        return min(sum(matched_values(rows)) for rows in combinations(values, size))
-    return sum(sorted(sum(row) / size for row in values)[:size])
-
-
-def _without_copies(predicted: Sequence[Region], reference: Sequence[Region]) -> Sequence[Region]:
-    """Return the predicted regions without the copies that the reference does not have."""
-    if len({box for _, box in predicted}) == len(predicted):
-        return predicted
-    allowed = max(Counter(box for _, box in reference).values())
-    seen: Counter[Box] = Counter()
-    remaining = []
-    # Sorted by name, so that the written order does not decide which name of a copy remains.
-    for region in sorted(predicted, key=lambda region: region.ref):
-        if region.box is not None:
-            seen[region.box] += 1
-            if seen[region.box] > allowed:
-                continue
-        remaining.append(region)
-    return remaining

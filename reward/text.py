@@ -66,6 +66,14 @@ EXCLUSIVE = (
 )
 """Words of which two texts that name some must name the same."""
 
+OBSERVATIONS = FINDINGS | word_set(
+    "normal abnormal clear sharp intact stable unchanged midline small large smaller larger "
+    "increased decreased improved worsened prominent obscured engorged sparse mild moderate severe "
+    "acute chronic hazy haziness dense density lucent marking fluid airspace aerated expanded "
+    "inflated flattened shifted rotated crowding silhouetting"
+)
+"""Words that state what a region looks like."""
+
 NEGATES_AFTER = word_set(
     "no without denies nor fails failed lacks lacking excludes exclude zero non hardly couldnt"
 )

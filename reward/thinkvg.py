@@ -15,14 +15,15 @@ from reward.alignment import alignment_score
 from reward.answers import answer_is_correct, answer_score
 from reward.ground_truth import GroundTruth, place
 from reward.grounding import (
-    cited_score,
     count_gate_score,
     dense_score,
     distinct,
     is_above,
     matched_ious,
+    matched_share,
 )
 from reward.judge.settings import JudgeSettings
+from reward.reasoning import Citation, citation_value, citations, distinct_citations
 from reward.response import Region, Response, parse_response, whole_response
 from reward.settings import COMPONENTS, Settings
 
@@ -127,7 +128,7 @@ def score_response(
 ) -> dict[str, float]:
     """Return every key of a result, without a judge; `response` is the parsed `text`."""
     final = place(response.regions, truth)
-    cited = place(response.think_regions, truth)
+    cited = citations(response, truth)
     components = {
         "format": float(response.well_formed),
         "answer": _answer(response, truth, settings),
@@ -167,10 +168,11 @@ def _grounding(final: Sequence[Region], truth: GroundTruth, settings: Settings) 
     return dense_score(final, truth.placed_regions)
 
 
-def _think_grounding(cited: Sequence[Region], truth: GroundTruth, settings: Settings) -> float:
+def _think_grounding(cited: Sequence[Citation], truth: GroundTruth, settings: Settings) -> float:
     if settings.grounding_rule == "paper":
-        return count_gate_score(distinct(cited), truth.cited_regions, settings.iou_threshold)
-    return cited_score(distinct(cited), truth.cited_regions)
+        regions = distinct([citation.region for citation in cited])
+        return count_gate_score(regions, truth.cited_regions, settings.iou_threshold)
+    return matched_share(distinct_citations(cited), truth.cited_regions, citation_value)
 
 
 def _iou_diagnostics(final: Sequence[Region], truth: GroundTruth) -> dict[str, float]:

@@ -6,13 +6,14 @@ import pytest
 
 from reward.alignment import alignment_score
 from reward.ground_truth import GroundTruth, place
+from reward.reasoning import citations
 from reward.response import parse_response
 
 
 def _score(text: str, truth: GroundTruth) -> float:
     response = parse_response(text)
-    final, cited = place(response.regions, truth), place(response.think_regions, truth)
-    return alignment_score(response, final, cited, truth)
+    final = place(response.regions, truth)
+    return alignment_score(response, final, citations(response, truth), truth)
 
 
 CHOICES = {"A": "Normal", "B": "Effusion", "C": "Edema"}
@@ -24,7 +25,7 @@ def _response(think: str, answer: str = "Yes", *boxes: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("think", "boxes", "expected"),
+    ("cited", "boxes", "expected"),
     [
         ("left lung [10, 10, 40, 40]", ["[10, 10, 40, 40]"], 1),  # the box is cited
         ("lungs [10, 10, 40, 40], [60, 10, 90, 40]", ["[60, 10, 90, 40]"], 1),  # one of several
@@ -34,13 +35,50 @@ def _response(think: str, answer: str = "Yes", *boxes: str) -> str:
         ("left lung [10, 10, 40, 40]", ["[10, 10, 40, 40]"] * 2, 0.5),  # cited once, given twice
         ("lung [10, 10, 40, 40], [10, 10, 40, 40]", ["[10, 10, 40, 40]"] * 2, 0.5),
         ("left lung [40, 10, 10, 40]", ["[40, 10, 10, 40]"], 0),  # no box on either side
-        ("nothing to point at", [], 1),
+        ("image", [], 1),
     ],
 )
 def test_final_boxes_are_among_the_cited(
-    think: str, boxes: list[str], expected: float, make_truth: Callable[..., GroundTruth]
+    cited: str, boxes: list[str], expected: float, make_truth: Callable[..., GroundTruth]
 ) -> None:
+    think = f"The {cited} is clear. So the answer is yes."
     assert _score(_response(think, "Yes", *boxes), make_truth()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("citation", "expected"),
+    [
+        ("The left lung [10, 10, 40, 40] is clear.", 1),
+        ("An opacity is seen in the left lung ([10, 10, 40, 40]).", 1),
+        ("The lung [10, 10, 40, 40].", 2 / 3),  # nothing is said about it
+        ("The spine [10, 10, 40, 40] is clear.", 2 / 3),  # another region
+        ("[10, 10, 40, 40] is clear.", 2 / 3),  # no region
+        ("a [10, 10, 40, 40]", 1 / 3),
+        ("a [10, 10, 40, 40]. An opacity.", 1 / 3),  # in another sentence
+        ("a [10, 10, 40, 40]. The lung [10, 10, 40, 40] is clear.", 1),  # the better one counts
+    ],
+)
+def test_a_citation_names_its_region_and_states_what_is_seen(
+    citation: str, expected: float, make_truth: Callable[..., GroundTruth]
+) -> None:
+    text = _response(f"{citation} The answer is yes.", "Yes", "[10, 10, 40, 40]")
+    assert _score(text, make_truth()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "answers"),
+    [
+        ({}, ["Perhaps", "Normal", "Yes or no", "?"]),
+        ({"question_type": "single", "answer": "A", "choices": CHOICES}, ["E", "A or B", "Yes"]),
+        ({"question_type": "open", "answer": "clear"}, ["...", "-"]),
+    ],
+)
+def test_what_is_no_answer_agrees_with_nothing(
+    changes: dict[str, object], answers: list[str], make_truth: Callable[..., GroundTruth]
+) -> None:
+    for answer in answers:
+        text = _response("The lung [10, 10, 40, 40] is clear.", answer, "[10, 10, 40, 40]")
+        assert _score(text, make_truth(**changes)) == 0
 
 
 @pytest.mark.parametrize(
@@ -61,15 +99,14 @@ def test_final_boxes_are_among_the_cited(
         ("Answer = No", "Yes", 0),
         ("The correct response is No.", "Yes", 0),
         # supposed, not concluded
-        ("If the lung was clear the answer is no. But an opacity is seen.", "Yes", 1),
-        ("A tempting answer is no, which is wrong.", "Yes", 1),
-        ("I doubt that the answer is no.", "Yes", 1),
-        # no conclusion, or none that can be held against the answer
-        ("There is no effusion.", "Yes", 1),
-        ("Therefore, no effusion is seen.", "Yes", 1),
-        ("The answer is yes or no.", "Yes", 1),
-        ("The answer depends on the margin.", "Yes", 1),
-        ("The answer is no.", "Perhaps", 1),
+        ("If the lung was clear the answer is no. But an opacity is seen.", "Yes", 0.5),
+        ("A tempting answer is no, which is wrong.", "Yes", 0.5),
+        ("I doubt that the answer is no.", "Yes", 0.5),
+        # no conclusion, or none on one side
+        ("There is no effusion.", "Yes", 0.5),
+        ("Therefore, no effusion is seen.", "Yes", 0.5),
+        ("The answer is yes or no.", "Yes", 0.5),
+        ("The answer depends on the margin.", "Yes", 0.5),
     ],
 )
 def test_yes_no_conclusion(
@@ -84,7 +121,7 @@ def test_yes_no_conclusion(
         ("The correct option is B.", "B", 1),
         ("The correct option is B: Effusion.", "C", 0),
         ("Thus, Effusion.", "C: Edema", 0),
-        ("Thus a large effusion is seen.", "C", 1),  # a step, not an option
+        ("Thus a large effusion is seen.", "C", 0.5),  # a step, not an option
         ("The answers are A and B.", "A", 0),
         ("The best choice is A. The best choice is B.", "A, B", 1),  # one by one
     ],
@@ -116,10 +153,11 @@ def test_choice_conclusion(
         ("I choose A.", "B", 0),
         ("The answer is clearly A", "B", 0),
         ("An effusion (choice B) fits, unlike an opacity (choice A).", "B", 1),
+        ("An effusion is seen.", "B", 1),  # names what it chooses
         ("An effusion (choice B) fits better than edema (choice C).", "B", 1),
-        ("An opacity (choice A) would be denser.", "B", 1),
-        ("This supports an opacity.", "B", 1),  # an article
-        ("See the left lung (A).", "B", 1),  # not marked as a choice
+        ("An opacity (choice A) would be denser.", "B", 0.5),
+        ("This supports an opacity.", "B", 0.5),  # an article
+        ("See the left lung (A).", "B", 0.5),  # not marked as a choice
     ],
 )
 def test_option_marked_in_brackets(
@@ -151,7 +189,8 @@ def test_without_final_boxes(
     expected: float,
     make_truth: Callable[..., GroundTruth],
 ) -> None:
-    text = _response("left lung [10, 10, 40, 40]", "Yes", *given)
+    think = "The left lung [10, 10, 40, 40] is clear. The answer is yes."
+    text = _response(think, "Yes", *given)
     assert _score(text, make_truth(wanted)) == expected
 
 
@@ -162,7 +201,8 @@ def test_without_final_boxes(
         ("The answer is the left lung.", "right lung", 0),
         ("The conclusion is: no effusion.", "An effusion", 0),
         ("The answer is an opacity in the left lung.", "left lung", 1),  # says more
-        ("Therefore the left lung is clear.", "right lung", 1),  # a step
+        ("Therefore the left lung is clear.", "right lung", 1),  # a step, and half of the words
+        ("Therefore the heart is normal.", "right lung", 0.5),
     ],
 )
 def test_open_conclusion(

@@ -1,6 +1,8 @@
 """Answers: every way a model writes them, and no luck."""
 
+import itertools
 import json
+import math
 import time
 from collections.abc import Callable
 
@@ -246,9 +248,10 @@ def test_any_text_is_read(text: str, choices: dict[str, str] | None) -> None:
     ("answer", "score", "is_correct"),
     [
         ("A, C", 1, True),
-        ("A", 0.25, False),  # half of the set
-        ("A, B, C", 0, False),  # an extra option
-        ("A, B", 0, False),
+        ("A", 0.25, False),  # three of the four options are decided rightly
+        ("A, B, C", 0.25, False),  # as many
+        ("A, B", 0, False),  # two of four: chance
+        ("B", 0, False),
         ("A, B, C, D", 0, False),  # all of them
         ("", 0, False),
         (None, 0, False),
@@ -260,6 +263,34 @@ def test_multi_choice(
     truth = make_truth(question_type="multi", answer=["A", "C"], choices=CHOICES)
     assert answer_score(answer, truth, multi_partial=0.5) == score
     assert answer_is_correct(answer, truth) is is_correct
+
+
+@given(st.lists(st.floats(0.01, 0.99), min_size=1, max_size=4), st.floats(0, 1))
+def test_no_answer_gets_more_than_the_most_likely_set(beliefs: list[float], partial: float) -> None:
+    """Option A is right for sure, each other one with its own probability."""
+    others = "BCDE"[: len(beliefs)]
+    sets = [
+        f"A{''.join(itertools.compress(others, kept))}"
+        for kept in itertools.product((True, False), repeat=len(others))
+    ]
+    expected = dict.fromkeys(sets, 0.0)
+    for right in sets:
+        odds = [p if letter in right else 1 - p for letter, p in zip(others, beliefs, strict=True)]
+        truth = GroundTruth.parse(
+            {
+                "question_type": "multi",
+                "answer": list(right),
+                "choices": dict.fromkeys(f"A{others}", "text"),
+                "regions": [],
+                "think_regions": [],
+                "image_size": [1, 1],
+                "coordinates": "absolute",
+            }
+        )
+        for answer in sets:
+            expected[answer] += math.prod(odds) * answer_score(", ".join(answer), truth, partial)
+    likely = [letter for letter, p in zip(others, beliefs, strict=True) if p >= 0.5]
+    assert expected[f"A{''.join(likely)}"] >= max(expected.values()) - 1e-9
 
 
 def test_single_choice_takes_one_letter_only(make_truth: Callable[..., GroundTruth]) -> None:

@@ -29,7 +29,7 @@ TRUTH: dict[str, Any] = {
     "image_size": [100, 100],
     "coordinates": "absolute",
 }
-THINK = "The left lung [60, 20, 90, 80] shows an opacity."
+THINK = "The left lung [60, 20, 90, 80] shows an opacity. So the answer is yes."
 GIVEN = "<ref>left lung</ref><box>[60, 20, 90, 80]</box>"
 
 
@@ -94,8 +94,16 @@ class TestResult:
         assert (result["mean_iou"], result["iou_50"], result["iou_75"]) == (0.5, 0.5, 0.5)
         assert (result["box_count_match"], result["n_boxes"]) == (0, 2)
 
+    def test_a_reasoning_of_boxes_alone_earns_little(self) -> None:
+        bare = dense(respond("a [60, 20, 90, 80]"))
+        assert bare["think_grounding"] == pytest.approx(1 / 3)
+        assert bare["alignment"] == pytest.approx(1 / 6)  # nor does it lead to the answer
+        assert (bare["answer"], bare["grounding"], bare["format"]) == (1, 1, 1)
+
     def test_no_boxes_wanted_and_none_given_is_right(self) -> None:
-        result = dense(respond("Clear.", location=""), regions=[], think_regions=[])
+        result = dense(
+            respond("Clear: the answer is yes.", location=""), regions=[], think_regions=[]
+        )
         assert (result["score"], result["mean_iou"], result["box_count_match"]) == (1, 1, 1)
 
     def test_ground_truth_as_object_or_string_is_the_same(self) -> None:
@@ -105,7 +113,11 @@ class TestResult:
         off = respond(location="<ref>left lung</ref><box>[60, 20, 90, 60]</box>")
         assert paper(off)["grounding"] == 0
         assert 0.6 < dense(off)["grounding"] < 0.75
-        multi = {"question_type": "multi", "answer": ["A", "B"], "choices": {"A": "x", "B": "y"}}
+        multi = {
+            "question_type": "multi",
+            "answer": ["A", "B"],
+            "choices": dict.fromkeys("ABCD", "x"),
+        }
         assert paper(respond(answer="A"), **multi)["answer"] == 0
         assert dense(respond(answer="A"), **multi)["answer"] == 0.25
         opened = {"question_type": "open", "answer": "mild left effusion"}
@@ -178,7 +190,10 @@ class TestNumbers:
         boxes = [{"ref": "left lung", "box": [600, 200, 900, 800]}]
         changes = {"coordinates": "norm1000", "regions": boxes, "think_regions": boxes}
         box = "[600, 200, 900, 800]"
-        text = respond(f"left lung {box}", location=f"<ref>left lung</ref><box>{box}</box>")
+        text = respond(
+            f"The left lung {box} is clear. The answer is yes.",
+            location=f"<ref>left lung</ref><box>{box}</box>",
+        )
         assert dense(text, **changes)["score"] == 1
 
 

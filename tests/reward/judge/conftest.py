@@ -33,7 +33,10 @@ def truth_of(**changes: Any) -> dict[str, Any]:
     return data | changes
 
 
-def response_of(answer: str, think: str = "Blunting of the left lung [63, 20, 98, 80].") -> str:
+THINK = "Blunting of the left lung [63, 20, 98, 80]: the answer is an effusion."
+
+
+def response_of(answer: str, think: str = THINK) -> str:
     """A well-formed response."""
     return (
         f"<think>{think}</think>\n<answer>{answer}</answer>\n"
