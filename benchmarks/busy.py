@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from phantom.demo import Plan, Stage
+from phantom.demo import Plan
+from phantom.stages import Stage
 from recipe.run.host import run_child
 
 POLL = 0.05

@@ -1,225 +1,36 @@
 """``python -m phantom.demo``: the whole path on synthetic data; resumes where it stopped."""
 
 import argparse
-import json
 import os
-import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from data_prep.program import STOPPED, write_whole
+from data_prep.program import STOPPED
+from phantom.base import BASE
+from phantom.stages import (
+    Ledger,
+    Stage,
+    draw_stage,
+    prepare_stage,
+    program,
+    run_stages,
+    training_stage,
+)
 from recipe import console
 from recipe.evaluate.predictions import Prediction, read_predictions
 from recipe.evaluate.results import build_summary, write_summary
 from recipe.model_card import versions
 from recipe.program import one_line_at_the_end
-from recipe.run.host import check_output, leave_on_sigterm, run_child
+from recipe.run.host import check_output, leave_on_sigterm
 
-POLL_SECONDS = 0.5
 IMAGES = 4000
+TEST_SHARE = 0.1  # about 1,550 questions of 275 patients: intervals of 0.02 to 0.03
 SFT_STEPS = 400
 GRPO_STEPS = 34
 GRPO_PROMPTS = 16
 GRPO_GROUP = 8
-# Allows 112 x 112 for every picture of the phantom set, whatever its aspect ratio.
-MIN_PIXELS, MAX_PIXELS = 12544, 15680
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of the demo.
-
-    Attributes:
-        name: short name, also of its record and its log.
-        title: what the stage does, as shown on the terminal.
-        arguments: command line after ``python -m``.
-        output: folder that only this stage writes.
-        metrics: file with a line for each training step, for the progress bar; None if the command
-            shows its own progress.
-        steps: number of training steps, with `metrics`.
-    """
-
-    name: str
-    title: str
-    arguments: tuple[str, ...]
-    output: Path
-    metrics: Path | None = None
-    steps: int = 0
-
-
-class StageFailed(SystemExit):
-    """A stage ended with an error; these lines end the program, and the last names the log."""
-
-
-class Ledger:
-    """A folder that records which stages are done, by which command, and how long they took."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def _path(self, stage: Stage) -> Path:
-        return self.folder / f"{stage.name}.json"
-
-    def _read(self, stage: Stage) -> dict[str, Any]:
-        path = self._path(stage)
-        entry: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-        return entry if entry.get("command") == list(stage.arguments) else {}
-
-    def is_done(self, stage: Stage) -> bool:
-        """Return whether the stage succeeded with the same command, and its output exists."""
-        return bool(self._read(stage).get("done")) and stage.output.is_dir()
-
-    def was_begun(self, stage: Stage) -> bool:
-        """Return whether the stage was started with the same command, so that it may resume."""
-        return bool(self._read(stage))
-
-    def seconds(self, stage: Stage) -> float:
-        """Return the wall time of the stage so far, interrupted attempts included."""
-        return float(self._read(stage).get("seconds", 0.0))
-
-    def record(self, stage: Stage, seconds: float, done: bool) -> None:
-        """Add `seconds` to the time of the stage, and record whether it is done."""
-        entry = {
-            "command": list(stage.arguments),
-            "seconds": round(self.seconds(stage) + seconds, 2),
-            "done": done,
-        }
-        write_whole(self._path(stage), json.dumps(entry, indent=2) + "\n")
-
-    def forget(self, stages: Sequence[Stage]) -> None:
-        """Remove the records of these stages, so that they run again."""
-        for stage in stages:
-            self._path(stage).unlink(missing_ok=True)
-
-
-def run_stage(stage: Stage, ledger: Ledger, logs: Path) -> None:
-    """Run the stage to its end and record it.
-
-    Raises:
-        StageFailed: the command ended with an error.
-    """
-    if not ledger.was_begun(stage):
-        # A different command may have left files there.
-        shutil.rmtree(stage.output, ignore_errors=True)
-    ledger.record(stage, 0.0, done=False)
-    start = time.monotonic()
-    done = False
-    try:
-        if stage.metrics is None:
-            code, log = run_child([sys.executable, "-m", *stage.arguments]), None
-        else:
-            logs.mkdir(parents=True, exist_ok=True)
-            log = logs / f"{stage.name}.log"
-            code = _run_with_bar(stage, stage.metrics, log)
-        done = code == 0
-    finally:
-        ledger.record(stage, time.monotonic() - start, done)
-    if not done:
-        raise StageFailed(_failure(stage, code, log))
-
-
-def _run_with_bar(stage: Stage, metrics: Path, log: Path) -> int:
-    """Run the stage, with its output in the log and a bar that follows the metrics.
-
-    Returns:
-        The exit code.
-    """
-    with (
-        log.open("wb") as output,
-        console.progress(total=stage.steps, desc=stage.name, unit="step") as bar,
-    ):
-        bar.set_postfix_str("starting", refresh=False)
-        return run_child(
-            [sys.executable, "-m", *stage.arguments],
-            while_running=lambda: _move_bar(bar, metrics),
-            every=POLL_SECONDS,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-
-
-def _move_bar(bar: Any, metrics: Path) -> None:
-    """Set the bar to the last step in the metrics file, with its loss or reward."""
-    if not metrics.is_file():
-        return
-    labels = {"train/loss": "loss", "critic/score/mean": "reward"}
-    for line in reversed(metrics.read_bytes().splitlines()):
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # a line that is being written
-        for name, label in labels.items():
-            if name in entry["data"]:
-                bar.set_postfix_str(f"{label} {entry['data'][name]:.3f}", refresh=False)
-                bar.update(entry["step"] - bar.n)
-                return
-
-
-def _failure(stage: Stage, code: int, log: Path | None) -> str:
-    """Return the message about a failed stage: its last error in the log, and the log's path."""
-    lines = log.read_text(errors="replace").splitlines() if log else []
-    errors = [line for line in lines if line.startswith(console.ERROR)]
-    message = f"stage {stage.name} ended with code {code}; run the same command to resume"
-    engine_log = stage.output / console.LOG
-    shown_log = engine_log if engine_log.is_file() else log
-    return "\n".join([*errors[-1:], message, *([f"log: {shown_log}"] if shown_log else [])])
-
-
-def announce(stage: Stage, number: int, count: int, note: str) -> None:
-    """Print the stage's title, with a note such as " (done)"."""
-    print(f"[{number}/{count}] {stage.title}{note}", file=sys.stderr, flush=True)
-
-
-def draw_stage(root: Path, images: int, seed: int) -> Stage:
-    """Return the stage that draws the phantom set below `root`."""
-    out = root / "phantom"
-    arguments = ("--out", str(out), "--images", str(images), "--seed", str(seed))
-    title = f"draw {images} synthetic chest X-rays with questions"
-    return Stage("phantom", title, ("phantom.draw", *arguments), out)
-
-
-def prepare_stage(root: Path, seed: int) -> Stage:
-    """Return the stage that turns the phantom set below `root` into training files."""
-    phantom, out = root / "phantom", root / "data"
-    folders = ("--source", phantom, "--images", phantom / "files", "--out", out)
-    sizes = ("--min-pixels", MIN_PIXELS, "--max-pixels", MAX_PIXELS)
-    shares = ("--val", 0.02, "--test", 0.03, "--seed", seed)
-    arguments = tuple(str(value) for value in (*folders, *sizes, *shares))
-    title = "turn them into rollout and SFT parquet"
-    return Stage("data", title, ("data_prep.thinkvg", *arguments), out)
-
-
-def tiny_stage(name: str, root: Path, out: Path, seed: int) -> Stage:
-    """Return the stage that makes a tiny model, pre-trained on the phantom set below `root`."""
-    pictures = root / "phantom" / "pictures.parquet"
-    folders = ("--data", str(root / "data"), "--out", str(out), "--pictures", str(pictures))
-    title = "make a tiny Qwen2.5-VL and pre-train it on grounded reports"
-    return Stage(name, title, ("phantom.tiny", *folders, "--seed", str(seed)), out)
-
-
-def program(name: str, data: Path, seed: int, *overrides: str) -> tuple[str, ...]:
-    """Return the command of a program of the recipe for the tiny model."""
-    settings = ("cluster=cpu", "model=tiny", f"data.dir={data}", f"seed={seed}")
-    return (f"recipe.{name}", *settings, *overrides)
-
-
-def training_stage(
-    name: str, title: str, command: tuple[str, ...], model: Path, run: Path, steps: int
-) -> Stage:
-    """Return a stage with a command of `program` that trains `model` in the run folder `run`."""
-    arguments = (
-        *command,
-        f"model.path={model}",
-        f"run_dir={run}",
-        f"trainer.total_training_steps={steps}",
-    )
-    return Stage(name, title, arguments, run, run / "metrics.jsonl", steps)
 
 
 @dataclass(frozen=True)
@@ -250,8 +61,7 @@ class Plan:
         """Return all stages, in order."""
         return [
             draw_stage(self.root, self.images, self.seed),
-            prepare_stage(self.root, self.seed),
-            tiny_stage("model", self.root, self.root / "model", self.seed),
+            prepare_stage(self.root, self.seed, TEST_SHARE),
             self._sft(),
             self._evaluate("sft"),
             self._grpo(),
@@ -261,8 +71,7 @@ class Plan:
     def _sft(self) -> Stage:
         command = program("sft", self.data, self.seed, "experiment=demo_sft")
         title = f"supervised cold start, {self.sft_steps} steps"
-        model, run = self.root / "model", self.root / "sft"
-        return training_stage("sft", title, command, model, run, self.sft_steps)
+        return training_stage("sft", title, command, BASE, self.root / "sft", self.sft_steps)
 
     def _grpo(self) -> Stage:
         command = program(
@@ -318,20 +127,6 @@ def _summarise(demo: Plan, ledger: Ledger) -> Path:
     return path
 
 
-def _run_stages(demo: Plan) -> Ledger:
-    """Run the stages that are not done; after one that runs, all later stages run again."""
-    ledger = Ledger(demo.root / "stages")
-    stages = demo.stages()
-    for number, stage in enumerate(stages, 1):
-        if ledger.is_done(stage):
-            announce(stage, number, len(stages), " (done)")
-            continue
-        ledger.forget(stages[number:])
-        announce(stage, number, len(stages), "")
-        run_stage(stage, ledger, demo.root / "logs")
-    return ledger
-
-
 def _finish(demo: Plan, ledger: Ledger) -> None:
     summary = _summarise(demo, ledger)
     subprocess.run([sys.executable, "-m", "recipe.report", str(demo.root)], check=True)
@@ -352,7 +147,7 @@ def main() -> None:
     demo = Plan(options.out, options.seed)
     with one_line_at_the_end(STOPPED):
         check_output("--out", options.out)
-        _finish(demo, _run_stages(demo))
+        _finish(demo, run_stages(demo.stages(), demo.root))
 
 
 if __name__ == "__main__":

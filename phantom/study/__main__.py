@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from data_prep.program import STOPPED
-from phantom.demo import Ledger, announce, run_stage
+from phantom.stages import Ledger, announce, run_stage
 from phantom.study.plan import (
     BY_NAME,
     QUICK_ARMS,

@@ -4,19 +4,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from phantom.base import BASE
 from phantom.demo import (
     GRPO_GROUP,
     GRPO_PROMPTS,
     GRPO_STEPS,
     IMAGES,
     SFT_STEPS,
-    Stage,
-    draw_stage,
-    prepare_stage,
-    program,
-    tiny_stage,
-    training_stage,
+    TEST_SHARE,
 )
+from phantom.stages import Stage, draw_stage, prepare_stage, program, training_stage
 from recipe.program import FRACTIONS, compose_config
 
 BY_SHARE = tuple(reversed(FRACTIONS))
@@ -118,8 +115,8 @@ class Size:
 class StudyPlan:
     """Paths and stages below `root`.
 
-    The data is the same for all seeds, so that all models answer the same questions; a run's seed
-    decides the base model's weights, the order of the rows and the rollouts.
+    Data and base model are the same for all seeds, so that all models answer the same questions; a
+    run's seed decides the order of the rows and the rollouts.
     """
 
     root: Path
@@ -149,11 +146,10 @@ class StudyPlan:
         """Return all stages of a run in order, including those shared with other runs."""
         stages = [
             draw_stage(self.root, self.size.images, DATA_SEED),
-            prepare_stage(self.root, DATA_SEED),
+            prepare_stage(self.root, DATA_SEED, TEST_SHARE),
         ]
         if arm.variant:
             stages.append(self._variant(arm.variant))
-        stages.append(tiny_stage(f"seed-{seed}-base", self.root, self._folder(seed) / "base", seed))
         if arm.sft:
             stages.append(self._sft(arm, seed))
         if arm.reward:
@@ -184,7 +180,7 @@ class StudyPlan:
             "trainer.logger=[console,file]",
         )
         title = f"{name}, {steps} steps"
-        return training_stage(name, title, command, folder / "base", folder / arm.start, steps)
+        return training_stage(name, title, command, BASE, folder / arm.start, steps)
 
     def sft_batch(self) -> int:
         """Return the number of rows of an SFT step."""
@@ -193,13 +189,16 @@ class StudyPlan:
 
     def _model(self, arm: Arm, seed: int) -> Path:
         """Return the folder of the model to evaluate, or of the run with its last checkpoint."""
+        if not (arm.sft or arm.reward):
+            return BASE
         return self._folder(seed) / (f"grpo-{arm.name}" if arm.reward else arm.start)
 
     def _grpo(self, arm: Arm, seed: int) -> Stage:
         steps, name = self.size.grpo_steps, f"grpo-{arm.name}"
-        start = self._folder(seed) / arm.start
+        start = BASE
         if arm.sft:
-            start = start / "checkpoints" / f"global_step_{self.size.sft_steps}" / "huggingface"
+            checkpoint = f"checkpoints/global_step_{self.size.sft_steps}/huggingface"
+            start = self._folder(seed) / arm.start / checkpoint
         command = self._program(
             "train",
             arm,

@@ -26,7 +26,8 @@ def _pictures(options: argparse.Namespace) -> list[Any]:
     check_columns(str(rollouts), "--data", ("images", "extra_info"))
 
     from phantom.tiny.model import IMAGE_CELL
-    from phantom.tiny.pretrain import BATCH, COLUMNS, check_images, training_pictures
+    from phantom.tiny.pretrain import BATCH, check_images
+    from phantom.tiny.reports import COLUMNS, training_pictures
 
     check_columns(str(options.pictures), "--pictures", COLUMNS, "phantom.draw")
     pictures = training_pictures(options.pictures, rollouts)
@@ -50,6 +51,14 @@ def main() -> None:
         help="pictures.parquet of phantom.draw, to pre-train the model with the pictures of "
         "--data's train.parquet (default: it stays random)",
     )
+    parser.add_argument(
+        "--letters",
+        type=int,
+        default=0,
+        metavar="BATCHES",
+        help="practice with the letters of choices before the pictures (default 0)",
+    )
+    parser.add_argument("--epochs", type=int, default=2, help="times to see each picture")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random weights")
     options = parser.parse_args()
     # Waiting threads spin for some 10 microseconds, not milliseconds, before they sleep: otherwise
@@ -74,7 +83,7 @@ def make(options: argparse.Namespace) -> None:
     from transformers.utils import logging
 
     from phantom.tiny.model import build_model, build_processor
-    from phantom.tiny.pretrain import pretrain
+    from phantom.tiny.pretrain import practise, pretrain
     from recipe.export import add_older_forms
 
     logging.disable_progress_bar()
@@ -82,7 +91,9 @@ def make(options: argparse.Namespace) -> None:
     processor = build_processor(_texts(source))
     model = build_model(processor.tokenizer, options.seed)
     if pictures:
-        pretrain(model, processor, pictures, options.seed)
+        if options.letters:
+            practise(model, processor, pictures, options.seed, options.letters)
+        pretrain(model, processor, pictures, options.seed, options.epochs)
     with whole_folder(options.out) as unfinished:
         model.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)

@@ -5,14 +5,12 @@ answers. Here the image tokens learn what they show while the whole model learns
 questions of the rows come later, in the supervised cold start.
 """
 
+import math
 import random
 import string
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch.nn import functional
@@ -21,6 +19,7 @@ from data_prep.coordinates import Size, smart_resize
 from data_prep.pictures import to_rgb8
 from data_prep.program import InputError
 from phantom.tiny.model import IMAGE
+from phantom.tiny.reports import REGIONS, Picture, Report, Reporter
 from recipe import console
 from recipe.algorithms.soft_targets import (
     LARGEST_COORDINATE,
@@ -28,48 +27,16 @@ from recipe.algorithms.soft_targets import (
     soft_log_probs,
     soft_targets,
 )
-from reward.boxes_in_text import Box
 
-COLUMNS = ("image_path", "impression", "findings", "regions")
-"""Columns of `pictures.parquet`, which `phantom.draw` writes."""
 SHOWN_FROM = 0.15  # a token shows a finding if the region covers more than this share of its cell
 WEIGHTS = {"place": 0.3, "regions": 1.0, "findings": 3.0, "image": 1.0}
-REGIONS = 4  # regions in a report
-ABNORMAL = 2  # of these, drawn first among the regions with a finding
-LETTERED = 0.5  # share of the reports that name regions by letters
 SMOOTHING = 2.0  # standard deviation of the soft coordinate targets, pixels
 BATCH = 16
 LEARNING_RATE = 2e-3
 WARM_UP = 20
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture and its content.
-
-    Attributes:
-        image: image of the rollout row: its path and the bounds of its size in pixels.
-        findings: (name, region) of each finding.
-        regions: box of each named region, as fractions of width and height.
-        impression: a sentence with all findings.
-        seen: how each region that may be described looks, as a verb phrase.
-    """
-
-    image: dict[str, Any]
-    findings: tuple[tuple[str, str], ...]
-    regions: dict[str, Box]
-    impression: str = ""
-    seen: dict[str, str] | None = None
-
-
-def training_pictures(truth: Path, rollouts: Path) -> list[Picture]:
-    """Return the pictures that are in ``pictures.parquet`` and the rollout rows, by path."""
-    images = {
-        row["extra_info"]["image_path"]: row["images"][0]
-        for row in pq.read_table(rollouts, columns=["images", "extra_info"]).to_pylist()
-    }
-    known = {row["image_path"]: row for row in pq.read_table(truth).to_pylist()}
-    return [_picture(images[path], known[path]) for path in sorted(images.keys() & known.keys())]
+LETTER_WEIGHT = 5.0
+PRACTICE_BATCH = 64
+PRACTICE_RATE = 1e-3
 
 
 def check_images(pictures: Sequence[Picture], cell: int) -> None:
@@ -96,16 +63,6 @@ def check_images(pictures: Sequence[Picture], cell: int) -> None:
             )
 
 
-def _picture(image: dict[str, Any], row: dict[str, Any]) -> Picture:
-    return Picture(
-        image=image,
-        findings=tuple((finding["name"], finding["region"]) for finding in row["findings"]),
-        regions={region["name"]: tuple(region["box"]) for region in row["regions"]},
-        impression=row["impression"],
-        seen={region["name"]: region["seen"] for region in row["regions"] if region["seen"]},
-    )
-
-
 def pixel_values(processor: Any, pictures: Sequence[Picture]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the patches of all pictures, (patches, values), and their grids, (pictures, 3)."""
     images = []
@@ -117,65 +74,38 @@ def pixel_values(processor: Any, pictures: Sequence[Picture]) -> tuple[torch.Ten
     return inputs["pixel_values"], inputs["image_grid_thw"]
 
 
-@dataclass(frozen=True)
-class Report:
-    """A question and its answer."""
-
-    question: str
-    text: str
-
-
-def write_report(picture: Picture, size: Size, draw: random.Random) -> Report:
-    """Write a report about some regions of a picture, with boxes in pixels of `size`."""
-    seen = picture.seen or {}
-    abnormal = sorted({region for _, region in picture.findings} & seen.keys())
-    regions = draw.sample(abnormal, min(ABNORMAL, len(abnormal)))
-    remaining = sorted(seen.keys() - set(regions))
-    regions += draw.sample(remaining, min(REGIONS - len(regions), len(remaining)))
-    draw.shuffle(regions)
-    question, letter_of = f"Describe the {', the '.join(regions)}.", {}
-    if draw.random() < LETTERED:
-        letter_of = dict(
-            zip(draw.sample(regions, len(regions)), string.ascii_uppercase, strict=False)
-        )
-        choices = ", ".join(f"{letter}: {name}" for name, letter in letter_of.items())
-        question = f"Describe these regions. <choices>: [{choices}]"
-    sentences = [picture.impression]
-    for name in regions:
-        choice = f" (choice {letter_of[name]})" if letter_of else ""
-        sentences.append(f"The {name} {_box(picture, name, size)} {seen[name]}{choice}.")
-    return Report(question, f"<think>{' '.join(sentences)}</think>")
-
-
-def _box(picture: Picture, name: str, size: Size) -> str:
-    edges = zip(picture.regions[name], (*size, *size), strict=True)
-    return str([round(share * side) for share, side in edges])
-
-
 class ReportLoss:
-    """Cross-entropy of reports, with soft coordinate targets; prompts have no loss."""
+    """Cross-entropy of reports, with soft coordinate targets; prompts have no loss.
+
+    The letters of choices count `LETTER_WEIGHT` times.
+    """
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor = model, processor
         ids = coordinate_ids(processor.tokenizer, LARGEST_COORDINATE)
         self.coordinates = torch.tensor(ids)
         self.targets = soft_targets(len(ids), SMOOTHING)
+        self.weights = torch.ones(len(processor.tokenizer))
+        letters = string.ascii_uppercase[:REGIONS]
+        for letter in (*letters, *(f" {letter}" for letter in letters)):
+            self.weights[processor.tokenizer(letter)["input_ids"]] = LETTER_WEIGHT
 
     def __call__(
-        self, features: torch.Tensor, grids: torch.Tensor, reports: list[Report]
+        self, reports: list[Report], features: torch.Tensor | None, grids: torch.Tensor | None
     ) -> torch.Tensor:
-        """Return the mean loss over the tokens of the reports.
+        """Return the weighted mean loss over the tokens of the reports.
 
         Args:
+            reports: one for each image, or without images.
             features: image tokens, (images, tokens, width).
             grids: patches of each image, (images, 3).
-            reports: one for each image.
         """
-        ids, mask, trained = self._encode(reports, features.shape[1])
+        ids, mask, trained = self._encode(reports, 0 if features is None else features.shape[1])
         core = self.model.model
         is_image = ids == self.model.config.image_token_id
         embedded = core.get_input_embeddings()(ids)
-        embedded = embedded.masked_scatter(is_image[..., None], features.flatten(0, 1))
+        if features is not None:
+            embedded = embedded.masked_scatter(is_image[..., None], features.flatten(0, 1))
         positions, _ = core.get_rope_index(
             input_ids=ids,
             mm_token_type_ids=is_image.int(),
@@ -186,8 +116,11 @@ class ReportLoss:
             inputs_embeds=embedded, attention_mask=mask, position_ids=positions
         ).last_hidden_state
         predicts = trained[:, 1:]
+        labels = ids[:, 1:][predicts]
         logits = self.model.lm_head(hidden[:, :-1][predicts])
-        return -soft_log_probs(logits, ids[:, 1:][predicts], self.coordinates, self.targets).mean()
+        losses = -soft_log_probs(logits, labels, self.coordinates, self.targets)
+        weights = self.weights[labels]
+        return (weights * losses).sum() / weights.sum()
 
     def _encode(
         self, reports: list[Report], image_tokens: int
@@ -196,11 +129,14 @@ class ReportLoss:
         tokenizer = self.processor.tokenizer
         prompts, answers = [], []
         for report in reports:
-            content = [{"type": "image"}, {"type": "text", "text": f"\n{report.question}"}]
+            content = [{"type": "text", "text": f"\n{report.question}"}]
+            if image_tokens:
+                content.insert(0, {"type": "image"})
             prompt = self.processor.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True
             )
-            prompts.append(tokenizer(prompt.replace(IMAGE, IMAGE * image_tokens))["input_ids"])
+            prompt = prompt.replace(IMAGE, IMAGE * image_tokens) + report.beginning
+            prompts.append(tokenizer(prompt)["input_ids"])
             answers.append(tokenizer(report.text)["input_ids"])
         pairs = list(zip(prompts, answers, strict=True))
         length = max(len(prompt) + len(answer) for prompt, answer in pairs)
@@ -283,6 +219,45 @@ class Heads(torch.nn.Module):
         return torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum()
 
 
+class Steps:
+    """Steps of AdamW with a warm-up, then a cosine to a twentieth of the rate."""
+
+    def __init__(self, parameters: list[torch.nn.Parameter], rate: float, count: int) -> None:
+        self.parameters = parameters
+        self.optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer,
+            lambda step: (
+                min(1, step / WARM_UP) * (0.525 + 0.475 * math.cos(math.pi * step / count))
+            ),
+        )
+
+    def take(self, loss: torch.Tensor) -> None:
+        """Lower the loss by one step."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+
+
+def practise(
+    model: Any, processor: Any, pictures: Sequence[Picture], seed: int, batches: int
+) -> None:
+    """Train the language model in place to find the letters of choices, without pictures."""
+    draw = random.Random(seed)
+    reporter = Reporter(pictures, draw)
+    report_loss = ReportLoss(model, processor)
+    steps = Steps(list(model.model.language_model.parameters()), PRACTICE_RATE, batches)
+    model.train()
+    with console.progress(range(batches), desc="letters", unit="batch") as bar:
+        for _ in bar:
+            shown = draw.choices(pictures, k=PRACTICE_BATCH)
+            loss = report_loss([reporter.reading(picture) for picture in shown], None, None)
+            steps.take(loss)
+            bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
+
+
 def pretrain(
     model: Any, processor: Any, pictures: Sequence[Picture], seed: int, epochs: int = 2
 ) -> None:
@@ -295,11 +270,10 @@ def pretrain(
     _, rows, columns = pixel_values(processor, pictures[:1])[1][0].tolist()
     heads = Heads(tower.config.out_hidden_size, Targets(pictures, rows // merge, columns // merge))
     report_loss = ReportLoss(model, processor)
-    parameters = [*model.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, step / WARM_UP))
     draw = random.Random(seed)
+    reporter = Reporter(pictures, draw)
     batches = list(_batches(pictures, epochs, draw))
+    steps = Steps([*model.parameters(), *heads.parameters()], LEARNING_RATE, len(batches))
     model.train()
     with console.progress(batches, desc="pre-training", unit="batch") as bar:
         for batch in bar:
@@ -307,13 +281,9 @@ def pretrain(
             features = tower(pixels, grids).pooler_output
             features = features.view(len(batch), -1, features.shape[-1])
             size = (columns * patch, rows * patch)
-            reports = [write_report(picture, size, draw) for picture in batch]
-            loss_of_reports = report_loss(features, grids, reports)
-            optimizer.zero_grad()
-            (loss_of_reports + heads.loss(features, batch)).backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
+            reports = [reporter.report(picture, size) for picture in batch]
+            loss_of_reports = report_loss(reports, features, grids)
+            steps.take(loss_of_reports + heads.loss(features, batch))
             bar.set_postfix_str(f"loss {loss_of_reports.item():.3f}", refresh=False)
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from phantom.demo import Ledger, Plan, Stage, StageFailed, run_stage
+from phantom.demo import Plan
+from phantom.stages import Ledger, Stage, StageFailed, run_stage
 
 
 def stage(output: Path, *options: str) -> Stage:

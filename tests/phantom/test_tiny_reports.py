@@ -4,6 +4,7 @@ import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,8 @@ from PIL import Image
 
 from data_prep.program import InputError
 from phantom.tiny.model import build_model, build_processor
-from phantom.tiny.pretrain import (
-    BATCH,
-    Picture,
-    ReportLoss,
-    check_images,
-    pretrain,
-    training_pictures,
-    write_report,
-)
+from phantom.tiny.pretrain import BATCH, ReportLoss, check_images, practise, pretrain
+from phantom.tiny.reports import Picture, Report, Reporter, training_pictures
 from recipe.algorithms.soft_targets import soft_log_probs
 
 SIZE = (112, 56)
@@ -35,56 +29,89 @@ PICTURE = Picture(
     impression="Impression: opacity in the left lung zone.",
     seen=dict.fromkeys(NAMES[:4], "is clear") | {"left lung zone": "shows an opacity"},
 )
+OTHER = replace(PICTURE, findings=(("device in the spine", "spine"),))
+CLEAR = replace(PICTURE, findings=(), impression="Impression: no abnormality.")
 CITED = re.compile(
-    r"The ([a-z ]+) \[([^\]]+)\] (is clear|shows an opacity)(?: \(choice ([A-Z])\))?\."
+    r"The ([a-z ]+?)(?: \[([^\]]+)\])? (is clear|shows an opacity)(?: \(choice ([A-Z])\))?\."
 )
+OPTION = re.compile(r"([A-D]): ([a-z ]+)")
 
 
-def reports(count: int = 60) -> list[tuple[str, str]]:
-    draw = random.Random(0)
-    made = [write_report(PICTURE, SIZE, draw) for _ in range(count)]
-    return [(report.question, report.text) for report in made]
+def make_reports(count: int = 120) -> list[Report]:
+    reporter = Reporter([PICTURE, OTHER], random.Random(0))
+    return [reporter.report(PICTURE, SIZE) for _ in range(count)]
 
 
-def test_a_report_answers_what_was_asked() -> None:
-    for question, text in reports():
-        cited = CITED.findall(text)
-        assert text.startswith(f"<think>{PICTURE.impression} The ")
+def of_form(start: str) -> list[Report]:
+    """The reports to questions that start so, at least a few."""
+    reports = [report for report in make_reports() if report.question.startswith(start)]
+    assert len(reports) > 10
+    return reports
+
+
+@pytest.mark.parametrize("start", ["Describe the ", "Describe these regions."])
+def test_a_report_answers_what_was_asked(start: str) -> None:
+    for report in of_form(start):
+        cited = CITED.findall(report.text)
+        assert report.text.startswith(f"<think>{PICTURE.impression} The ")
         assert len(cited) == 4
         names = [name for name, *_ in cited]
         assert "left lung zone" in names  # the abnormal one is always among them
         assert "left lung" not in names  # nothing is said about it
-        assert all(name in question for name in names)
+        assert all(name in report.question for name in names)
         assert all(box == "28, 28, 84, 56" for _, box, *_ in cited)
         assert all((PICTURE.seen or {})[name] == seen for name, _, seen, _ in cited)
 
 
 def test_letters_are_those_of_the_question() -> None:
-    lettered = [(question, text) for question, text in reports() if "<choices>" in question]
-    assert 15 < len(lettered) < 45
-    for question, text in lettered:
-        choices = {name: letter for letter, name in re.findall(r"([A-D]): ([a-z ]+)", question)}
-        assert {name: letter for name, _, _, letter in CITED.findall(text)} == choices
-    assert any(
-        [letter for *_, letter in CITED.findall(text)] != ["A", "B", "C", "D"]
-        for _, text in lettered
-    )
+    orders = set()
+    for report in of_form("Describe these regions."):
+        choices = {name: letter for letter, name in OPTION.findall(report.question)}
+        letters = {name: letter for name, _, _, letter in CITED.findall(report.text)}
+        assert letters == choices
+        orders.add(tuple(letters.values()))
+    assert len(orders) > 5
+
+
+@pytest.mark.parametrize("noun", ["regions", "findings"])
+def test_a_selection_reports_what_the_picture_has(noun: str) -> None:
+    for report in of_form(f"Report those of these {noun} that are seen."):
+        options = {name: letter for letter, name in OPTION.findall(report.question)}
+        right = "left lung zone" if noun == "regions" else "opacity in the left lung zone"
+        assert {right, "device in the spine" if noun == "findings" else "spine"} == set(options)
+        ((name, box, _, letter),) = CITED.findall(report.text)
+        assert (name, box, letter) == ("left lung zone", "28, 28, 84, 56", options[right])
+        assert report.text.endswith(f"Reported: {letter}.</think>")
+
+
+def test_a_picture_without_findings_is_described() -> None:
+    reporter = Reporter([PICTURE, OTHER], random.Random(0))
+    questions = [reporter.report(CLEAR, SIZE).question for _ in range(20)]
+    assert all(question.startswith("Describe ") for question in questions)
+
+
+def test_reading_has_the_findings_in_the_answers_beginning_and_no_boxes() -> None:
+    reporter = Reporter([PICTURE, OTHER], random.Random(0))
+    for _ in range(20):
+        report = reporter.reading(PICTURE)
+        assert report.beginning == f"<think>{PICTURE.impression}"
+        assert report.text.startswith(" The ")
+        assert "[" not in report.text
 
 
 def test_reports_repeat_with_the_seed() -> None:
-    assert reports() == reports()
+    assert make_reports() == make_reports()
 
 
 @pytest.fixture(scope="module")
 def processor():
-    texts = [f"{question}\n{text}" for question, text in reports()]
+    texts = [f"{report.question}\n{report.text}" for report in make_reports()]
     return build_processor([*texts, "".join(f"<ref>{name}</ref>" for name in NAMES)])
 
 
 def test_prompts_are_not_trained_on(processor) -> None:
     model = build_model(processor.tokenizer, seed=0)
-    draw = random.Random(0)
-    made = [write_report(PICTURE, SIZE, draw) for _ in range(3)]
+    made = make_reports(3)
     ids, mask, trained = ReportLoss(model, processor)._encode(made, image_tokens=8)
     for row, report in enumerate(made):
         assert processor.tokenizer.decode(ids[row][trained[row]]) == report.text
@@ -105,22 +132,37 @@ def test_pretraining_lowers_the_loss_of_reports(processor, tmp_path: Path) -> No
     model = build_model(processor.tokenizer, seed=0)
     before = report_loss(model, processor)
     tower = model.model.visual.patch_embed.proj.weight.clone()
-    pretrain(model, processor, pictures, seed=0, epochs=12)
+    pretrain(model, processor, pictures, seed=0, epochs=25)
     assert report_loss(model, processor) < before - 1
     assert not torch.equal(model.model.visual.patch_embed.proj.weight, tower)
+
+
+def test_practice_teaches_letters_without_pictures(processor) -> None:
+    model = build_model(processor.tokenizer, seed=0)
+    tower = model.model.visual.patch_embed.proj.weight.clone()
+    before = letters_loss(model, processor)
+    practise(model, processor, [PICTURE, OTHER] * 32, seed=0, batches=25)
+    assert letters_loss(model, processor) < before - 1
+    assert torch.equal(model.model.visual.patch_embed.proj.weight, tower)
+
+
+@torch.no_grad()
+def letters_loss(model, processor) -> float:
+    reporter = Reporter([PICTURE, OTHER], random.Random(5))
+    made = [reporter.reading(PICTURE) for _ in range(8)]
+    return float(ReportLoss(model, processor)(made, None, None))
 
 
 def test_the_loss_is_that_of_the_models_own_forward(processor) -> None:
     """Positions and image tokens are where the model itself puts them, and they get a gradient."""
     torch.manual_seed(0)
     model = build_model(processor.tokenizer, seed=0)
-    draw = random.Random(0)
-    made = [write_report(PICTURE, SIZE, draw) for _ in range(3)]
+    made = make_reports(3)
     loss = ReportLoss(model, processor)
     pixels, grids = torch.randn(3 * 32, 1176), torch.tensor([[1, 4, 8]] * 3)
     features = model.model.visual(pixels, grids).pooler_output.view(3, 8, -1)
     features.retain_grad()
-    ours = loss(features, grids, made)
+    ours = loss(made, features, grids)
     ours.backward()
     assert all(features.grad[image].abs().sum() > 0 for image in range(3))
     ids, mask, trained = loss._encode(made, image_tokens=8)
@@ -135,15 +177,22 @@ def test_the_loss_is_that_of_the_models_own_forward(processor) -> None:
         ).logits[:, :-1][trained[:, 1:]]
     labels = ids[:, 1:][trained[:, 1:]]
     values = soft_log_probs(logits, labels, loss.coordinates, loss.targets)
-    assert ours.item() == pytest.approx(-values.mean().item(), rel=1e-4)
+    weights = loss.weights[labels]
+    expected = -(weights * values).sum() / weights.sum()
+    assert ours.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_letters_of_the_answer_count_more(processor) -> None:
+    loss = ReportLoss(build_model(processor.tokenizer, seed=0), processor)
+    tokens = processor.tokenizer(" is clear (choice B). Reported: A, D.")["input_ids"]
+    heavy = [token for token in tokens if loss.weights[token] > 1]
+    assert [processor.tokenizer.decode(token) for token in heavy] == [" B", " A", "D"]
 
 
 @torch.no_grad()
 def report_loss(model, processor) -> float:
-    draw = random.Random(5)
-    made = [write_report(PICTURE, SIZE, draw) for _ in range(4)]
     grids = torch.tensor([[1, 4, 8]] * 4)
-    return float(ReportLoss(model, processor)(torch.zeros(4, 8, 128), grids, made))
+    return float(ReportLoss(model, processor)(make_reports(4), torch.zeros(4, 8, 128), grids))
 
 
 def refused(rollouts: Path) -> str:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from phantom.tiny.pretrain import Heads, Picture, Targets
+from phantom.tiny.pretrain import Heads, Targets
+from phantom.tiny.reports import Picture
 
 HEART, ZONE = "cardiac silhouette", "right mid lung zone"
 OPACITY = (f"opacity in the {ZONE}", ZONE)
