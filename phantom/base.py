@@ -1,8 +1,8 @@
 """``python -m phantom.base``: make the base model that comes with the project (`make base`).
 
 The base is what a vision-language model is before it is taught a task: it has seen pictures of
-patients that no other set has, and read reports about them. This takes half an hour on two cores, and
-resumes where it stopped.
+patients that no other set has, and read reports about them. This takes half an hour on two cores,
+and resumes where it stopped.
 """
 
 import argparse

@@ -27,8 +27,9 @@ from recipe.run.host import check_output, leave_on_sigterm
 
 IMAGES = 4000
 TEST_SHARE = 0.1  # about 1,550 questions of 275 patients: intervals of 0.02 to 0.03
-SFT_STEPS = 400
-GRPO_STEPS = 34
+SFT_STEPS = 300
+GRPO_STEPS = 140
+VALIDATE_EVERY = 20  # steps of GRPO
 GRPO_PROMPTS = 16
 GRPO_GROUP = 8
 
@@ -81,6 +82,8 @@ class Plan:
             "experiment=demo_grpo",
             f"data.train_batch_size={GRPO_PROMPTS}",
             f"actor_rollout_ref.rollout.n={GRPO_GROUP}",
+            f"trainer.test_freq={VALIDATE_EVERY}",
+            "trainer.val_before_train=true",
         )
         title = f"GRPO with Ray, vLLM and FSDP, {self.grpo_steps} steps"
         model, run = self.checkpoint("sft"), self.root / "grpo"
