@@ -31,7 +31,7 @@ from pathlib import Path
 import psutil
 from tqdm import tqdm
 
-from benchmarks.reward.runs import replace_section
+from benchmarks.docs import replace_section
 from recipe.run.checkpoints import last_step
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.reward.runs import replace_section
+from benchmarks.docs import replace_section
 from recipe.preflight.memory import Estimate, estimate, traffic
 from recipe.preflight.model import ModelShape, read_shape
 from recipe.preflight.values import GIB, Workload, read_workload

@@ -27,7 +27,7 @@ from recipe.run.host import check_output, leave_on_sigterm
 
 IMAGES = 4000
 TEST_SHARE = 0.1  # about 1,550 questions of 275 patients: intervals of 0.02 to 0.03
-SFT_STEPS = 300
+SFT_STEPS = 400
 GRPO_STEPS = 140
 VALIDATE_EVERY = 20  # steps of GRPO
 GRPO_PROMPTS = 16

@@ -21,8 +21,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 from tqdm import tqdm
 
+from benchmarks.docs import replace_section
 from benchmarks.reward.formulas import FORMULAS, SIDE, Boxes, Formula, cases, closed_truth
-from benchmarks.reward.runs import replace_section
 from reward.boxes_in_text import Box
 from reward.ground_truth import GroundTruth, place
 from reward.grounding import dense_score, iou

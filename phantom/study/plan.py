@@ -32,6 +32,8 @@ class Arm:
         sft: whether supervised fine-tuning comes first; otherwise training starts from the base.
         reward: preset of GRPO; None stops after SFT.
         fraction: fraction of the training rows, for both SFT and GRPO.
+        prompts: fraction of the prompts of GRPO, if it is another one.
+        ablation: of GRPO, a file of `configs/ablation`.
         variant: kind of changed data, of `phantom.study.variants`; None for unchanged data.
     """
 
@@ -40,6 +42,8 @@ class Arm:
     sft: bool = True
     reward: str | None = None
     fraction: str = "full"
+    prompts: str | None = None
+    ablation: str | None = None
     variant: str | None = None
 
     @property
@@ -70,6 +74,19 @@ ARMS = (
     *(
         Arm(f"dense-{f}", f"SFT + GRPO, dense, {share_title(f)}", reward="dense", fraction=f)
         for f in FRACTIONS
+    ),
+    Arm(
+        "cold_start-1of8",
+        "SFT, 1/8 + GRPO, dense, all prompts",
+        reward="dense",
+        fraction="1of8",
+        prompts="full",
+    ),
+    Arm(
+        "segments",
+        "SFT + GRPO, dense with credit by segment",
+        reward="dense",
+        ablation="segments",
     ),
     Arm(
         "no_think_grounding",
@@ -205,7 +222,8 @@ class StudyPlan:
             seed,
             "experiment=demo_grpo",
             f"reward={arm.reward}",
-            f"data.fraction={arm.fraction}",
+            f"data.fraction={arm.prompts or arm.fraction}",
+            *([f"ablation={arm.ablation}"] if arm.ablation else []),
             f"trainer.save_freq={steps}",
             f"data.train_batch_size={self.size.prompts}",
             f"actor_rollout_ref.actor.ppo_mini_batch_size={self.size.prompts}",

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from data_prep.program import InputError
 from recipe.preflight.model import check_model_folder
 from recipe.preflight.values import ACTOR, ROLLOUT, Workload, saves
-from recipe.program import GDPO
+from recipe.program import GDPO, SEGMENTS
 from reward.judge.settings import JudgeSettings, check_health, check_ready
 from reward.settings import COMPONENTS, check_kwargs
 
@@ -110,7 +110,8 @@ def config_list(config: DictConfig, key: str) -> list[str]:
 def _algorithm(config: DictConfig) -> Iterator[str]:
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
 
-    import recipe.algorithms.gdpo  # noqa: F401 (registers its estimator)
+    import recipe.algorithms.gdpo
+    import recipe.algorithms.segments  # noqa: F401 (both register their estimator)
 
     yield from _select_one_of(config, "algorithm.adv_estimator", ADV_ESTIMATOR_REGISTRY)
     yield from _select_one_of(config, f"{ACTOR}.policy_loss.loss_mode", POLICY_LOSS_REGISTRY)
@@ -214,12 +215,12 @@ def check_smoothing(config: DictConfig) -> None:
 
 
 def check_gdpo(config: DictConfig) -> None:
-    """Check the settings of `recipe.algorithms.gdpo`, if it is chosen.
+    """Check the settings of the estimators that see components, if one is chosen.
 
     Raises:
         InputError: there are no components, unknown ones, or not one weight for each.
     """
-    if config.algorithm.adv_estimator != GDPO:
+    if config.algorithm.adv_estimator not in (GDPO, SEGMENTS):
         return
     keys = list(config.algorithm.get("gdpo_reward_keys") or [])
     unknown = [key for key in keys if key not in COMPONENTS]

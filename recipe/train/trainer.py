@@ -23,8 +23,9 @@ from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 from recipe import console, loggers
 from recipe.algorithms.gdpo import components_of_step
+from recipe.algorithms.segments import Scored, rollouts_of_step
 from recipe.export import add_older_forms
-from recipe.program import GDPO
+from recipe.program import GDPO, SEGMENTS
 from recipe.run.checkpoints import last_step, mark_step
 from recipe.run.folder import StopRequest
 from recipe.run.host import cores_for_each
@@ -261,12 +262,20 @@ class ThinkVGTrainer(PPOTrainerSync):
         return log_prob_gap(data["rollout_log_probs"], data["old_log_probs"])
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        if self.config.algorithm.adv_estimator != GDPO:
+        estimator = self.config.algorithm.adv_estimator
+        if estimator not in (GDPO, SEGMENTS):
             return super()._compute_advantage(batch, metrics)
+        fields = ["extra_fields", *(["responses"] if estimator == SEGMENTS else [])]
         data = tq.kv_batch_get(
-            keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"]
+            keys=batch.keys, partition_id=batch.partition_id, select_fields=fields
         )
-        with components_of_step([row["reward_extra_info"] for row in list(data["extra_fields"])]):
+        rows = [row["reward_extra_info"] for row in list(data["extra_fields"])]
+        if estimator == GDPO:
+            context = components_of_step(rows)
+        else:
+            responses = list(data["responses"].unbind())
+            context = rollouts_of_step(Scored(rows, responses, self.tokenizer))
+        with context:
             return super()._compute_advantage(batch, metrics)
 
     def _compute_metrics(

@@ -16,7 +16,7 @@ FILES = {
 
 
 def test_there_are_some() -> None:
-    names = ("reward", "reward.runs", "judge", "data_prep", "gradient_agreement")
+    names = ("reward", "judge", "data_prep", "gradient_agreement")
     assert {f"benchmarks.{name}" for name in names} <= set(FILES)
 
 
