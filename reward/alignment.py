@@ -21,11 +21,12 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from reward.answers import is_answer, parse_letters, parse_yes_no
+from reward.boxes_in_text import Box
 from reward.ground_truth import GroundTruth
 from reward.grounding import MOST_MATCHED, iou, matched_values
 from reward.reasoning import Citation, told_share
 from reward.response import Region, Response
-from reward.text import STOP_WORDS, contradicts
+from reward.text import STOP_WORDS, contradicts, stem
 
 _CLAUSE = re.compile(r"[^.;\n]+")
 _KEYWORD = re.compile(
@@ -122,10 +123,12 @@ def alignment_score(
 
 def _cited_share(final: Sequence[Region], cited: Sequence[Citation]) -> float:
     """Return the mean over the final boxes of IoU x told share of the cited boxes, one to one."""
-    stating_first = sorted(cited, key=lambda citation: not citation.states)
-    by_box = {citation.region.box: citation for citation in reversed(stating_first)}
+    by_box: dict[Box | None, Citation] = {}
+    for citation in sorted(cited, key=lambda citation: not citation.states):
+        by_box.setdefault(citation.region.box, citation)
+    distinct_boxes = list(by_box.values())[: 2 * MOST_MATCHED]  # bounds the time
     values = [
-        [iou(box, citation.region.box) * told_share(citation, name) for citation in by_box.values()]
+        [iou(box, citation.region.box) * told_share(citation, name) for citation in distinct_boxes]
         for name, box in final[:MOST_MATCHED]
     ]
     return sum(matched_values(values)) / len(final) if by_box else 0.0
@@ -160,8 +163,12 @@ def _names_answer(think: str, answer: str, ground_truth: GroundTruth) -> bool:
     if ground_truth.choices and ground_truth.question_type != "open":
         letters = parse_letters(answer, ground_truth.choices) or ()
         text = " ".join(ground_truth.choices[letter] for letter in letters)
-    words = set(_WORD.findall(text.lower())) - STOP_WORDS
-    return len(words & set(_WORD.findall(think.lower()))) >= max(1, len(words) / 2)
+    words = _words(text)
+    return len(words & _words(think)) >= max(1, len(words) / 2)
+
+
+def _words(text: str) -> set[str]:
+    return set(map(stem, set(_WORD.findall(text.lower())) - STOP_WORDS))
 
 
 def _conclusions(think: str) -> Iterator[re.Match[str]]:

@@ -1,8 +1,9 @@
-"""Pre-training of the tiny model on pictures with known content, and on grounded reports.
+"""Pre-training of the tiny model: the letters of choices, then pictures and reports about them.
 
-A tiny model with random weights cannot learn to see, and to name what it sees, from a few thousand
-answers. Here the image tokens learn what they show while the whole model learns to report it. The
-questions of the rows come later, in the supervised cold start.
+A tiny model with random weights cannot learn to see, to name what it sees, and to find the letter
+of what it has named, from a few thousand answers. First the language model practises with letters,
+without pictures; then the image tokens learn what they show while the whole model learns to report
+it. The questions of the rows come later, in the supervised cold start.
 """
 
 import math

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
+from phantom.draw.chest import further_boxes, region_boxes, sample_anatomy
 from reward.alignment import alignment_score
 from reward.ground_truth import GroundTruth, place
 from reward.reasoning import citations
@@ -16,6 +18,7 @@ def _score(text: str, truth: GroundTruth) -> float:
     return alignment_score(response, final, citations(response, truth), truth)
 
 
+CHEST = sample_anatomy(np.random.default_rng(0))
 CHOICES = {"A": "Normal", "B": "Effusion", "C": "Edema"}
 
 
@@ -63,6 +66,14 @@ def test_a_citation_names_its_region_and_states_what_is_seen(
 ) -> None:
     text = _response(f"{citation} The answer is yes.", "Yes", "[10, 10, 40, 40]")
     assert _score(text, make_truth()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("region", [*region_boxes(CHEST), *further_boxes(CHEST)])
+def test_the_name_of_a_region_states_nothing(
+    region: str, make_truth: Callable[..., GroundTruth]
+) -> None:
+    response = parse_response(f"<think>The {region} [10, 10, 40, 40].</think>")
+    assert [citation.states for citation in citations(response, make_truth())] == [False]
 
 
 @pytest.mark.parametrize(
@@ -203,6 +214,7 @@ def test_without_final_boxes(
         ("The answer is an opacity in the left lung.", "left lung", 1),  # says more
         ("Therefore the left lung is clear.", "right lung", 1),  # a step, and half of the words
         ("Therefore the heart is normal.", "right lung", 0.5),
+        ("Therefore the cardiac silhouette is normal.", "A normal heart", 1),  # one word for both
     ],
 )
 def test_open_conclusion(
