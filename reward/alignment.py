@@ -128,10 +128,15 @@ def _cited_share(final: Sequence[Region], cited: Sequence[Citation]) -> float:
         by_box.setdefault(citation.region.box, citation)
     distinct_boxes = list(by_box.values())[: 2 * MOST_MATCHED]  # bounds the time
     values = [
-        [iou(box, citation.region.box) * told_share(citation, name) for citation in distinct_boxes]
+        [_support(name, box, citation) for citation in distinct_boxes]
         for name, box in final[:MOST_MATCHED]
     ]
     return sum(matched_values(values)) / len(final) if by_box else 0.0
+
+
+def _support(name: str, box: Box | None, citation: Citation) -> float:
+    overlap = iou(box, citation.region.box)
+    return overlap * told_share(citation, name) if overlap else 0.0
 
 
 def _agreement(think: str, answer: str, ground_truth: GroundTruth) -> float:

@@ -96,17 +96,19 @@ def boxes_in(text: str) -> list[Box | None]:
     return [to_box(numbers_in(text.strip(" \t\r\n[]()")))]
 
 
-def cited_groups(text: str) -> list[Group]:
+# A reasoning is read for its boxes, and then for what its sentences say about them.
+@lru_cache(maxsize=16)
+def cited_groups(text: str) -> tuple[Group, ...]:
     """Return the brackets of a free text that are boxes, valid or not.
 
     A bracket counts as a box if it holds four numbers, or, as a failed try, three or more in square
     brackets; so `[3]` and `(see 1, 2)` do not. Two brackets `(x1, y1), (x2, y2)` are one box.
     """
-    return [
+    return tuple(
         Group(start, end, to_box(numbers))
         for start, end, is_square, numbers in _brackets(text, _CITATION)
         if numbers and (len(numbers) == 4 or (is_square and len(numbers) >= 3))
-    ]
+    )
 
 
 def _brackets(text: str, pattern: re.Pattern[str]) -> list[_Bracket]:

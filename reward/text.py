@@ -395,6 +395,8 @@ def _read_clause(tokens: list[str], carried: bool) -> tuple[list[Segment], bool]
     return segments, negated and not negated_throughout
 
 
+# Responses are made of few words.
+@lru_cache(maxsize=4096)
 def stem(word: str) -> str:
     """Return a word without its plural ending, in one spelling for each term.
 
