@@ -28,9 +28,9 @@ class Settings(BaseModel):
     """How components are computed and weighted: a preset's `reward_kwargs` without its judge.
 
     `grounding_rule` "dense" is smooth, "paper" gates by the count of boxes and `iou_threshold`.
-    `answer_rule` "dense" gives open answers their text score and an incomplete set of right options
-    `multi_partial` of its share; "paper" gives 1 or 0, and an open answer 1 from a text score of
-    `open_threshold`.
+    `answer_rule` "dense" gives open answers their text score, and a set of options that is not the
+    right one `multi_partial` at most; "paper" gives 1 or 0, and an open answer 1 from a text score
+    of `open_threshold`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

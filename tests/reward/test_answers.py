@@ -270,8 +270,8 @@ def test_no_answer_gets_more_than_the_most_likely_set(beliefs: list[float], part
     """Option A is right for sure, each other one with its own probability."""
     others = "BCDE"[: len(beliefs)]
     sets = [
-        f"A{''.join(itertools.compress(others, kept))}"
-        for kept in itertools.product((True, False), repeat=len(others))
+        f"A{''.join(itertools.compress(others, is_right))}"
+        for is_right in itertools.product((True, False), repeat=len(others))
     ]
     expected = dict.fromkeys(sets, 0.0)
     for right in sets:

@@ -171,9 +171,9 @@ class TestDense:
 
         def expected(answer: Sequence[Box]) -> float:
             total = 0.0
-            for kept in itertools.product((True, False), repeat=len(places)):
-                wanted = list(itertools.compress(places, kept))
-                odds = (p if k else 1 - p for p, k in zip(beliefs, kept, strict=True))
+            for is_there in itertools.product((True, False), repeat=len(places)):
+                wanted = list(itertools.compress(places, is_there))
+                odds = (p if there else 1 - p for p, there in zip(beliefs, is_there, strict=True))
                 total += math.prod(odds) * dense(answer, wanted)
             return total
 
