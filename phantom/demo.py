@@ -28,8 +28,8 @@ from recipe.run.host import check_output, leave_on_sigterm
 IMAGES = 4000
 TEST_SHARE = 0.1  # with seed 0, 1,567 questions of 277 patients
 SFT_STEPS = 400
-GRPO_STEPS = 140
-VALIDATE_EVERY = 20  # steps of GRPO
+GRPO_STEPS = 128
+VALIDATE_EVERY = 32  # steps of GRPO
 GRPO_PROMPTS = 16
 GRPO_GROUP = 8
 

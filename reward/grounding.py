@@ -68,11 +68,9 @@ def iou(predicted: Box | None, reference: Box | None) -> float:
         return 0.0
     px1, py1, px2, py2 = predicted
     rx1, ry1, rx2, ry2 = reference
-    width = min(px2, rx2) - max(px1, rx1)
-    height = min(py2, ry2) - max(py1, ry1)
-    if width <= 0 or height <= 0:
+    if px2 <= rx1 or rx2 <= px1 or py2 <= ry1 or ry2 <= py1:
         return 0.0
-    shared = width * height
+    shared = (min(px2, rx2) - max(px1, rx1)) * (min(py2, ry2) - max(py1, ry1))
     return shared / ((px2 - px1) * (py2 - py1) + (rx2 - rx1) * (ry2 - ry1) - shared)
 
 
@@ -97,8 +95,11 @@ def matched_values(values: Sequence[Sequence[float]]) -> list[float]:
     Returns:
         The min(m, n) matched values.
     """
-    if not values:
+    if not values or not values[0]:
         return []
+    best = [max(row) for row in values]
+    if len({row.index(most) for row, most in zip(values, best, strict=True)}) == len(best):
+        return best  # each row is largest in a column of its own
     matrix = np.array(values)
     matched: list[float] = matrix[linear_sum_assignment(matrix, maximize=True)].tolist()
     return matched

@@ -18,8 +18,8 @@ from reward.grounding import distinct, value
 from reward.response import Region, Response
 from reward.text import OBSERVATIONS, stem
 
-_SENTENCE_END = re.compile(r"[.;!?\n]++(?=\s|\Z)")
-_WORD = re.compile(r"[^\W\d_]++")
+_SENTENCE_END = re.compile(r"[.;!?\n](?=\s|\Z)")
+_WORD = re.compile(r"[a-z]+")
 _LONGEST_SENTENCE = 600
 
 
@@ -58,7 +58,7 @@ def citation_value(citation: Citation, reference: Region) -> float:
 
 def _statements(think: str) -> list[bool]:
     """Return for each box of a reasoning whether its sentence states what is seen."""
-    starts = [0, *(end.end() for end in _SENTENCE_END.finditer(think)), len(think)]
+    starts = [0, *map(re.Match.end, _SENTENCE_END.finditer(think)), len(think)]
     by_sentence: dict[int, bool] = {}
     statements = []
     for group in cited_groups(think):
