@@ -273,13 +273,7 @@ def connect(address: str, timeout: float) -> Nodes:
 def wait_for_nodes(
     addresses: Mapping[str, str], nodes: Nodes, timeout: float, every: float = 1.0
 ) -> None:
-    """Wait until all expected nodes are alive in Ray.
-
-    Args:
-        addresses: addresses of the expected nodes, by name.
-        nodes: returns Ray's table of nodes.
-        timeout: seconds to wait at most.
-        every: seconds between two calls of `nodes`.
+    """Wait until the nodes of `addresses` (by name) are alive in Ray, at most `timeout` seconds.
 
     Raises:
         InputError: nodes are missing after `timeout`; names them.

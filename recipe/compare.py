@@ -27,12 +27,7 @@ from recipe.evaluate.tables import METRIC_TITLES, estimate, markdown_table
 
 
 def compare(before: pd.DataFrame, after: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
-    """Estimate both models and their difference, per question type and overall.
-
-    Args:
-        before: `question_values` of the first model.
-        after: those of the second model.
-        seed: of the bootstrap.
+    """Estimate two tables of `question_values` and their difference.
 
     Returns:
         `before`, `after` and `difference`: question type or `overall` -> metric -> estimate.

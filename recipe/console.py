@@ -71,13 +71,7 @@ _PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 class _Console:
-    """The console of this process; `begin` makes the only one.
-
-    Attributes:
-        log: path of the log.
-        failed: whether an error has been shown.
-        process: id of the process that created the console.
-    """
+    """The console of this process; `begin` makes the only one."""
 
     def __init__(self, folder: Path, show_all: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -389,10 +383,7 @@ def _wandb_address() -> str | None:
 def log_to_console(total: int, done: int, validates_only: bool = False) -> None:
     """Make `StepLines` verl's ``console`` logger, before verl creates its loggers.
 
-    Args:
-        total: the last step of the training.
-        done: steps that an earlier start has done.
-        validates_only: whether the run only validates step `done`.
+    The training ends at step `total`; an earlier start has done `done` steps.
     """
     from verl.utils import logger
 

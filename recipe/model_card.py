@@ -43,13 +43,8 @@ _DATA_NOTES = {
 def card(name: str, source: Source, evaluation: Path | None) -> str:
     """Return the text of README.md.
 
-    Args:
-        name: of the model.
-        source: the checkpoint.
-        evaluation: a folder of `recipe.evaluate`, or None.
-
     Raises:
-        InputError: `evaluation` has no metrics.json.
+        InputError: `evaluation`, a folder of `recipe.evaluate`, has no metrics.json.
     """
     run = run_folder(source)
     config = read_run_config(run) if run else {}

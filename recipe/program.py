@@ -150,11 +150,9 @@ def set_environment(config: DictConfig) -> None:
 
 
 def run(name: str, program: Callable[[DictConfig], None]) -> None:
-    """Compose, check and run a Hydra program.
+    """Compose, check and run a program; its `InputError` ends the process with code 2.
 
-    Args:
-        name: root configuration, a file of ``configs/`` without its ending.
-        program: takes the composed configuration; its `InputError` ends the process with code 2.
+    `name` is that of its root configuration, a file of ``configs/``.
     """
     with one_line_at_the_end():
         _run(name, program)

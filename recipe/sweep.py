@@ -136,10 +136,7 @@ def _notice(run: Run) -> str | None:
 def compare(runs: Sequence[Run], out: Path, notice: str | None) -> pd.DataFrame:
     """Write ``table.csv``, ``table.md`` and ``plot.svg`` of the runs that have metrics.
 
-    Args:
-        runs: of the sweep.
-        out: folder for the files.
-        notice: the notice of the data, such as that it is synthetic.
+    The notice of the data says for example that it is synthetic.
     """
     logs = {run.name: read_metrics(run.metrics).table for run in runs if run.metrics.is_file()}
     rows = {run.name: _row(logs[run.name], run) for run in runs if run.name in logs}

@@ -25,14 +25,7 @@ SLURM_TIMEOUT = 60.0
 
 @dataclass(frozen=True)
 class Run:
-    """One training run.
-
-    Attributes:
-        name: of its folder.
-        folder: its run folder.
-        changes: the overrides in which it differs from other runs.
-        overrides: all its overrides.
-    """
+    """One training run; `changes` are the overrides in which it differs from other runs."""
 
     name: str
     folder: Path
@@ -75,11 +68,8 @@ def ablations() -> list[str]:
 def plan_runs(out: Path, variants: Iterable[str], shared: Sequence[str]) -> list[Run]:
     """Plan the runs of a sweep; check that names differ and configurations compose.
 
-    Args:
-        out: folder of the sweep.
-        variants: each an ablation's name or ``base`` and overrides after it, or overrides alone,
-            quoted as in a shell.
-        shared: overrides of all runs.
+    A variant is an ablation's name or ``base`` and overrides after it, or overrides alone, quoted
+    as in a shell; `shared` are overrides of all runs.
 
     Raises:
         InputError: an unknown ablation or key, two runs with the same name, or a folder with a run
@@ -134,11 +124,7 @@ def run_name(changes: Sequence[str]) -> str:
 
 
 def run_all(runs: Sequence[Run]) -> dict[Run, str]:
-    """Run what is not finished, one after another, also after a failure.
-
-    Returns:
-        The runs that failed, each with its error message.
-    """
+    """Run what is not finished, one after another; return the error messages of failures."""
     leave_on_sigterm()
     failed = {}
     waiting = [run for run in runs if not run.is_finished]
@@ -152,11 +138,7 @@ def run_all(runs: Sequence[Run]) -> dict[Run, str]:
 
 
 def _train(run: Run) -> tuple[int, str]:
-    """Train in a separate process, which logs to the run's folder.
-
-    Returns:
-        The exit code, and the last error message.
-    """
+    """Train in a separate process; return its exit code and its last error message."""
     command = [sys.executable, "-m", "recipe.train", *run.overrides]
     with tempfile.TemporaryFile("w+") as errors:
         code = run_child(command, stdout=subprocess.DEVNULL, stderr=errors)
@@ -168,11 +150,7 @@ def _train(run: Run) -> tuple[int, str]:
 def submit(runs: Sequence[Run], out: Path, options: Sequence[str], dry: bool = False) -> str:
     """Submit what is neither finished nor queued; the array's files are in ``out/submissions/N``.
 
-    Args:
-        runs: of the sweep.
-        out: folder of the sweep.
-        options: of sbatch, such as ``--nodes=2`` and ``--time=12:00:00``.
-        dry: write and submit nothing.
+    The options of sbatch are such as ``--nodes=2``. A `dry` run writes and submits nothing.
 
     Returns:
         What was submitted, or sbatch's command line with `dry`; empty if all runs are finished.

@@ -100,12 +100,7 @@ def main() -> None:
 
 
 def layout(judged: bool = False, reference: bool = False) -> tuple[Group, ...]:
-    """Lay out the sections and panels, with metrics that such runs log.
-
-    Args:
-        judged: the runs have a judge.
-        reference: the runs have the KL loss.
-    """
+    """Lay out the sections; runs with a judge, and those with the KL loss, log further metrics."""
     groups = (
         Group("Reward: means", MEANS),
         Group("Reward: standard deviations", DEVIATIONS, is_open=False),

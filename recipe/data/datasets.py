@@ -32,12 +32,9 @@ _PROBE = "<think>a</think>\n<answer>b</answer>"
 
 
 def sample_of_all_kinds(kinds: Sequence[str], count: int, seed: int) -> list[int]:
-    """Draw rows with at least one of every kind, and return their numbers in order.
+    """Draw `count` rows with at least one of every kind, and return their numbers in order.
 
-    Args:
-        kinds: the kind of each row.
-        count: number of rows to draw; with fewer rows than kinds, some kinds have none.
-        seed: seed of the drawing.
+    With fewer rows than kinds, some kinds have none.
     """
     drawn = np.random.default_rng(seed).permutation(len(kinds)).tolist()
     first_of_kind = {kinds[row]: row for row in reversed(drawn)}
@@ -47,13 +44,7 @@ def sample_of_all_kinds(kinds: Sequence[str], count: int, seed: int) -> list[int
 
 
 def prompt_length(row: dict[str, Any], processor: Any, **template: Any) -> int:
-    """Count the tokens of a row's prompt with its image.
-
-    Args:
-        row: row of a rollout parquet, with one ``<image>`` in its prompt.
-        processor: the model's processor; its patch and merge size give pixels per image token.
-        **template: ``data.apply_chat_template_kwargs``.
-    """
+    """Count the tokens of the prompt of a rollout row, with its image."""
     text = prompt_text(row["prompt"], processor, **template)
     tokens = len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
     images = processor.image_processor

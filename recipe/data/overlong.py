@@ -43,12 +43,8 @@ def overlong_rows(
 ) -> list[Overlong]:
     """Find the rows with more than `limit` tokens, text and images together.
 
-    Args:
-        path: a file of `data_prep.thinkvg`.
-        column: ``messages`` for complete conversations, ``prompt`` for prompts to be answered.
-        limit: most tokens of a row.
-        processor: the model's processor; its patch and merge size give pixels per image token.
-        reasoning: value of ``data.reasoning``.
+    The `column` of a file of `data_prep.thinkvg` is ``messages`` for complete conversations,
+    ``prompt`` for prompts to be answered. `reasoning` is ``data.reasoning``.
 
     Raises:
         OSError: a picture whose size is needed does not open.
@@ -86,14 +82,9 @@ def is_first_process() -> bool:
 def list_left_out(
     file: str | Path, folder: str | Path, rows: Sequence[tuple[int, int]], total: int, limit: str
 ) -> None:
-    """List rows that are left out in ``FOLDER/FILE.jsonl``, and print their number.
+    """List rows that are left out of `file` in ``FOLDER/FILE.jsonl``, and print their number.
 
-    Args:
-        file: data file with these rows.
-        folder: folder of the list.
-        rows: index in the source and tokens of each row.
-        total: number of rows in the file.
-        limit: limit that the rows exceed, as ``KEY=VALUE``.
+    A row is its index in the source and its tokens. They exceed `limit`, given as ``KEY=VALUE``.
 
     Raises:
         ValueError: no row is left.

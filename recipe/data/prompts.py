@@ -38,10 +38,8 @@ def content_parts(content: str) -> list[dict[str, str]]:
 def prompt_text(messages: list[dict[str, Any]], processor: Any, **template: Any) -> str:
     """Return the text of a prompt under a chat template, one placeholder for each image.
 
-    Args:
-        messages: messages whose contents are texts with ``<image>`` marks, or lists of parts.
-        processor: the model's processor, with the chat template.
-        **template: further arguments of ``apply_chat_template``.
+    Contents of messages are texts with ``<image>`` marks, or lists of parts. `template` has further
+    arguments of ``apply_chat_template``.
     """
     structured = [
         message | {"content": content_parts(message["content"])}
@@ -85,12 +83,7 @@ def without_reasoning(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def final_turn(messages: list[dict[str, Any]], processor: Any, **template: Any) -> tuple[str, str]:
-    """Split the last message of a conversation as generation does.
-
-    Args:
-        messages: messages of which the last is the assistant's.
-        processor: the model's processor, with the chat template.
-        **template: further variables of the template.
+    """Split the last message of a conversation, the assistant's, as generation does.
 
     Returns:
         The part of the message's text that ends the prompt, and the part that the model writes.
@@ -114,11 +107,7 @@ def template_faults(
 ) -> list[str]:
     """Return why a chat template does not fit this recipe's responses, as one line or none.
 
-    Args:
-        processor: the model's processor, with the chat template.
-        template: ``data.apply_chat_template_kwargs``.
-        program: ``sft``, or another one, in which the model answers.
-        reasoning: value of ``data.reasoning``.
+    In the program ``sft`` the template also has to keep responses as they are.
     """
     prefix = response_prefix(prompt_text([_QUESTION], processor, **template))
     if reasoning and "</think>" in prefix:

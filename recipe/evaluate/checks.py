@@ -134,10 +134,6 @@ def read_model(config: DictConfig) -> dict[str, Any]:
 def read_data_files(config: DictConfig, model: dict[str, Any]) -> list[DataFile]:
     """Check the columns and the model family of both splits; return the split to answer.
 
-    Args:
-        config: composed ``configs/evaluate.yaml``.
-        model: ``config.json`` of the model, empty if it is not known.
-
     Raises:
         InputError: names the first fault.
     """

@@ -82,11 +82,8 @@ def region_prior_values(
 ) -> pd.DataFrame:
     """Return the rows behind `region_prior_baseline`: `question_type` and `OVERLAPS`, in order.
 
-    Args:
-        train: questions of the training split.
-        test: questions to answer.
-        named: region names for each test question, used instead of the true ones. The names that a
-            model gave show how much of its overlap comes from the names alone.
+    `named` has region names for each test question in place of the true ones. Those that a model
+    gave show how much of its overlap comes from the names alone.
     """
     priors, fallback = mean_boxes(train)
     rows = []
@@ -173,12 +170,7 @@ def control_values(
 def control_report(
     values: pd.DataFrame, controls: Mapping[str, pd.DataFrame], seed: int = 0
 ) -> dict[str, Any]:
-    """Compare a model with its controls.
-
-    Args:
-        values: `question_values` of the model's greedy predictions.
-        controls: values of each control, by its title.
-        seed: of the bootstrap.
+    """Compare `question_values` of a model's greedy predictions with those of controls, by title.
 
     Returns:
         `controls` (title -> metric -> estimate), `over_controls` (title -> metric -> estimate of

@@ -80,11 +80,9 @@ def load_image(prompt: Prompt, patch_size: int) -> Image.Image:
 
 
 def start_engine(config: DictConfig, own_process: bool = True) -> Any:
-    """Start a vLLM engine for the configured model.
+    """Start a vLLM engine for the configured model, when ``cluster.env`` is in the environment.
 
-    Args:
-        config: composed ``configs/evaluate.yaml``; ``cluster.env`` is in the environment already.
-        own_process: run the engine in a separate process, while this one prepares pictures.
+    In a separate process (`own_process`) it answers while this one prepares pictures.
     """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     # At 1, vLLM's CPU platform gives the engine a worker process, and both spin while they wait for
@@ -147,19 +145,11 @@ def answer(
     progress: Any,
     template: Mapping[str, Any] | None = None,
 ) -> list[list[str]]:
-    """Generate the responses to each prompt, in order.
+    """Generate the responses to each prompt, in order; `params.n` to each.
 
     A response starts with the part that the chat template writes into the prompt (`<think>`). Its
     tokens are decoded all at once, as in verl's rollout: vLLM's own text is built token by token
     and lacks a last character that is cut off.
-
-    Args:
-        engine: from `start_engine`.
-        processor: the model's processor.
-        prompts: questions.
-        params: vLLM ``SamplingParams``; its ``n`` is the number of responses to each prompt.
-        progress: a tqdm bar, updated by one for each prompt.
-        template: further variables of the chat template.
     """
     responses: list[list[str]] = []
     for start in range(0, len(prompts), CHUNK):

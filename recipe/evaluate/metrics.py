@@ -300,11 +300,7 @@ def estimates(
 ) -> dict[str, Estimate]:
     """Estimate the mean of each column that has a number, with a percentile interval.
 
-    Args:
-        values: a row for each question, a column of numbers for each metric; NaN is left out.
-        patients: the patient of each row.
-        seed: of the resampling; the same seed gives the same intervals.
-        resamples: number of bootstrap samples.
+    A row of `values` is a question; NaN is left out. The same seed gives the same intervals.
     """
     numbers = values.to_numpy(dtype=float)
     codes, names = pd.factorize(np.asarray(patients))
@@ -347,11 +343,7 @@ def paired(
 ) -> dict[str, Estimate]:
     """Estimate the mean of `after - before` for each metric that both have, questions paired.
 
-    Args:
-        before: from `question_values`, or a table with its column `patient` and any metrics.
-        after: the same questions.
-        seed: of the resampling.
-        resamples: number of bootstrap samples.
+    Both are from `question_values`, or tables with its column `patient` and any metrics.
 
     Raises:
         InputError: the questions differ, or belong to other patients.

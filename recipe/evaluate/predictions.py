@@ -126,15 +126,10 @@ AR_PRESET = "paper_judge"
 class Prediction:
     """One generated response to one question of the rollout parquet.
 
-    Attributes:
-        id: of the question.
-        index: the row's `extra_info.index`.
-        sample: 0 for greedy decoding; samples count from 0.
-        response: the complete response, with the `<think>` that a chat template may write into the
-            prompt. Boxes are in the model's coordinates, as in `ground_truth`.
-        ground_truth: of the row.
-        extra_info: of the row.
-        scores: from `reward.thinkvg.compute_score`; empty before scoring.
+    `index` is the row's `extra_info.index`; `sample` counts from 0, which is also greedy decoding.
+    The response is complete, with the `<think>` that a chat template may write into the prompt, and
+    its boxes are in the model's coordinates, as in `ground_truth`. `scores` are those of
+    `reward.thinkvg.compute_score`; empty before scoring.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
@@ -227,15 +222,7 @@ def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> No
 def score_predictions(
     predictions: Sequence[Prediction], preset: str = "dense", judge: Mapping[str, Any] | None = None
 ) -> list[Prediction]:
-    """Score predictions with a reward preset.
-
-    Args:
-        predictions: to score.
-        preset: name of the reward preset.
-        judge: replaces settings of a judged preset.
-
-    Returns:
-        The same predictions with new `scores`.
+    """Return the predictions with scores of a preset; `judge` replaces settings of its judge.
 
     Raises:
         InputError: the judge failed for too many of them.

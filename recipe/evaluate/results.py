@@ -62,13 +62,7 @@ class Evaluated:
 
 
 def results(model: Evaluated, train: Sequence[Question], seed: int = 0) -> dict[str, Any]:
-    """Compute the numbers of `metrics.json`.
-
-    Args:
-        model: its scored predictions.
-        train: questions of the training split, for the baselines.
-        seed: of the bootstrap.
-    """
+    """Compute the numbers of `metrics.json`; `train` has the questions for the baselines."""
     values = question_values(model.greedy)
     questions = [Question(p.index, p.truth) for p in model.greedy]
     beside = {title: question_values(predictions) for title, predictions in model.beside.items()}
@@ -247,15 +241,14 @@ def build_summary(
     test_parquet: str | Path,
     run: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Compute the summary.
+    """Compute the summary from scored predictions of both models on the complete test split.
 
     Args:
-        sft: scored (greedy, sampled) predictions of the SFT model on the complete test split.
-        grpo: those of the model after GRPO.
+        sft: of the SFT model.
+        grpo: of the model after GRPO.
         train_parquet: rollout parquet of the training split, for the baselines.
-        test_parquet: rollout parquet of the test split.
-        run: `seed`, `versions`, `wall_seconds` (stage -> seconds), `grpo_steps`, `rollouts`;
-            `seed` also seeds the bootstrap.
+        test_parquet: that of the test split.
+        run: see `_Run`; its `seed` also seeds the bootstrap.
 
     Raises:
         InputError: the models did not answer exactly the questions of the test split, a

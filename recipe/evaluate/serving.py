@@ -92,12 +92,9 @@ class ReplyReader:
     """Read the texts of chat completions, and count those that the server changed or cut off."""
 
     def __init__(self, limit: int, tokenizer: Any = None, prefix: str = "") -> None:
-        """Set up the counts.
+        """Set up the counts, for answers of up to `limit` tokens that begin with `prefix`.
 
-        Args:
-            limit: tokens that an answer may have.
-            tokenizer: decodes the tokens, if the server sends them.
-            prefix: the part of a response that the chat template writes into the prompt.
+        The tokenizer decodes the tokens, if the server sends them.
         """
         self._limit, self._tokenizer, self._prefix = limit, tokenizer, prefix
         self._counts: Counter[str] = Counter()
@@ -169,11 +166,8 @@ class ServedModel:
     def __init__(self, config: DictConfig, patch_size: int, tokenizer: Any = None) -> None:
         """Check the settings; the first request connects.
 
-        Args:
-            config: composed ``configs/evaluate.yaml``.
-            patch_size: of the model's vision tower, in pixels.
-            tokenizer: the served model's, to decode the server's tokens as in training; None to
-                use the server's text.
+        `patch_size` is that of the vision tower, in pixels. A tokenizer decodes the server's tokens
+        as in training; without one the server's text is used.
         """
         self.patch_size = patch_size
         template = OmegaConf.to_container(config.data.apply_chat_template_kwargs, resolve=True)

@@ -78,13 +78,9 @@ def comparison(
     majority: pd.DataFrame | None = None,
     region_prior: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Put models and baselines side by side, metric by metric.
+    """Put `metrics_table`s of models, by title, and of baselines side by side, metric by metric.
 
-    Args:
-        models: title -> `metrics_table` of greedy predictions.
-        sampled: title -> `metrics_table` of sampled predictions, for the sampled reward.
-        majority: the table of `recipe.evaluate.controls.majority_baseline`.
-        region_prior: the table of `region_prior_baseline` there.
+    `sampled` has tables of sampled predictions, for the sampled reward.
 
     Returns:
         Rows: question types and `overall`. Columns: pairs (metric title, model or baseline), in

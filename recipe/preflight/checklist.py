@@ -35,20 +35,9 @@ ALL = (TRAIN, SFT, EVALUATE)
 class Plan:
     """A run as the checks read it, with their results; a part that could not be read is None.
 
-    Attributes:
-        config: composed configuration.
-        program: ``train``, ``sft`` or ``evaluate``.
-        elsewhere: whether the run is for other machines, so that this one is not checked.
-        files: data files with the right columns.
-        model: the model's ``config.json``.
-        processor: the model's processor.
-        shape: the model's layers and widths.
-        work: load of the run on each GPU.
-        memory: calculated memory of each GPU.
-        traffic: calculated traffic of each GPU in a step.
-        lengths: tokens of prompts and of responses, by the key of the file, for rollouts.
-        problems: certain faults, one line each, without repeats.
-        warnings: likely faults.
+    A run that is `elsewhere` is for other machines, so that this one is not checked. `lengths` has
+    tokens of prompts and of responses, by the key of the file, for rollouts. `problems` are certain
+    faults, one line each, without repeats; `warnings` are likely ones.
     """
 
     config: DictConfig
@@ -127,13 +116,9 @@ def refuse_faulty(config: DictConfig, program: str) -> None:
 
 
 def examine(config: DictConfig, program: str, elsewhere: bool = False, ahead: bool = True) -> Plan:
-    """Make the checks of a program, and return the plan with their results.
+    """Make the checks of a program (one of `ALL`), and return the plan with their results.
 
-    Args:
-        config: composed configuration.
-        program: ``train``, ``sft`` or ``evaluate``.
-        elsewhere: whether the run is for other machines, so that this one is not checked.
-        ahead: whether to include the checks that only `recipe.preflight` makes.
+    `ahead` includes the checks that only `recipe.preflight` makes.
     """
     plan = Plan(config, program, elsewhere)
     for check in CHECKS:

@@ -338,9 +338,7 @@ def wandb_mode(config: DictConfig) -> str:
 def picture_faults(config: DictConfig, notices: Sequence[str | None]) -> Iterator[str]:
     """Yield faults where pictures or texts that may be patients' would leave this machine.
 
-    Args:
-        config: configuration of the run.
-        notices: for each data file, the notice that its data is synthetic; None without one.
+    `notices` has for each data file the notice that its data is synthetic; None without one.
     """
     hosted = hosted_loggers(config)
     if not hosted or (notices and all(notices)):

@@ -45,16 +45,10 @@ MOST_DROPPED = 0.02
 
 @dataclass(frozen=True)
 class DataFile:
-    """One parquet file of a run.
+    """One parquet file of a run, under the `key` of the configuration below ``data``.
 
-    Attributes:
-        key: key of the configuration, below ``data``.
-        path: path of the file.
-        metadata: metadata that `data_prep.thinkvg` wrote into it.
-        rows: number of rows.
-        prompt_limit: most tokens of a prompt; in SFT of a complete conversation.
-        response_limit: most tokens of a response; None in SFT.
-        left_out: number of rows that the run leaves out, since they are too long.
+    `prompt_limit` is the most tokens of a prompt, in SFT of a complete conversation, where
+    `response_limit` is None. `left_out` counts the rows that the run leaves out as too long.
     """
 
     key: str
@@ -75,12 +69,6 @@ def read_data_file(
     config: DictConfig, program: str, key: str, model: Mapping[str, Any]
 ) -> DataFile:
     """Read one of `DATA_KEYS`, and check its columns and model family.
-
-    Args:
-        config: configuration of the run.
-        program: ``train`` or ``sft``.
-        key: one of `DATA_KEYS`.
-        model: ``config.json`` of the model; empty if it is not known.
 
     Raises:
         InputError: the first fault.
@@ -109,14 +97,8 @@ def check_columns(
 ) -> None:
     """Check that a parquet file exists, is not empty and has `columns`.
 
-    Args:
-        path: path of the file.
-        key: option or key with the path, for the message.
-        columns: columns that the file must have.
-        maker: program that writes such a file, for the message.
-
     Raises:
-        InputError: the first fault.
+        InputError: the first fault, with the option or `key` and the program that makes such files.
     """
     file = Path(path)
     if not file.is_file():
@@ -163,12 +145,7 @@ def check_family(metadata: Mapping[str, Any], model: Mapping[str, Any], data_key
 
 
 def data_faults(file: DataFile, model: Mapping[str, Any]) -> Iterator[str]:
-    """Yield faults of one file that would end a run, or spoil its boxes.
-
-    Args:
-        file: data file of the run.
-        model: ``config.json`` of the model; empty if it is not known.
-    """
+    """Yield faults of one file that would end a run, or spoil its boxes."""
     yield from _patch_faults(file, model)
     rows, paths = _sample(file)
     yield from _picture_faults(file, paths)
@@ -362,10 +339,7 @@ def length_warnings(
 ) -> Iterator[str]:
     """Yield warnings if many prompts or reference responses are longer than their limits.
 
-    Args:
-        file: data file for rollouts.
-        prompts: lengths in tokens, of all prompts or of a sample.
-        responses: lengths in tokens; empty if they are not known.
+    Lengths are in tokens: of all prompts or of a sample, and none where they are not known.
     """
     too_long = sum(1 for tokens in prompts if tokens > file.prompt_limit)
     if MOST_DROPPED * len(prompts) < too_long < len(prompts):

@@ -282,13 +282,7 @@ class Traffic:
 
 
 def traffic(shape: ModelShape, work: Workload, mean_tokens: float | None = None) -> Traffic:
-    """Calculate the traffic of one step.
-
-    Args:
-        shape: shape of the model.
-        work: load of the run.
-        mean_tokens: mean length of prompt and response; by default the longest allowed one.
-    """
+    """Calculate the traffic of one step, by default of sequences as long as allowed."""
     share = (work.shards - 1) / work.shards
     sequences = work.prompts * work.group / work.gpus
     micro = max(1, math.ceil(sequences * (mean_tokens or work.sequence) / work.tokens))

@@ -62,12 +62,9 @@ class Workload:
 
 
 def read_workload(config: DictConfig, program: str, max_pixels: int = 0) -> Workload:
-    """Read a run's load from its composed configuration.
+    """Read the load of ``train`` or ``sft`` from its composed configuration.
 
-    Args:
-        config: configuration of the program.
-        program: ``train`` or ``sft``.
-        max_pixels: largest image in pixels, from the data's metadata; 0 if it is not known.
+    The data's metadata gives `max_pixels`, its largest image in pixels; 0 if it is not known.
 
     Raises:
         InputError: a precision is unknown.

@@ -37,13 +37,9 @@ Part = tuple[str, int]
 
 @dataclass(frozen=True)
 class Viewer:
-    """The cases of a page.
+    """The cases of a page: titles of models by key, plain objects for JSON, and data URIs.
 
-    Attributes:
-        models: title of each model with answers, by its key.
-        cases: plain objects for JSON.
-        images: data URIs; the `image` of a case is a position in them.
-        left_out: number of questions that are not among the cases.
+    The `image` of a case is a position in `images`. Questions that are no case are `left_out`.
     """
 
     models: dict[str, str]
@@ -178,11 +174,9 @@ def _answer_text(truth: GroundTruth) -> str:
 
 
 def sentences(text: str, number: Callable[[Region], int]) -> list[tuple[Part, ...]]:
-    """Split a text into sentences, in order, and each sentence into parts.
+    """Split a reasoning into sentences, in order, and each sentence into parts.
 
-    Args:
-        text: a reasoning as the model wrote it.
-        number: returns the number of a cited region, -1 for none.
+    `number` returns the number of a cited region, -1 for none.
     """
     cited: list[tuple[int, int, Region]] = [
         (group.start, group.end, region)
@@ -297,11 +291,9 @@ def form_for(count: int) -> tuple[int, int]:
 def data_uri(image: Any, folders: tuple[Path, ...] = (), form: tuple[int, int] = _SMALLEST) -> str:
     """Encode an image as a WebP data URI, without enlarging it.
 
-    Args:
-        image: value of the rollout parquet's `images[].image`: a path, bytes, or a struct with
-            `bytes` or `path`.
-        folders: searched in this order for a relative path.
-        form: longest side in pixels, quality from 0 to 100.
+    It is a value of the rollout parquet's `images[].image`: a path, bytes, or a struct with `bytes`
+    or `path`. A relative path is searched in `folders`. `form` is the longest side in pixels, and
+    the quality from 0 to 100.
 
     Raises:
         ImageMissing: there is no such file, or it is not an image.

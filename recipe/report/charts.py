@@ -211,18 +211,11 @@ def curve_chart(
     wide: bool = False,
     faint: bool = True,
 ) -> str:
-    """Draw curves over training steps, which differ in colour and dashes.
+    """Draw curves over training steps, by label, which differ in colour and dashes.
 
-    The strong line is the moving average of the logged values. A spread (standard deviation,
-    smoothed the same way) becomes a band around it.
-
-    Args:
-        curves: label -> values, indexed by step.
-        spreads: label -> standard deviations, for any of the curves.
-        unit_range: the values are in 0..1; the axis and the bands are limited to that.
-        y_label: of the y axis, with the unit.
-        wide: make a chart of the page's full width.
-        faint: draw every logged value as a faint line.
+    The strong line is the moving average of the logged values, the `faint` one these values. A
+    spread (standard deviation, smoothed the same way) becomes a band around the curve of its label.
+    With `unit_range` values are in 0..1, and axis and bands are limited to that.
     """
     with rc_context(_STYLE):
         figure = Figure(figsize=(12.6, 3.3) if wide else (4.0, 2.3), layout="constrained")

@@ -32,12 +32,9 @@ FIRST_PHANTOM = 90_000_000
 
 @dataclass(frozen=True)
 class Missing:
-    """A part that the run does not have.
+    """A part that the run does not have: its file, and what the page would show of it.
 
-    Attributes:
-        path: its file.
-        shows: what the page would show of it.
-        command: the command that makes it; the user replaces words in capitals.
+    The user replaces words in capitals in the command that makes it.
     """
 
     path: str
@@ -49,17 +46,9 @@ class Missing:
 class RunFolder:
     """The parts that a run has.
 
-    Attributes:
-        path: the folder.
-        summary: contents of summary.json.
-        greedy: greedy predictions of each model, by its short name.
-        sampled: sampled predictions, by short name.
-        metrics: contents of metrics.json of each evaluation, by short name.
-        titles: titles by short name: those of `MODELS`, or the user's.
-        stages: logs of training by the titles of `STAGES`.
-        train: the parquet file of the training split.
-        test: the parquet file of the test split.
-        missing: the parts that the run does not have.
+    Predictions and contents of metrics.json are those of each evaluated model, by its short name,
+    of which `titles` has the titles. `stages` has logs of training by the titles of `STAGES`, and
+    `train` and `test` are the parquet files of these splits.
     """
 
     path: Path
@@ -79,11 +68,8 @@ def read_run(
 ) -> RunFolder:
     """Read the parts that a run has.
 
-    Args:
-        path: the run's folder.
-        evaluations: title -> folder that `recipe.evaluate` wrote, in the order of the page; None
-            for the evaluations in the run's folder.
-        data: folder of `train.parquet` and `test.parquet`; None for `data` in the run's folder.
+    `evaluations` (title -> folder that `recipe.evaluate` wrote, in the order of the page) and
+    `data` (folder of `train.parquet` and `test.parquet`) replace those in the run's folder.
 
     Raises:
         InputError: the folder is missing, holds nothing to report on, or a part of it is broken.
@@ -222,10 +208,8 @@ def data_command(folder: Path) -> str:
 def evaluate_command(folder: Path, data: Path, *changes: str) -> str:
     """Return the command of the evaluation that wrote `folder`, with changed settings.
 
-    Args:
-        folder: of `recipe.evaluate`; its recorded overrides are repeated.
-        data: folder of the parquet files, for a folder without a record.
-        changes: overrides that replace recorded ones.
+    Overrides that are recorded in the folder are repeated; without a record, `data` is the folder
+    of the parquet files.
     """
     record = folder / ".hydra" / "overrides.yaml"
     recorded = yaml.safe_load(record.read_text(encoding="utf-8")) if record.is_file() else None

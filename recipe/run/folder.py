@@ -46,10 +46,7 @@ def take_run(config: DictConfig, program: str) -> dict[str, str]:
     """Take a run's folder in the process that logs; the paths are absolute already.
 
     Lock the folder, store the run's settings, remove checkpoints beyond the configured number, and
-    set the variables of the loggers.
-
-    Returns:
-        Environment variables that the logging process needs.
+    return the environment variables of the loggers, which are set here as well.
 
     Raises:
         InputError: another program is running in the folder.
@@ -74,10 +71,8 @@ def resolve_paths(config: DictConfig) -> None:
 def lock(run_dir: Path, patience: float | None = None) -> None:
     """Lock the folder until this process ends.
 
-    Args:
-        run_dir: the folder.
-        patience: seconds to wait for another program to end; None waits only in a job that SLURM
-            has requeued.
+    `patience` is the seconds to wait for another program to end. By default only a job that SLURM
+    has requeued waits.
 
     Raises:
         InputError: another program is running there.

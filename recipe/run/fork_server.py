@@ -44,15 +44,11 @@ WAITING = 128
 
 
 def start(early: Sequence[str], late: Sequence[str] = ()) -> str:
-    """Start a server, which ends with this process.
+    """Start a server, which ends with this process; return a Python that starts as a copy of it.
 
-    Args:
-        early: modules that it imports at once. One that fails is left to the copies.
-        late: modules that it imports with the variables of the first copy: at import, Ray's
-            compiled part reads variables that only its workers have.
-
-    Returns:
-        A program that is used as a Python, and starts as a copy; this Python where that cannot be.
+    The server imports the `early` modules at once; one that fails is left to the copies. It imports
+    the `late` ones with the variables of the first copy: at import, Ray's compiled part reads
+    variables that only its workers have. Where copies cannot be, the Python is this one.
     """
     folder = Path(tempfile.mkdtemp(prefix="tvg-fork-"))
     address = str(folder / "socket")
@@ -132,11 +128,7 @@ class Copy:
 
 
 def serve(listener: socket.socket, late: Sequence[str]) -> Request | None:
-    """Fork a copy for each request.
-
-    Args:
-        listener: socket for requests.
-        late: modules to import at the first request.
+    """Fork a copy for each request; import the `late` modules at the first one.
 
     Returns:
         In a copy its request; in the server None, when its standard input has ended.
@@ -234,11 +226,7 @@ def become(request: Request) -> None:
 
 
 def take_files(files: dict[int, int]) -> None:
-    """Give the received files the numbers that they had where they came from.
-
-    Args:
-        files: received file by the number that it gets.
-    """
+    """Give the received files, by these numbers, the numbers that they had where they came from."""
     beyond = max(*files, *files.values()) + 1
     for number, file in files.items():  # first out of the way of each other
         os.dup2(file, beyond + number)

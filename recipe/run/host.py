@@ -65,11 +65,8 @@ def cores_for_each(processes: int) -> int:
 def short_path(name: str, folder: str) -> str:
     """Link to a folder from /tmp, always under the same name, and return the link.
 
-    Links to folders that no longer exist are removed.
-
-    Args:
-        name: variable or option with the folder's path, for the message.
-        folder: path of the folder, which is created if it does not exist, as Ray would do.
+    Links to folders that no longer exist are removed. The folder is created if it does not exist,
+    as Ray would do. `name` is the variable or option with its path, for the message.
 
     Raises:
         InputError: the link cannot be made.
@@ -119,14 +116,10 @@ def unwritable(folder: Path) -> str:
 
 
 def check_output(name: str, folder: Path) -> None:
-    """Check that an output folder can be written to.
-
-    Args:
-        name: option or key with the folder's path, for the message.
-        folder: path of the folder, which need not exist.
+    """Check that an output folder, which need not exist, can be written to.
 
     Raises:
-        InputError: nothing can be written there.
+        InputError: nothing can be written there; names `name`, the option or key.
     """
     reason = unwritable(folder)
     if reason:
@@ -160,11 +153,8 @@ def run_child(
 ) -> int:
     """Run a command until it ends and return its exit code; end it if this process is interrupted.
 
-    Args:
-        command: program and arguments.
-        while_running: called every `every` seconds, and once after the end.
-        every: seconds between two calls of `while_running`.
-        **options: options of `subprocess.Popen`.
+    `while_running` is called every `every` seconds, and once after the end. The `options` are those
+    of `subprocess.Popen`.
     """
     look = while_running or (lambda: None)
     process = subprocess.Popen(list(command), **options)

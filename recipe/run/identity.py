@@ -136,14 +136,11 @@ def note_settings(config: DictConfig, program: str) -> None:
 
 
 def differences(path: Path, current: Mapping[str, Any]) -> list[str]:
-    """Compare settings with those in a JSON file.
-
-    Args:
-        path: path of the file; one that is missing or broken differs in nothing.
-        current: values by key, as JSON would load them.
+    """Compare settings, as JSON would load them, with those in a JSON file.
 
     Returns:
-        ``KEY=FILE'S VALUE, here CURRENT VALUE`` for each key that differs, sorted.
+        ``KEY=FILE'S VALUE, here CURRENT VALUE`` for each key that differs, sorted; none for a
+        file that is missing or broken.
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))

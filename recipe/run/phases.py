@@ -62,12 +62,8 @@ class Phases:
     """The phases of this process's run, with their times.
 
     A phase may take `factor` times its longest time so far, and at least `least` seconds. `least`
-    and `step`, the step of the training, may be changed at any time.
-
-    Args:
-        least: seconds that every phase may take.
-        factor: multiple of a phase's longest time so far.
-        publish: receives each phase when it begins or makes progress.
+    and `step`, the step of the training, may be changed at any time. `publish` receives each phase
+    when it begins or makes progress.
     """
 
     def __init__(self, least: float, factor: float, publish: Callable[[Phase], None]) -> None:
@@ -108,11 +104,8 @@ def watch_trainer(
 ) -> None:
     """Turn a trainer's methods into phases; each finished rollout counts as progress.
 
-    Args:
-        trainer: verl's trainer, with a replay buffer.
-        phases: receives each phase.
-        rows: returns, for each prompt that was sent out, by verl's key, its row in the data file.
-        files: data files by TransferQueue's partition (``train``, ``val``).
+    `rows` returns, for each prompt that was sent out, by verl's key, its row in the data file, of
+    which `files` has one for each of TransferQueue's partitions (``train``, ``val``).
     """
     for name, (doing, part) in METHODS.items():
         setattr(trainer, name, phases.around(getattr(trainer, name), doing, part))

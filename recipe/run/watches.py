@@ -66,12 +66,7 @@ STATES = {
 
 
 class Watch(ABC):
-    """A thread that looks at something while a ``with`` block runs, and reacts once.
-
-    Args:
-        name: of the thread.
-        every: seconds between two looks.
-    """
+    """A thread that looks at something while a ``with`` block runs, and reacts once."""
 
     def __init__(self, name: str, every: float) -> None:
         self._every = every
@@ -174,11 +169,7 @@ def first_death() -> str:
 
 
 def describe_actor(actor: Mapping[str, Any]) -> str | None:
-    """Say what happened to an actor; None where it lives or the run itself ended it.
-
-    Args:
-        actor: an entry of Ray's table of actors.
-    """
+    """Say how an actor of Ray's table died; None where it lives or the run itself ended it."""
     if actor["State"] != "DEAD":
         return None
     reason = _reason(actor["DeathCause"])
@@ -200,11 +191,8 @@ def _reason(cause: Any) -> str:
 class StuckWatch(Watch):
     """Watches the phases of this process's Ray job.
 
-    Args:
-        start: seconds that the start may take.
-        before_end: called before the run's processes are ended.
-        every: seconds between two looks.
-        end: ends this process, given a line and an exit code.
+    The start may take `start` seconds. `before_end` is called before the run's processes are ended,
+    and `end` ends this process, given a line and an exit code.
     """
 
     def __init__(
@@ -263,10 +251,7 @@ class Halted(NamedTuple):
 def describe_phase(phase: Phase, halted_processes: list[Halted], waiting_for: Counter[str]) -> str:
     """Say what is stuck, since when, and what is known of it, on one line.
 
-    Args:
-        phase: that has taken longer than its limit.
-        halted_processes: of the run.
-        waiting_for: how many rollouts wait for each part.
+    The phase has taken longer than its limit; rollouts wait for parts of the run.
     """
     details = [
         f"{process.name} (process {process.pid}) {process.state}" for process in halted_processes

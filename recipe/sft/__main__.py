@@ -57,10 +57,6 @@ def train(config: DictConfig) -> None:
 def _launch_processes(config: DictConfig, python: str) -> None:
     """Start a process for each GPU of this node, with the same overrides.
 
-    Args:
-        config: of the run.
-        python: program that starts the processes.
-
     Raises:
         InputError: another program is running in the run's folder.
         SystemExit: with a process's code if it is not 0, or `STOPPED` after a request to stop.

@@ -14,12 +14,7 @@ from omegaconf import DictConfig
 
 
 class EarlyStorage:
-    """A task runner class for verl's ``run_ppo``, which starts TransferQueue as well.
-
-    Args:
-        task_runner: Ray's actor class of the task runner.
-        settings: ``transfer_queue`` of the configuration.
-    """
+    """A task runner class for verl's ``run_ppo``, which starts TransferQueue as well."""
 
     def __init__(self, task_runner: Any, settings: DictConfig) -> None:
         self._task_runner = task_runner

@@ -15,11 +15,7 @@ class RolloutsFailing(Exception):
 def failed_rollouts(keys: Sequence[str], asked: int, most: float, step: int) -> dict[str, float]:
     """Count the rollouts of a step that failed and are missing from its batch.
 
-    Args:
-        keys: keys of the rollouts in the batch.
-        asked: prompts times group size.
-        most: share of `asked` that may be missing.
-        step: number of the step, for the message.
+    `asked` is prompts times group size, of which the share `most` may be missing.
 
     Raises:
         RolloutsFailing: more rollouts are missing.
@@ -91,12 +87,7 @@ class Redraws:
         self.count = 0
 
     def add(self, prompts: int, differing: int, step: int) -> None:
-        """Count prompts that are about to be drawn.
-
-        Args:
-            prompts: number of prompts.
-            differing: groups of the step so far whose rollouts differ in their score.
-            step: number of the step, for the message.
+        """Count prompts that are about to be drawn, as few groups are `differing` in their score.
 
         Raises:
             NoSignal: the step would draw more than ``max_drawn_batches`` batches.

@@ -29,16 +29,10 @@ TABLE_COLUMNS = ("picture", "question type", "prompt", "response", "reference", 
 
 
 def component_metrics(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Return mean and population standard deviation of every reward component over a step.
-
-    Args:
-        rows: one mapping of component to value for each rollout, all with the same keys.
-
-    Returns:
-        ``reward/NAME/mean`` and ``reward/NAME/std`` for every component.
+    """Return ``reward/NAME/mean`` and ``reward/NAME/std`` (population) of each component.
 
     Raises:
-        ValueError: the rows have different components.
+        ValueError: the rows, one for each rollout, have different components.
     """
     rows = list(rows)
     names = set(rows[0]) if rows else set()
@@ -53,11 +47,7 @@ def component_metrics(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def group_metrics(scores: Sequence[float], groups: Sequence[str]) -> dict[str, float]:
-    """Measure how much signal the groups of a step have.
-
-    Args:
-        scores: total reward of each rollout.
-        groups: the prompt that each rollout answers.
+    """Measure how much signal the groups of a step, by the prompt of each rollout, have.
 
     Returns:
         ``reward/group_std/mean`` over groups, and ``reward/group_std/zero``, the share of groups
@@ -77,10 +67,6 @@ def type_metrics(rows: Sequence[Mapping[str, float]], types: Sequence[str]) -> d
     """Return mean and deviation of `BY_TYPE` for each question type, and the type's share.
 
     A type without a rollout in the step has share 0 and nothing else.
-
-    Args:
-        rows: one result of the reward function for each rollout.
-        types: the question type of each.
 
     Returns:
         ``by_type/TYPE/share``, ``by_type/TYPE/NAME/mean`` and ``by_type/TYPE/NAME/std``.
@@ -102,11 +88,7 @@ def reasonings(texts: Sequence[str]) -> list[str]:
 
 
 def length_metrics(tokens: Sequence[int]) -> dict[str, float]:
-    """Return mean, deviation and maximum of reasoning lengths, and the share without reasoning.
-
-    Args:
-        tokens: length of each reasoning in tokens; 0 if there is none.
-    """
+    """Return mean, deviation and maximum of reasoning lengths in tokens, and the share of 0."""
     values = np.array(tokens, dtype=float)
     return {
         "reasoning_length/mean": float(values.mean()),
@@ -137,15 +119,7 @@ def histograms(
 
 @dataclass(frozen=True)
 class Sample:
-    """A rollout of the table.
-
-    Attributes:
-        image: path or bytes, as in the data file.
-        prompt: text of the prompt.
-        response: complete response, with the part of it that the prompt holds.
-        truth: ground truth of the row.
-        score: total reward of the rollout.
-    """
+    """A rollout of the table: path or bytes of its image, text of its prompt, complete response."""
 
     image: str | bytes
     prompt: str
