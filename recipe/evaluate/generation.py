@@ -8,15 +8,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow.parquet as pq
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 
 from recipe import console
 from recipe.data.prompts import prompt_text, response_prefix, template_faults
 from recipe.evaluate.controls import other_patients
+from recipe.program import plain
 
 BLANK: dict[str, Any] = {}
 CHUNK = 256  # questions whose images are held in memory at a time
@@ -38,7 +39,6 @@ class Prompt:
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Read the rows of a rollout parquet, in order."""
     columns = ["prompt", "images", "reward_model", "extra_info"]
     return [
         Prompt(
@@ -90,8 +90,7 @@ def start_engine(config: DictConfig, own_process: bool = True) -> Any:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "2" if own_process else "0"
     from vllm import LLM
 
-    kwargs = OmegaConf.to_container(config.cluster.engine_kwargs, resolve=True)
-    extra = cast("dict[str, Any]", kwargs)
+    extra = plain(config.cluster.engine_kwargs)
     extra.pop("worker_extension_cls", None)  # evaluation writes no weights
     return LLM(
         model=str(config.model.path),
@@ -116,9 +115,7 @@ class LocalModel:
         self._engine = start_engine(config)
         self._processor = AutoProcessor.from_pretrained(config.model.path)
         self._limit = config.data.max_response_length
-        self._template = cast(
-            "dict[str, Any]", OmegaConf.to_container(config.data.apply_chat_template_kwargs)
-        )
+        self._template = plain(config.data.apply_chat_template_kwargs)
         for fault in template_faults(self._processor, self._template, "evaluate"):
             console.say(f"warning: model.path={config.model.path}: {fault}")
 

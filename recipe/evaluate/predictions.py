@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.lib import ArrowInvalid
 from pydantic import ConfigDict, FiniteFloat, TypeAdapter, ValidationError
-from tqdm import tqdm
+from tqdm.asyncio import tqdm
 
 from data_prep.program import InputError, write_whole
 from reward.ground_truth import QUESTION_TYPES, GroundTruth
@@ -149,7 +149,6 @@ class Prediction:
 
     @cached_property
     def truth(self) -> GroundTruth:
-        """`ground_truth`, parsed."""
         return GroundTruth.parse(self.ground_truth)
 
     @property
@@ -244,15 +243,12 @@ async def _judged_scores(
     from reward.offline import Item, score_many  # needs the extra `judge`
 
     items = (Item(p.response, p.ground_truth, p.extra_info) for p in predictions)
-    all_scores = []
-    with tqdm(total=len(predictions), desc="judging", unit="response", delay=2) as progress:
-        try:
-            async for scores in score_many(items, kwargs, DATA_SOURCE):
-                all_scores.append(scores)
-                progress.update()
-        except JudgeFailing as error:
-            raise InputError(str(error)) from error
-    return all_scores
+    scores = score_many(items, kwargs, DATA_SOURCE)
+    progress = tqdm(scores, total=len(predictions), desc="judging", unit="response", delay=2)
+    try:
+        return [score async for score in progress]
+    except JudgeFailing as error:
+        raise InputError(str(error)) from error
 
 
 def ar_settings(judge: Mapping[str, Any]) -> JudgeSettings:
@@ -299,18 +295,15 @@ async def _ar_scores(
 
     # Bounds the prompts that are in memory while they wait for the judge.
     slots = asyncio.Semaphore(2 * settings.max_concurrency)
-    with tqdm(total=len(predictions), desc="judging", unit="response") as progress:
 
-        async def grade(prediction: Prediction) -> float | None:
-            async with slots:
-                score = await _ar_score(prediction, settings)
-            progress.update()
-            return score
+    async def grade(prediction: Prediction) -> float | None:
+        async with slots:
+            return await _ar_score(prediction, settings)
 
-        try:
-            return list(await asyncio.gather(*map(grade, predictions)))
-        finally:
-            await close_judges()
+    try:
+        return await tqdm.gather(*map(grade, predictions), desc="judging", unit="response")
+    finally:
+        await close_judges()
 
 
 async def _ar_score(prediction: Prediction, settings: JudgeSettings) -> float | None:

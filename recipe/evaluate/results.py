@@ -46,13 +46,10 @@ REGION_METRICS = ("v_score", "iou_50", "iou_75", "a_score")
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Scored predictions of one model.
+    """Scored predictions of a model: a greedy one for each question, and several sampled or none.
 
-    Attributes:
-        greedy: one for each question.
-        sampled: several for each question, or none.
-        controls: greedy predictions by the keys of `controls.IMAGE_CONTROLS`; may be empty.
-        beside: greedy predictions of other models on the same questions, by their titles.
+    `controls` has greedy ones by the keys of `IMAGE_CONTROLS`, `beside` those of other models on
+    the same questions by their titles.
     """
 
     greedy: Sequence[Prediction]
@@ -243,12 +240,8 @@ def build_summary(
 ) -> dict[str, Any]:
     """Compute the summary from scored predictions of both models on the complete test split.
 
-    Args:
-        sft: of the SFT model.
-        grpo: of the model after GRPO.
-        train_parquet: rollout parquet of the training split, for the baselines.
-        test_parquet: that of the test split.
-        run: see `_Run`; its `seed` also seeds the bootstrap.
+    The parquet files are of rollouts; baselines come from that of training. `run` has the values of
+    `_Run`, of which the seed is also that of the bootstrap.
 
     Raises:
         InputError: the models did not answer exactly the questions of the test split, a

@@ -68,11 +68,7 @@ class DataFile:
 def read_data_file(
     config: DictConfig, program: str, key: str, model: Mapping[str, Any]
 ) -> DataFile:
-    """Read one of `DATA_KEYS`, and check its columns and model family.
-
-    Raises:
-        InputError: the first fault.
-    """
+    """Read one of `DATA_KEYS`; refuse wrong columns, and boxes of another model family."""
     path, is_rollout = str(config.data[key]), program == "train"
     columns = ROLLOUT_COLUMNS if is_rollout else SFT_COLUMNS
     metadata = check_parquet(path, f"data.{key}", columns)
@@ -88,7 +84,6 @@ def read_data_file(
 
 
 def rows_of(path: str) -> int:
-    """Count the rows of a parquet file."""
     return int(pq.read_metadata(path).num_rows)
 
 
@@ -118,11 +113,7 @@ def check_columns(
 
 
 def check_parquet(path: str, key: str, columns: tuple[str, ...]) -> dict[str, Any]:
-    """Check a file of `data_prep.thinkvg` like `check_columns`, and return its metadata.
-
-    Raises:
-        InputError: the first fault.
-    """
+    """Check a file of `data_prep.thinkvg` like `check_columns`, and return its metadata."""
     check_columns(path, key, columns)
     try:
         return read_metadata(path)
@@ -131,11 +122,7 @@ def check_parquet(path: str, key: str, columns: tuple[str, ...]) -> dict[str, An
 
 
 def check_family(metadata: Mapping[str, Any], model: Mapping[str, Any], data_key: str) -> None:
-    """Check that boxes were written for the family of the model.
-
-    Raises:
-        InputError: they were written for another family, in other coordinates.
-    """
+    """Refuse boxes that were written for another family of models, in other coordinates."""
     prepared, actual = metadata.get("model_family"), model.get("model_type")
     if prepared and actual and prepared != actual:
         raise InputError(
@@ -365,22 +352,23 @@ def _overlong_prompts(file: DataFile, prompts: Sequence[int]) -> str:
     )
 
 
-def batch_fill_faults(file: DataFile, config: DictConfig) -> Iterator[str]:
-    """Yield a fault if a training file does not fill a batch: verl's loader drops the rest."""
+def step_faults(file: DataFile, config: DictConfig) -> Iterator[str]:
+    """Yield a fault if a training file has too few rows for a batch, or for the run's steps.
+
+    verl's loader drops the rows of a batch that is not full, and verl then just ends early.
+    """
+    if file.key != "train_files":
+        return
     batch = int(config.data.train_batch_size)
-    if file.key == "train_files" and file.used < batch:
+    if file.used < batch:
         yield (
             f"data.{file.key}={file.path}: {file.used} rows do not fill one batch of "
             f"data.train_batch_size={batch}: lower it, or choose a larger data.fraction "
             f"({', '.join(FRACTIONS)})"
         )
-
-
-def step_faults(file: DataFile, config: DictConfig) -> Iterator[str]:
-    """Yield a fault if the epochs have too few rows for the run's steps: verl just ends early."""
     total, epochs = config.trainer.total_training_steps, int(config.trainer.total_epochs)
-    steps = file.used // int(config.data.train_batch_size) * epochs
-    if file.key == "train_files" and total and 0 < steps < total:
+    steps = file.used // batch * epochs
+    if total and 0 < steps < total:
         yield (
             f"trainer.total_training_steps={total}: the {file.used} rows of {file.path} give "
             f"{steps} steps in trainer.total_epochs={epochs}: {MORE_EPOCHS}"
