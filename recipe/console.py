@@ -167,7 +167,6 @@ def begin(folder: Path) -> None:
 
 
 def _program_name() -> str:
-    """Return the name of ``python -m NAME``."""
     path = Path(sys.argv[0]).with_suffix("")
     module = path.parent if path.name == "__main__" else path
     return f"{module.parent.name}.{module.name}"
@@ -415,5 +414,4 @@ def hide_secrets(config: DictConfig) -> None:
 
 
 def _without_password(text: str) -> str:
-    """Hide ``USER:PASSWORD@`` in the addresses of a text."""
     return _PASSWORD.sub(f"{HIDDEN}@", text)

@@ -158,10 +158,8 @@ def merge_adapters(
 ) -> dict[str, torch.Tensor]:
     """Add LoRA adapters to their weights: W + alpha / r * B A (Hu et al., LoRA, 2021).
 
-    Args:
-        state: of a PEFT model; `base` holds the weights that it lacks.
-        meta: verl's `lora_train_meta.json`, with `r` and `lora_alpha`.
-        base: weights by the names of the base model.
+    `state` is that of a PEFT model, and `base` holds the weights that it lacks. `meta` is verl's
+    `lora_train_meta.json`, with `r` and `lora_alpha`.
 
     Raises:
         InputError: no rank or scale, an adapter without its weight or other half, or not LoRA's.

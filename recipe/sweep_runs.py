@@ -52,7 +52,6 @@ class Run:
 
     @property
     def metrics(self) -> Path:
-        """The metrics file of the run."""
         return self.folder / "metrics.jsonl"
 
 
@@ -61,7 +60,6 @@ def _without_folder(overrides: Sequence[str]) -> list[str]:
 
 
 def ablations() -> list[str]:
-    """Return the names of the shipped ablations."""
     return sorted(path.stem for path in (CONFIG_FOLDER / "ablation").glob("*.yaml"))
 
 
@@ -148,12 +146,10 @@ def _train(run: Run) -> tuple[int, str]:
 
 
 def submit(runs: Sequence[Run], out: Path, options: Sequence[str], dry: bool = False) -> str:
-    """Submit what is neither finished nor queued; the array's files are in ``out/submissions/N``.
+    """Submit what is neither finished nor queued; say what, or return sbatch's command with `dry`.
 
-    The options of sbatch are such as ``--nodes=2``. A `dry` run writes and submits nothing.
-
-    Returns:
-        What was submitted, or sbatch's command line with `dry`; empty if all runs are finished.
+    The array's files are in ``out/submissions/N``; a `dry` run writes and submits nothing. The
+    options of sbatch are such as ``--nodes=2``. If all runs are finished, there is nothing to say.
 
     Raises:
         InputError: there is no launcher or no SLURM, or sbatch refuses.
@@ -189,11 +185,7 @@ def submit(runs: Sequence[Run], out: Path, options: Sequence[str], dry: bool = F
 
 
 def queued_runs(out: Path) -> dict[str, str]:
-    """Return the runs of earlier submissions that are still in SLURM's queue, with their tasks.
-
-    Raises:
-        InputError: SLURM does not answer.
-    """
+    """Return the runs of earlier submissions that are still in SLURM's queue, with their tasks."""
     queued: dict[str, str] = {}
     for file in sorted((out / SUBMISSIONS).glob(f"*/{JOB}")):
         submitted = json.loads(file.read_text(encoding="utf-8"))

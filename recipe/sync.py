@@ -124,7 +124,6 @@ def _open_run(run_dir: Path, run_id: str, scratch: str) -> Any:
 
 
 def _read_histograms(run_dir: Path) -> dict[int, dict[str, Any]]:
-    """Read the histograms by step and name."""
     import wandb
 
     file = run_dir / HISTOGRAMS

@@ -23,6 +23,10 @@ VARIABLE = "THINKVG_STOP_FILE"
 STOPPED = 75
 """Exit code of a program that ended on request: EX_TEMPFAIL of sysexits.h, try again."""
 
+STOPPED_AFTER = (
+    "stopped on request after step {}, its checkpoint is saved: run the same command to resume"
+)
+
 _locks: dict[Path, FileLock | None] = {}
 
 
@@ -86,11 +90,7 @@ def lock(run_dir: Path, patience: float | None = None) -> None:
 
 
 def check_free(run_dir: Path) -> None:
-    """Check that this process or a child of it can lock the folder.
-
-    Raises:
-        InputError: another program is running there.
-    """
+    """Refuse a folder in which another program is running; a child of this one may lock it then."""
     lock(run_dir)
     folder_lock = _locks.pop(run_dir / LOCK)
     if folder_lock:
@@ -105,7 +105,6 @@ class StopRequest:
         self._answer = Path(f"{path}.done")
 
     def asked(self) -> bool:
-        """Return whether a stop is requested."""
         return self._path.exists()
 
     def answer(self, step: int) -> None:

@@ -128,10 +128,9 @@ class Copy:
 
 
 def serve(listener: socket.socket, late: Sequence[str]) -> Request | None:
-    """Fork a copy for each request; import the `late` modules at the first one.
+    """Fork a copy for each request; return it in a copy, and None in the server at its end.
 
-    Returns:
-        In a copy its request; in the server None, when its standard input has ended.
+    The `late` modules are imported at the first request.
     """
     with selectors.DefaultSelector() as selector:
         selector.register(sys.stdin, selectors.EVENT_READ)
@@ -194,7 +193,6 @@ def fork(request: Request, selector: selectors.BaseSelector) -> int:
 
 
 def kill_all(selector: selectors.BaseSelector) -> None:
-    """Kill the copies that run."""
     for key in selector.get_map().values():
         if key.data is not None and key.fd == key.data.end:
             key.data.kill()
@@ -218,7 +216,9 @@ def become(request: Request) -> None:
     os.environ.update(request.variables)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(request.oom_score_adj, encoding="ascii")
-    seed_anew()
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()  # all copies have the same random numbers; Python seeds its own
     for stream in (sys.stdout, sys.stderr):
         # The server's streams are no terminal, which makes Python write them in blocks.
         cast("io.TextIOWrapper", stream).reconfigure(line_buffering=True)
@@ -234,13 +234,6 @@ def take_files(files: dict[int, int]) -> None:
     for number in files:
         os.dup2(beyond + number, number, inheritable=True)
         os.close(beyond + number)
-
-
-def seed_anew() -> None:
-    """Seed numpy's random numbers, of which all copies have the same; Python seeds its own."""
-    numpy: Any = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed()
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -272,7 +265,6 @@ def import_all(modules: Sequence[str]) -> Sequence[str]:
 
 
 def main() -> None:
-    """Import the early modules, then fork a copy for each request."""
     _, file, early, late = sys.argv
     # It finds the room for a process's title by the variables, before a copy gets others.
     setproctitle.getproctitle()

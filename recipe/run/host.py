@@ -39,8 +39,8 @@ def adapt() -> None:
     Raises:
         InputError: the folder's path is too long, and no link to it can be made.
     """
-    for limit, enough in ((resource.RLIMIT_NOFILE, OPEN_FILES), (resource.RLIMIT_NPROC, None)):
-        _raise_soft_limit(limit, enough)
+    _raise_soft_limit(resource.RLIMIT_NOFILE, OPEN_FILES)
+    _raise_soft_limit(resource.RLIMIT_NPROC)
     for name in ("TMPDIR", "RAY_TMPDIR"):
         folder = os.environ.get(name, "")
         if len(os.fsencode(folder)) > LONGEST_PATH:
@@ -48,7 +48,7 @@ def adapt() -> None:
             tempfile.tempdir = None  # makes Python read the variable again
 
 
-def _raise_soft_limit(limit: int, enough: int | None) -> None:
+def _raise_soft_limit(limit: int, enough: int | None = None) -> None:
     """Raise a soft limit to the hard one, or to `enough` where that is less."""
     soft, hard = resource.getrlimit(limit)
     target = hard if enough is None or 0 <= hard < enough else enough
@@ -116,11 +116,7 @@ def unwritable(folder: Path) -> str:
 
 
 def check_output(name: str, folder: Path) -> None:
-    """Check that an output folder, which need not exist, can be written to.
-
-    Raises:
-        InputError: nothing can be written there; names `name`, the option or key.
-    """
+    """Refuse an output folder, given as option `name`, that cannot be made or written to."""
     reason = unwritable(folder)
     if reason:
         raise InputError(
@@ -130,11 +126,7 @@ def check_output(name: str, folder: Path) -> None:
 
 
 def check_outputs(config: DictConfig) -> None:
-    """Check that ``run_dir`` or ``out`` of a configuration can be written to.
-
-    Raises:
-        InputError: nothing can be written there.
-    """
+    """Refuse a ``run_dir`` or ``out`` of a configuration that cannot be written to."""
     for key in ("run_dir", "out"):
         if key in config:
             check_output(key, Path(config[key]))

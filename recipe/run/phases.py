@@ -39,14 +39,10 @@ SHOWN_ROWS = 8
 class Phase:
     """Something that the run waits for.
 
-    Attributes:
-        number: grows with each phase and whenever one makes progress.
-        doing: what is done, in words that follow "while".
-        part: part of the run that has to answer.
-        step: step of the training; 0 before the first.
-        since: local time at which the phase began or last made progress.
-        limit: seconds that the phase may take without progress.
-        rest: what is not done yet, in words; may be empty.
+    What it is `doing` are words that follow "while", and `part` is the part of the run that has to
+    answer. `number` grows, and the local time `since` is set anew, with each phase and whenever one
+    makes progress; without progress a phase may take `limit` seconds. `step` is 0 before the first
+    step of the training. `rest` says what is not done yet; it may be empty.
     """
 
     number: int
@@ -128,7 +124,6 @@ def watch_trainer(
 
 
 def _rest(keys: set[str], rows: Mapping[str, int], file: str) -> str:
-    """Describe the prompts that are not finished."""
     numbers = sorted(rows[key] for key in keys if key in rows)
     listed = ", ".join(map(str, numbers[:SHOWN_ROWS])) + ", …" * (len(numbers) > SHOWN_ROWS)
     return f"{len(keys)} prompts are not finished (rows {listed or 'unknown'} of {file})"

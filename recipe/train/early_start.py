@@ -21,7 +21,6 @@ class EarlyStorage:
         self._settings = settings
 
     def options(self, **options: Any) -> "EarlyStorage":
-        """Return a class with Ray's options."""
         return EarlyStorage(self._task_runner.options(**options), self._settings)
 
     def remote(self) -> Any:

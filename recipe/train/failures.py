@@ -60,11 +60,7 @@ class JudgeWatch:
         return {"judge/asked": asked, "judge/failed": failed, "judge/failed_share": share}
 
     def check(self) -> None:
-        """Check that the run may continue.
-
-        Raises:
-            JudgeFailing: the judge failed too often; the message is one line.
-        """
+        """Raise `JudgeFailing`, with a message of one line, if the judge failed too often."""
         fault = self._watch.fault() if self._watch else None
         if fault:
             raise JudgeFailing(fault)
@@ -83,7 +79,6 @@ class Redraws:
         self.count = 0
 
     def begin_step(self) -> None:
-        """Start counting from 0."""
         self.count = 0
 
     def add(self, prompts: int, differing: int, step: int) -> None:
@@ -104,5 +99,4 @@ class Redraws:
         self.count += prompts
 
     def metrics(self) -> dict[str, float]:
-        """Return the metric for the step's log."""
         return {"training/redrawn_groups": float(self.count)}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageDraw
 
 from data_prep.pictures import to_rgb8
@@ -38,11 +39,17 @@ def component_metrics(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
     names = set(rows[0]) if rows else set()
     if any(set(row) != names for row in rows):
         raise ValueError("rollouts of one step carry different reward components")
+    return _means_and_stds("reward", rows, sorted(names))
+
+
+def _means_and_stds(
+    prefix: str, rows: Sequence[Mapping[str, float]], names: Iterable[str]
+) -> dict[str, float]:
     metrics: dict[str, float] = {}
-    for name in sorted(names):
+    for name in names:
         values = np.array([float(row[name]) for row in rows])
-        metrics[f"reward/{name}/mean"] = float(values.mean())
-        metrics[f"reward/{name}/std"] = float(values.std())
+        metrics[f"{prefix}/{name}/mean"] = float(values.mean())
+        metrics[f"{prefix}/{name}/std"] = float(values.std())
     return metrics
 
 
@@ -53,32 +60,25 @@ def group_metrics(scores: Sequence[float], groups: Sequence[str]) -> dict[str, f
         ``reward/group_std/mean`` over groups, and ``reward/group_std/zero``, the share of groups
         whose rollouts all have the same reward and so no advantage.
     """
-    spreads = [
-        float(np.std([score for score, name in zip(scores, groups, strict=True) if name == group]))
-        for group in dict.fromkeys(groups)
-    ]
+    spreads = pd.Series(scores, dtype=float).groupby(list(groups)).std(ddof=0)
     return {
-        "reward/group_std/mean": float(np.mean(spreads)),
-        "reward/group_std/zero": float(np.mean([spread < 1e-6 for spread in spreads])),
+        "reward/group_std/mean": float(spreads.mean()),
+        "reward/group_std/zero": float((spreads < 1e-6).mean()),
     }
 
 
 def type_metrics(rows: Sequence[Mapping[str, float]], types: Sequence[str]) -> dict[str, float]:
     """Return mean and deviation of `BY_TYPE` for each question type, and the type's share.
 
-    A type without a rollout in the step has share 0 and nothing else.
-
-    Returns:
-        ``by_type/TYPE/share``, ``by_type/TYPE/NAME/mean`` and ``by_type/TYPE/NAME/std``.
+    They are ``by_type/TYPE/NAME/mean``, ``by_type/TYPE/NAME/std`` and ``by_type/TYPE/share``. A
+    type without a rollout in the step has share 0 and nothing else.
     """
     metrics: dict[str, float] = {}
     for kind in QUESTION_TYPES:
         of_kind = [row for row, name in zip(rows, types, strict=True) if name == kind]
         metrics[f"by_type/{kind}/share"] = len(of_kind) / len(rows) if rows else 0.0
-        for name in BY_TYPE if of_kind else ():
-            values = np.array([float(row[name]) for row in of_kind])
-            metrics[f"by_type/{kind}/{name}/mean"] = float(values.mean())
-            metrics[f"by_type/{kind}/{name}/std"] = float(values.std())
+        if of_kind:
+            metrics |= _means_and_stds(f"by_type/{kind}", of_kind, BY_TYPE)
     return metrics
 
 

@@ -116,11 +116,7 @@ class ThinkVGTrainer(PPOTrainerSync):
         AgentLoopManagerByGroup.start_early(self.config)
 
     def fit(self, agent_loop_manager: Any) -> None:
-        """Train from the loaded step on, see verl's trainer.
-
-        Raises:
-            EndedEarly: there were fewer steps than asked for.
-        """
+        """Train from the loaded step on, see verl's trainer."""
         loggers.continue_from(self.global_steps)
         loggers.continue_tensorboard(self.config.run_dir, self.global_steps)
         # W&B would stage the pictures of tables in the home folder until they are synced.
