@@ -64,7 +64,7 @@ def _parse_line(line: str, where: str) -> tuple[int, dict[str, float]]:
         case {"step": int(step), "data": {**values}}:
             # orjson writes NaN as null; texts and lists cannot be drawn as a curve.
             return step, {
-                name: float("nan") if value is None else float(value)
+                str(name): float("nan") if value is None else float(value)
                 for name, value in values.items()
                 if value is None or isinstance(value, int | float)
             }

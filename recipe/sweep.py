@@ -129,10 +129,7 @@ def _notice(run: Run) -> str | None:
 
 
 def compare(runs: Sequence[Run], out: Path, notice: str | None) -> pd.DataFrame:
-    """Write ``table.csv``, ``table.md`` and ``plot.svg`` of the runs that have metrics.
-
-    The notice of the data says for example that it is synthetic.
-    """
+    """Write ``table.csv``, ``table.md`` and ``plot.svg`` of the runs that have metrics."""
     logs = {run.name: read_metrics(run.metrics).table for run in runs if run.metrics.is_file()}
     rows = {run.name: _row(logs[run.name], run) for run in runs if run.name in logs}
     table = pd.DataFrame.from_dict(rows, orient="index")

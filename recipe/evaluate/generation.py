@@ -142,7 +142,7 @@ def answer(
     progress: Any,
     template: Mapping[str, Any] | None = None,
 ) -> list[list[str]]:
-    """Generate the responses to each prompt, in order; `params.n` to each.
+    """Generate the responses to each prompt, in order; vLLM's `params` say how many.
 
     A response starts with the part that the chat template writes into the prompt (`<think>`). Its
     tokens are decoded all at once, as in verl's rollout: vLLM's own text is built token by token

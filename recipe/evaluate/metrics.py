@@ -176,7 +176,8 @@ def mean_by_question(predictions: Sequence[Prediction], metric: str) -> dict[str
             "generate the same number for all"
         )
     values = pd.Series([metric_value(p, metric) for p in predictions], [p.id for p in predictions])
-    return values.groupby(level=0, sort=False).mean().to_dict()
+    means = values.groupby(level=0, sort=False).mean()
+    return {str(question): float(mean) for question, mean in means.items()}
 
 
 def check_same_questions(a: Collection[str], b: Collection[str]) -> None:

@@ -278,11 +278,11 @@ class Traffic:
         return self.gathers + self.scatters + self.weight_sync
 
 
-def traffic(shape: ModelShape, work: Workload) -> Traffic:
-    """Calculate the traffic of one step with sequences as long as allowed."""
+def traffic(shape: ModelShape, work: Workload, mean_tokens: float | None = None) -> Traffic:
+    """Calculate the traffic of a step with sequences of `mean_tokens`, or as long as allowed."""
     share = (work.shards - 1) / work.shards
     sequences = work.prompts * work.group / work.gpus
-    micro = max(1, math.ceil(sequences * work.sequence / work.tokens))
+    micro = max(1, math.ceil(sequences * (mean_tokens or work.sequence) / work.tokens))
     # forward and backward of the update; log-probabilities of the actor, and of the reference
     passes = 2 + (1 if work.program == "train" else 0) + work.reference
     gather = share * shape.parameters * work.compute_bytes

@@ -59,12 +59,12 @@ def build_viewer(run: RunFolder, count: int, with_images: bool = True) -> Viewer
     by_id = {model: {p.id: p for p in greedy} for model, greedy in run.greedy.items()}
     chosen = choose(run.greedy, count)
     *_, last = by_id.values()
-    uris, places = _images(run, {last[key].index for key in chosen}, with_images)
+    uris, images = _images(run, {last[key].index for key in chosen}, with_images)
     cases = []
     for key in chosen:
         case = _case({model: answers[key] for model, answers in by_id.items() if key in answers})
-        place = places.get(last[key].index, "the question is not in data/test.parquet")
-        case |= {"image": place} if isinstance(place, int) else {"image": -1, "no_image": place}
+        image = images.get(last[key].index, "the question is not in data/test.parquet")
+        case |= {"image": image} if isinstance(image, int) else {"image": -1, "no_image": image}
         cases.append(case)
     models = {key: run.titles[key] for key in run.greedy}
     return Viewer(models, cases, uris, len(last) - len(chosen))
@@ -214,7 +214,7 @@ def _images(
         _encode, folders=(run.path, run.test.parent), form=form_for(len(distinct))
     )
     uris: list[str] = []
-    places: dict[Any, int | str] = {}
+    results: dict[Any, int | str] = {}
     with ThreadPoolExecutor() as pool:
         encoded = tqdm(
             pool.map(encode, distinct.values()),
@@ -224,9 +224,9 @@ def _images(
             delay=2,
         )
         for identity, (uri, problem) in zip(distinct, encoded, strict=True):
-            places[identity] = problem or len(uris)
+            results[identity] = problem or len(uris)
             uris += [uri] if uri else []
-    return uris, {index: places[_identity(image)] for index, image in images.items()}
+    return uris, {index: results[_identity(image)] for index, image in images.items()}
 
 
 def _encode(image: Any, folders: tuple[Path, ...], form: tuple[int, int]) -> tuple[str, str]:

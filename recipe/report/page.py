@@ -50,8 +50,7 @@ Parts = dict[str, Any]
 def render_page(run: RunFolder, cases: int = 2000, images: str = "synthetic") -> str:
     """Render a run as one HTML page, with styles, scripts, charts and images in it.
 
-    All texts of the run are escaped. The page has at most that many `cases`, and `images` of
-    `IMAGES`.
+    All texts of the run are escaped. `images` is one of `IMAGES`.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("recipe.report"),

@@ -83,10 +83,11 @@ def read_run(
     }
     parts = {SUMMARY: "the headline numbers and their intervals"}
     parts |= {file: f"the curves of {title}" for title, file in DEMO_STAGES.items()}
+    demo = _command("phantom.demo", "--out", str(path))
     for file, shows in parts.items():
         # A folder of one training run lacks nothing without the parts of a demo.
         if "Training" not in run.stages and not (path / file).is_file():
-            run.missing.append(Missing(str(path / file), shows, demo_command(path)))
+            run.missing.append(Missing(str(path / file), shows, demo))
     if (path / SUMMARY).is_file():
         run.summary = read_summary(path / SUMMARY)
     run.train = _parquet(run, data / "train.parquet", "the baselines")
@@ -104,7 +105,8 @@ def read_run(
 def _parquet(run: RunFolder, file: Path, shows: str) -> Path | None:
     if file.is_file():
         return file
-    run.missing.append(Missing(str(file), shows, data_command(file.parent)))
+    source = ("--source", "SOURCE", "--images", "IMAGES", "--out", str(file.parent))
+    run.missing.append(Missing(str(file), shows, _command("data_prep.thinkvg", *source)))
     return None
 
 
@@ -177,16 +179,6 @@ def _lacks(title: str, folder: Path, metrics: Mapping[str, Any], data: Path) -> 
             shows = f" on the control “{control}”"
             lack(f"{name}.jsonl", shows, f"controls=[{','.join(IMAGE_CONTROLS)}]")
     return missing
-
-
-def demo_command(run: Path) -> str:
-    return _command("phantom.demo", "--out", str(run))
-
-
-def data_command(folder: Path) -> str:
-    return _command(
-        "data_prep.thinkvg", "--source", "SOURCE", "--images", "IMAGES", "--out", str(folder)
-    )
 
 
 def evaluate_command(folder: Path, data: Path, *changes: str) -> str:

@@ -128,7 +128,7 @@ class Copy:
 
 
 def serve(listener: socket.socket, late: Sequence[str]) -> Request | None:
-    """Fork a copy for each request; return it in a copy, and None in the server at its end.
+    """Fork a copy for each request; return the request in a copy, None in the server at its end.
 
     The `late` modules are imported at the first request.
     """
@@ -226,7 +226,7 @@ def become(request: Request) -> None:
 
 
 def take_files(files: dict[int, int]) -> None:
-    """Give the received files, by these numbers, the numbers that they had where they came from."""
+    """Give received files the numbers by which the process that sent them knows them."""
     beyond = max(*files, *files.values()) + 1
     for number, file in files.items():  # first out of the way of each other
         os.dup2(file, beyond + number)

@@ -42,15 +42,15 @@ def read_run_config(run_dir: Path) -> dict[str, Any]:
     file = run_dir / ".hydra" / "config.yaml"
     if not file.is_file():
         return {}
-    from recipe.program import register_resolvers
+    from recipe.program import plain, register_resolvers
 
     register_resolvers()
     loaded: Any = OmegaConf.load(file)
     try:
-        OmegaConf.resolve(loaded)
+        return plain(loaded)
     except OmegaConfBaseException:
-        loaded = OmegaConf.load(file)
-    return dict(OmegaConf.to_container(loaded))
+        unresolved: Any = OmegaConf.to_container(loaded)
+        return dict(unresolved)
 
 
 FILE = "run.json"

@@ -39,10 +39,10 @@ SHOWN_ROWS = 8
 class Phase:
     """Something that the run waits for.
 
-    What it is `doing` are words that follow "while", and `part` is the part of the run that has to
-    answer. `number` grows, and the local time `since` is set anew, with each phase and whenever one
-    makes progress; without progress a phase may take `limit` seconds. `step` is 0 before the first
-    step of the training. `rest` says what is not done yet; it may be empty.
+    `doing` is what is done, in words that follow "while", and `part` is the part of the run that
+    has to answer. `number` grows, and the local time `since` is set anew, with each phase and
+    whenever one makes progress. Without progress a phase may take `limit` seconds. `step` is 0
+    before the first step of the training. `rest` says what is not done yet; it may be empty.
     """
 
     number: int

@@ -239,14 +239,16 @@ class Halted(NamedTuple):
 
 
 def describe_phase(phase: Phase, halted_processes: list[Halted], waiting_for: Counter[str]) -> str:
-    """Say what is stuck, since when, and what is known of it, on one line.
-
-    The phase has taken longer than its limit; rollouts wait for parts of the run.
-    """
+    """Say what is stuck, since when, and what is known of it, on one line."""
     details = [
         f"{process.name} (process {process.pid}) {process.state}" for process in halted_processes
     ]
-    suspects = [part for process in halted_processes if (part := _part(process.name))]
+    suspects = [
+        part
+        for process in halted_processes
+        for beginning, part in PARTS.items()
+        if process.name.startswith(beginning)
+    ]
     if phase.doing == ROLLOUTS and waiting_for:
         details += [
             f"{count} rollouts wait for the {part}" for part, count in waiting_for.most_common()
@@ -261,10 +263,6 @@ def describe_phase(phase: Phase, halted_processes: list[Halted], waiting_for: Co
         f"{phase.since}, for more than {phase.limit:.0f} s (trainer.v1.thinkvg.stuck); "
         + "; ".join(filter(None, [phase.rest, *details]))
     ).rstrip("; ")
-
-
-def _part(name: str) -> str | None:
-    return next((part for start, part in PARTS.items() if name.startswith(start)), None)
 
 
 def _waiting_rollouts() -> Counter[str]:

@@ -82,7 +82,7 @@ class Redraws:
         self.count = 0
 
     def add(self, prompts: int, differing: int, step: int) -> None:
-        """Count prompts that are about to be drawn, as few groups are `differing` in their score.
+        """Count prompts to be drawn; `differing` groups of the step so far differ in their score.
 
         Raises:
             NoSignal: the step would draw more than ``max_drawn_batches`` batches.

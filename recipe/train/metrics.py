@@ -88,7 +88,7 @@ def reasonings(texts: Sequence[str]) -> list[str]:
 
 
 def length_metrics(tokens: Sequence[int]) -> dict[str, float]:
-    """Return mean, deviation and maximum of reasoning lengths in tokens, and the share of 0."""
+    """Return mean, deviation and maximum of reasoning lengths in tokens, and the share of none."""
     values = np.array(tokens, dtype=float)
     return {
         "reasoning_length/mean": float(values.mean()),

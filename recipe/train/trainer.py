@@ -43,7 +43,7 @@ TRAINER_NAME = "thinkvg"
 
 
 def log_prob_gap(rollout: torch.Tensor, actor: torch.Tensor) -> float:
-    """Return the mean absolute difference of nested tensors, one value for a response token."""
+    """Return the mean absolute difference of nested tensors with a value for each token."""
     return float((rollout.values() - actor.values()).abs().mean())
 
 
