@@ -61,11 +61,7 @@ def gpus_are_elsewhere() -> bool:
 
 
 def check_declared(config: DictConfig) -> None:
-    """Check the configured logical resources of a private cluster.
-
-    Raises:
-        InputError: there are too few; names the key and the number needed.
-    """
+    """Refuse too few logical resources of a private cluster; name the key and the number needed."""
     if joins_a_cluster():
         return
     for name, amount in needed(config).items():
@@ -167,11 +163,7 @@ def ray_ports(base: int, head: bool) -> dict[str, int]:
 
 
 def check_ports(ports: Iterable[int], node: str) -> None:
-    """Check that nothing listens on `ports` of this machine, whose name is `node`.
-
-    Raises:
-        InputError: a port is taken, or must not be used.
-    """
+    """Refuse ports of this machine, called `node`, that are taken or must not be used."""
     for port in ports:
         with socket.socket() as probe:
             # as Ray's servers do: a port that only waits for late packets may be used
@@ -188,11 +180,7 @@ def check_ports(ports: Iterable[int], node: str) -> None:
 
 
 def wait_for_head(address: str, timeout: float) -> None:
-    """Wait until something listens at `address` (HOST:PORT).
-
-    Raises:
-        InputError: nothing listens there within `timeout` seconds.
-    """
+    """Wait until something listens at `address` (HOST:PORT), at most `timeout` seconds."""
     head, _, port = address.rpartition(":")
     deadline = time.monotonic() + timeout
     while True:
@@ -221,7 +209,6 @@ def short_temp_dir(folder: str) -> str:
 
 
 def ray_command(options: argparse.Namespace) -> list[str]:
-    """Return the command line of ``ray start`` for this node."""
     base = int(options.address.rpartition(":")[2])
     command = [str(Path(sys.executable).with_name("ray")), "start", "--block"]
     command += [f"--node-ip-address={options.ip}", f"--temp-dir={options.temp_dir}"]
@@ -238,22 +225,14 @@ def ray_command(options: argparse.Namespace) -> list[str]:
 
 
 def wait(options: argparse.Namespace) -> int:
-    """Wait for the nodes of the command line.
-
-    Raises:
-        InputError: Ray does not answer, or a node does not join in time.
-    """
+    """Wait for the nodes of the command line, see `connect` and `wait_for_nodes`."""
     addresses = dict(node.split("=", 1) for node in options.nodes)
     wait_for_nodes(addresses, connect(options.address, options.timeout), options.timeout)
     return 0
 
 
 def connect(address: str, timeout: float) -> Nodes:
-    """Connect to Ray at `address`, and return the function that lists its nodes.
-
-    Raises:
-        InputError: Ray does not answer.
-    """
+    """Connect to Ray at `address`, and return the function that lists its nodes."""
     wait_for_head(address, timeout)
     import ray
 
@@ -273,23 +252,19 @@ def connect(address: str, timeout: float) -> Nodes:
 def wait_for_nodes(
     addresses: Mapping[str, str], nodes: Nodes, timeout: float, every: float = 1.0
 ) -> None:
-    """Wait until all expected nodes are alive in Ray.
-
-    Args:
-        addresses: addresses of the expected nodes, by name.
-        nodes: returns Ray's table of nodes.
-        timeout: seconds to wait at most.
-        every: seconds between two calls of `nodes`.
-
-    Raises:
-        InputError: nodes are missing after `timeout`; names them.
-    """
+    """Wait until the nodes of `addresses` (by name) are alive in Ray, at most `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    missing_before: list[str] | None = None
-    while missing := missing_nodes(addresses, nodes()):
-        if missing != missing_before:
-            _say_joined(len(addresses) - len(missing), len(addresses), missing)
-            missing_before = missing
+    said = ""
+    while True:
+        missing = missing_nodes(addresses, nodes())
+        waiting = f", waiting for {', '.join(missing)}" if missing else ""
+        joined = len(addresses) - len(missing)
+        line = f"{joined} of {len(addresses)} nodes have joined Ray{waiting}"
+        if line != said:
+            print(line, flush=True)
+            said = line
+        if not missing:
+            return
         if time.monotonic() > deadline:
             names = ", ".join(f"{name} ({addresses[name]})" for name in missing)
             raise InputError(
@@ -297,7 +272,6 @@ def wait_for_nodes(
                 "set THINKVG_NODE_TIMEOUT where nodes take longer to come"
             )
         time.sleep(every)
-    _say_joined(len(addresses), len(addresses), [])
 
 
 def missing_nodes(addresses: Mapping[str, str], nodes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -306,13 +280,7 @@ def missing_nodes(addresses: Mapping[str, str], nodes: Sequence[Mapping[str, Any
     return [name for name, address in addresses.items() if address not in living]
 
 
-def _say_joined(joined: int, total: int, missing: Sequence[str]) -> None:
-    waiting = f", waiting for {', '.join(missing)}" if missing else ""
-    print(f"{joined} of {total} nodes have joined Ray{waiting}", flush=True)
-
-
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m recipe.cluster",
         description=__doc__,
@@ -340,7 +308,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point."""
     options = parse(arguments)
     with one_line_at_the_end():
         return int(options.program(options))

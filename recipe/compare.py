@@ -27,15 +27,7 @@ from recipe.evaluate.tables import METRIC_TITLES, estimate, markdown_table
 
 
 def compare(before: pd.DataFrame, after: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
-    """Estimate both models and their difference, per question type and overall.
-
-    Args:
-        before: `question_values` of the first model.
-        after: those of the second model.
-        seed: of the bootstrap.
-
-    Returns:
-        `before`, `after` and `difference`: question type or `overall` -> metric -> estimate.
+    """Estimate two tables of `question_values` and their difference, by question type and overall.
 
     Raises:
         InputError: the two did not answer the same questions.
@@ -52,7 +44,6 @@ def compare(before: pd.DataFrame, after: pd.DataFrame, seed: int = 0) -> dict[st
 
 
 def markdown(comparison: dict[str, Any], names: tuple[str, str]) -> str:
-    """Format a comparison as Markdown."""
     parts = [f"# {names[1]} less {names[0]}\n", f"In brackets: {METHOD}.\n"]
     for kind, gains in comparison["difference"].items():
         before, after = comparison["before"][kind], comparison["after"][kind]

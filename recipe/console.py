@@ -71,13 +71,7 @@ _PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 class _Console:
-    """The console of this process; `begin` makes the only one.
-
-    Attributes:
-        log: path of the log.
-        failed: whether an error has been shown.
-        process: id of the process that created the console.
-    """
+    """The console of this process; `begin` makes the only one."""
 
     def __init__(self, folder: Path, show_all: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -173,7 +167,6 @@ def begin(folder: Path) -> None:
 
 
 def _program_name() -> str:
-    """Return the name of ``python -m NAME``."""
     path = Path(sys.argv[0]).with_suffix("")
     module = path.parent if path.name == "__main__" else path
     return f"{module.parent.name}.{module.name}"
@@ -389,10 +382,7 @@ def _wandb_address() -> str | None:
 def log_to_console(total: int, done: int, validates_only: bool = False) -> None:
     """Make `StepLines` verl's ``console`` logger, before verl creates its loggers.
 
-    Args:
-        total: the last step of the training.
-        done: steps that an earlier start has done.
-        validates_only: whether the run only validates step `done`.
+    The training ends at step `total`; an earlier start has done `done` steps.
     """
     from verl.utils import logger
 
@@ -424,5 +414,4 @@ def hide_secrets(config: DictConfig) -> None:
 
 
 def _without_password(text: str) -> str:
-    """Hide ``USER:PASSWORD@`` in the addresses of a text."""
     return _PASSWORD.sub(f"{HIDDEN}@", text)

@@ -51,13 +51,8 @@ def loadable(path: str, work: Path) -> str:
 def write_model(source: Source, out: Path, base: Path | None, dtype: str) -> None:
     """Write weights, configuration, tokenizer, processor and chat template.
 
-    The folder replaces `out` only when it is complete.
-
-    Args:
-        source: the checkpoint.
-        out: folder to write.
-        base: model that LoRA adapters were trained on; None for the model that the run names.
-        dtype: one of `DTYPES` of `recipe.export`.
+    The folder replaces `out` only when it is complete. `base` is the model that LoRA adapters were
+    trained on; None for the one that the run names. `dtype` is one of `DTYPES`.
 
     Raises:
         InputError: the weights cannot be merged, or the processor has no chat template.
@@ -96,13 +91,10 @@ def _convert(folder: Path, out: Path, dtype: torch.dtype) -> None:
 
 
 def merge(source: Source, base: Path | None, out: Path, dtype: torch.dtype | None) -> None:
-    """Merge shards into a Hugging Face folder; `out` must be empty or new.
+    """Merge a checkpoint's shards into the Hugging Face folder `out`, which is empty or new.
 
-    Args:
-        source: a checkpoint with shards.
-        base: the model that adapters were trained on, for shards that hold only adapters.
-        out: folder to write.
-        dtype: of the weights; None keeps that of the shards.
+    `base` is needed for shards that hold only adapters. Without a `dtype` that of the shards is
+    kept.
 
     Raises:
         InputError: shards are missing, or adapters have no base or are of an unknown kind.
@@ -133,10 +125,7 @@ def merge(source: Source, base: Path | None, out: Path, dtype: torch.dtype | Non
 
 
 def read_shards(folder: Path) -> dict[str, torch.Tensor]:
-    """Read the shards of all ranks and merge them into complete weights, by name.
-
-    Args:
-        folder: with a shard for each rank.
+    """Read the shards of all ranks in a folder and merge them into complete weights, by name.
 
     Raises:
         InputError: the shard of a rank is missing.
@@ -169,14 +158,11 @@ def merge_adapters(
 ) -> dict[str, torch.Tensor]:
     """Add LoRA adapters to their weights: W + alpha / r * B A (Hu et al., LoRA, 2021).
 
-    Args:
-        state: of a PEFT model; `base` holds the weights that it lacks.
-        meta: verl's `lora_train_meta.json`, with `r` and `lora_alpha`.
-        base: weights by the names of the base model.
+    `state` is that of a PEFT model, and `base` holds the weights that it lacks. `meta` is verl's
+    `lora_train_meta.json`, with `r` and `lora_alpha`.
 
     Raises:
-        InputError: no rank or scale, an adapter without its weight or its second matrix, or an
-            adapter parameter that is not LoRA's.
+        InputError: no rank or scale, an adapter without its weight or other half, or not LoRA's.
     """
     if not meta.get("r") or not meta.get("lora_alpha"):
         raise InputError("lora_train_meta.json: no r or lora_alpha, so the scale is not known")

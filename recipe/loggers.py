@@ -56,8 +56,6 @@ def continue_tensorboard(run_dir: str, step: int) -> None:
     folder = os.environ.setdefault("TENSORBOARD_DIR", str(Path(run_dir) / "tensorboard"))
 
     class ContinuedAdapter(tracking._TensorboardAdapter):
-        """verl's adapter, with the step from which earlier events are dropped."""
-
         def __init__(self, project_name: str, experiment_name: str) -> None:
             from torch.utils.tensorboard import SummaryWriter
 

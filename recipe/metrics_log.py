@@ -1,7 +1,6 @@
 """Read the file of verl's `file` logger: lines `{"step": int, "data": {name: number}}`."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,10 @@ from data_prep.program import InputError
 
 @dataclass(frozen=True)
 class MetricsLog:
-    """Metrics of one training stage.
+    """Metrics of one training stage, with notes on what was left out of the table.
 
-    Attributes:
-        path: the file.
-        table: one row per step (the index, ascending), one float column per metric; NaN if the
-            step did not log the metric.
-        notes: sentences about what was left out of the table.
+    The table has a row for each step (the index, ascending) and a float column for each metric; NaN
+    if the step did not log it.
     """
 
     path: Path
@@ -64,16 +60,12 @@ def _parse_line(line: str, where: str) -> tuple[int, dict[str, float]]:
         row: Any = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: not JSON ({error.msg})") from error
-    if (
-        not isinstance(row, Mapping)
-        or not isinstance(row.get("step"), int)
-        or not isinstance(row.get("data"), Mapping)
-    ):
-        raise InputError(f'{where}: expected {{"step": int, "data": {{name: number}}}}')
-    # orjson writes NaN as null; texts and lists cannot be drawn as a curve.
-    data = {
-        name: float("nan") if value is None else float(value)
-        for name, value in row["data"].items()
-        if value is None or isinstance(value, int | float)
-    }
-    return row["step"], data
+    match row:
+        case {"step": int(step), "data": {**values}}:
+            # orjson writes NaN as null; texts and lists cannot be drawn as a curve.
+            return step, {
+                str(name): float("nan") if value is None else float(value)
+                for name, value in values.items()
+                if value is None or isinstance(value, int | float)
+            }
+    raise InputError(f'{where}: expected {{"step": int, "data": {{name: number}}}}')

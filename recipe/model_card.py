@@ -13,8 +13,8 @@ from data_prep.program import InputError, read_metadata
 from recipe.evaluate.metrics import METHOD
 from recipe.evaluate.predictions import read_columns
 from recipe.evaluate.tables import beside_table, markdown_table, verdict
-from recipe.report.run_folder import origin_of_patients, patients_of
-from recipe.run.checkpoints import Source, load_json, run_folder
+from recipe.report.run_folder import origin_of_patients, patients_of, read_results
+from recipe.run.checkpoints import Source, run_folder
 from recipe.run.identity import read_run_config
 
 PACKAGES = ("verl", "ray", "vllm", "torch", "transformers", "TransferQueue", "datasets")
@@ -43,13 +43,8 @@ _DATA_NOTES = {
 def card(name: str, source: Source, evaluation: Path | None) -> str:
     """Return the text of README.md.
 
-    Args:
-        name: of the model.
-        source: the checkpoint.
-        evaluation: a folder of `recipe.evaluate`, or None.
-
     Raises:
-        InputError: `evaluation` has no metrics.json.
+        InputError: `evaluation`, a folder of `recipe.evaluate`, has no metrics.json.
     """
     run = run_folder(source)
     config = read_run_config(run) if run else {}
@@ -125,7 +120,6 @@ def commit() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the installed versions of Python and of `PACKAGES`."""
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
@@ -135,8 +129,8 @@ def versions() -> dict[str, str]:
 def _metrics(evaluation: Path | None) -> dict[str, Any]:
     if evaluation is None:
         return {}
-    metrics = load_json(evaluation / "metrics.json")
-    if "over_controls" not in metrics:
+    metrics = read_results(evaluation)
+    if not metrics:
         raise InputError(
             f"--evaluation {evaluation}: no metrics.json of recipe.evaluate in it; evaluate first"
         )

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, cast
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -31,11 +31,7 @@ OPTIONAL_GROUPS = ("experiment", "ablation")
 
 
 def verl_configs() -> str:
-    """Return the folder of verl's own trainer configuration, without importing verl.
-
-    Raises:
-        ModuleNotFoundError: verl is not installed.
-    """
+    """Return the folder of verl's own trainer configuration, without importing verl."""
     spec = importlib.util.find_spec("verl")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("verl is not installed: run `make setup`")
@@ -116,12 +112,13 @@ def _composition_fault(error: Exception, overrides: list[str]) -> str:
     return f"configuration: {message}"
 
 
-def require(config: DictConfig, *keys: str) -> None:
-    """Check that mandatory keys have a value.
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Return a part of a configuration as a dictionary, with its values resolved."""
+    return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
 
-    Raises:
-        InputError: a key has no value; names the first.
-    """
+
+def require(config: DictConfig, *keys: str) -> None:
+    """Refuse a configuration in which one of these keys has no value; name the first."""
     for key in keys:
         holder, _, leaf = key.rpartition(".")
         parent = OmegaConf.select(config, holder) if holder else config
@@ -150,28 +147,12 @@ def set_environment(config: DictConfig) -> None:
 
 
 def run(name: str, program: Callable[[DictConfig], None]) -> None:
-    """Compose, check and run a Hydra program.
+    """Compose, check and run a program; its `InputError` ends the process with code 2.
 
-    Args:
-        name: root configuration, a file of ``configs/`` without its ending.
-        program: takes the composed configuration; its `InputError` ends the process with code 2.
+    `name` is that of its root configuration, a file of ``configs/``.
     """
-    with one_line_at_the_end():
-        _run(name, program)
-
-
-def _run(name: str, program: Callable[[DictConfig], None]) -> None:
     register_resolvers()
     arguments = sys.argv[1:]
-    try:
-        for argument in arguments:
-            _check_optional(argument)
-        if not any(argument.startswith("-") for argument in arguments):
-            # Hydra creates the run's folder itself, and would fail with a trace.
-            host.check_outputs(compose_config(name, arguments))
-            GlobalHydra.instance().clear()
-    except InputError as error:
-        fail(str(error))
 
     def guarded(config: DictConfig) -> None:
         try:
@@ -186,7 +167,15 @@ def _run(name: str, program: Callable[[DictConfig], None]) -> None:
             console.error(describe(error))
             raise SystemExit(1) from None
 
-    hydra.main(config_path=str(CONFIG_FOLDER), config_name=name, version_base="1.3")(guarded)()
+    start = hydra.main(config_path=str(CONFIG_FOLDER), config_name=name, version_base="1.3")
+    with one_line_at_the_end():
+        for argument in arguments:
+            _check_optional(argument)
+        if not any(argument.startswith("-") for argument in arguments):
+            # Hydra creates the run's folder itself, and would fail with a trace.
+            host.check_outputs(compose_config(name, arguments))
+            GlobalHydra.instance().clear()
+        start(guarded)()
 
 
 def describe(error: BaseException) -> str:

@@ -47,7 +47,6 @@ Ablations: {", ".join(ablations())}."""
 
 
 def main() -> None:
-    """Entry point."""
     options, shared = _options()
     with one_line_at_the_end(STOPPED):
         sys.exit(sweep(options, shared))
@@ -79,11 +78,7 @@ def _options() -> tuple[argparse.Namespace, list[str]]:
 
 
 def sweep(options: argparse.Namespace, shared: Sequence[str]) -> int:
-    """Check all runs, run what is not finished, compare, and return the exit code.
-
-    Raises:
-        InputError: the first fault, before anything is started.
-    """
+    """Check all runs before one starts, run what is not finished, compare; return the exit code."""
     out = options.out
     runs = plan_runs(out, options.variants, shared)
     waiting = [] if options.table else [run for run in runs if not run.is_finished]
@@ -134,13 +129,7 @@ def _notice(run: Run) -> str | None:
 
 
 def compare(runs: Sequence[Run], out: Path, notice: str | None) -> pd.DataFrame:
-    """Write ``table.csv``, ``table.md`` and ``plot.svg`` of the runs that have metrics.
-
-    Args:
-        runs: of the sweep.
-        out: folder for the files.
-        notice: the notice of the data, such as that it is synthetic.
-    """
+    """Write ``table.csv``, ``table.md`` and ``plot.svg`` of the runs that have metrics."""
     logs = {run.name: read_metrics(run.metrics).table for run in runs if run.metrics.is_file()}
     rows = {run.name: _row(logs[run.name], run) for run in runs if run.name in logs}
     table = pd.DataFrame.from_dict(rows, orient="index")
@@ -162,9 +151,8 @@ def _row(log: pd.DataFrame, run: Run) -> dict[str, object]:
         "state": "finished" if run.is_finished else "unfinished",
         "steps": int(trained.index.max()) if len(trained) else 0,
     }
-    for title, metric in COLUMNS.items():
-        is_logged = metric in last and last[metric].notna().any()
-        row[title] = float(last[metric].mean()) if is_logged else None
+    means = last.mean()
+    row |= {title: means.get(metric) for title, metric in COLUMNS.items()}
     validated = [name for name in log if str(name).startswith("val-core/")]
     if validated:
         values = log[validated[0]].dropna()

@@ -25,14 +25,7 @@ SLURM_TIMEOUT = 60.0
 
 @dataclass(frozen=True)
 class Run:
-    """One training run.
-
-    Attributes:
-        name: of its folder.
-        folder: its run folder.
-        changes: the overrides in which it differs from other runs.
-        overrides: all its overrides.
-    """
+    """One training run; `changes` are the overrides in which it differs from other runs."""
 
     name: str
     folder: Path
@@ -59,7 +52,6 @@ class Run:
 
     @property
     def metrics(self) -> Path:
-        """The metrics file of the run."""
         return self.folder / "metrics.jsonl"
 
 
@@ -68,18 +60,14 @@ def _without_folder(overrides: Sequence[str]) -> list[str]:
 
 
 def ablations() -> list[str]:
-    """Return the names of the shipped ablations."""
     return sorted(path.stem for path in (CONFIG_FOLDER / "ablation").glob("*.yaml"))
 
 
 def plan_runs(out: Path, variants: Iterable[str], shared: Sequence[str]) -> list[Run]:
     """Plan the runs of a sweep; check that names differ and configurations compose.
 
-    Args:
-        out: folder of the sweep.
-        variants: each an ablation's name or ``base`` and overrides after it, or overrides alone,
-            quoted as in a shell.
-        shared: overrides of all runs.
+    A variant is an ablation's name or ``base`` and overrides after it, or overrides alone, quoted
+    as in a shell; `shared` are overrides of all runs.
 
     Raises:
         InputError: an unknown ablation or key, two runs with the same name, or a folder with a run
@@ -134,11 +122,7 @@ def run_name(changes: Sequence[str]) -> str:
 
 
 def run_all(runs: Sequence[Run]) -> dict[Run, str]:
-    """Run what is not finished, one after another, also after a failure.
-
-    Returns:
-        The runs that failed, each with its error message.
-    """
+    """Run what is not finished, one after another; return the error messages of failures."""
     leave_on_sigterm()
     failed = {}
     waiting = [run for run in runs if not run.is_finished]
@@ -152,11 +136,7 @@ def run_all(runs: Sequence[Run]) -> dict[Run, str]:
 
 
 def _train(run: Run) -> tuple[int, str]:
-    """Train in a separate process, which logs to the run's folder.
-
-    Returns:
-        The exit code, and the last error message.
-    """
+    """Train in a separate process; return its exit code and its last error message."""
     command = [sys.executable, "-m", "recipe.train", *run.overrides]
     with tempfile.TemporaryFile("w+") as errors:
         code = run_child(command, stdout=subprocess.DEVNULL, stderr=errors)
@@ -166,16 +146,10 @@ def _train(run: Run) -> tuple[int, str]:
 
 
 def submit(runs: Sequence[Run], out: Path, options: Sequence[str], dry: bool = False) -> str:
-    """Submit what is neither finished nor queued; the array's files are in ``out/submissions/N``.
+    """Submit what is neither finished nor queued; say what, or return sbatch's command with `dry`.
 
-    Args:
-        runs: of the sweep.
-        out: folder of the sweep.
-        options: of sbatch, such as ``--nodes=2`` and ``--time=12:00:00``.
-        dry: write and submit nothing.
-
-    Returns:
-        What was submitted, or sbatch's command line with `dry`; empty if all runs are finished.
+    The array's files are in ``out/submissions/N``; a `dry` run writes and submits nothing. The
+    options of sbatch are such as ``--nodes=2``. If all runs are finished, there is nothing to say.
 
     Raises:
         InputError: there is no launcher or no SLURM, or sbatch refuses.
@@ -211,11 +185,7 @@ def submit(runs: Sequence[Run], out: Path, options: Sequence[str], dry: bool = F
 
 
 def queued_runs(out: Path) -> dict[str, str]:
-    """Return the runs of earlier submissions that are still in SLURM's queue, with their tasks.
-
-    Raises:
-        InputError: SLURM does not answer.
-    """
+    """Return the runs of earlier submissions that are still in SLURM's queue, with their tasks."""
     queued: dict[str, str] = {}
     for file in sorted((out / SUBMISSIONS).glob(f"*/{JOB}")):
         submitted = json.loads(file.read_text(encoding="utf-8"))

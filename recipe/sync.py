@@ -45,16 +45,7 @@ def append_histograms(histograms: Mapping[str, tuple[np.ndarray, np.ndarray]], s
 
 
 def save_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], step: int) -> Any:
-    """Save a table of rollouts in the run folder of this process.
-
-    Args:
-        columns: titles.
-        rows: texts, numbers and pictures.
-        step: of the training.
-
-    Returns:
-        The ``wandb.Table``.
-    """
+    """Save a table of texts, numbers and pictures in the run folder; return it as W&B's."""
     folder = _run_dir() / TABLES / str(step)
     folder.mkdir(parents=True, exist_ok=True)
     data = []
@@ -70,13 +61,7 @@ def save_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], step: int)
 
 
 def upload(run_dir: Path) -> int:
-    """Log the steps that the W&B run does not have yet, each once and in order.
-
-    Args:
-        run_dir: folder of a training run.
-
-    Returns:
-        The number of steps that were added.
+    """Log the steps that the W&B run does not have yet, each once and in order; count them.
 
     Raises:
         InputError: the folder names no W&B run or has no metrics, or W&B refuses the run.
@@ -139,7 +124,6 @@ def _open_run(run_dir: Path, run_id: str, scratch: str) -> Any:
 
 
 def _read_histograms(run_dir: Path) -> dict[int, dict[str, Any]]:
-    """Read the histograms by step and name."""
     import wandb
 
     file = run_dir / HISTOGRAMS

@@ -15,7 +15,7 @@ from verl.utils.dataset.multiturn_sft_dataset import (
 )
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from recipe.data.overlong import is_first_process, list_left_out, overlong_rows
+from recipe.data.overlong import is_first_process, list_left_out, overlong_rows, token_side
 from recipe.data.prompts import final_turn, prompt_text, response_prefix, without_reasoning
 from reward.response import RESPONSE_PREFIX
 
@@ -32,12 +32,9 @@ _PROBE = "<think>a</think>\n<answer>b</answer>"
 
 
 def sample_of_all_kinds(kinds: Sequence[str], count: int, seed: int) -> list[int]:
-    """Draw rows with at least one of every kind, and return their numbers in order.
+    """Draw `count` rows with at least one of every kind, and return their numbers in order.
 
-    Args:
-        kinds: the kind of each row.
-        count: number of rows to draw; with fewer rows than kinds, some kinds have none.
-        seed: seed of the drawing.
+    With fewer rows than kinds, some kinds have none.
     """
     drawn = np.random.default_rng(seed).permutation(len(kinds)).tolist()
     first_of_kind = {kinds[row]: row for row in reversed(drawn)}
@@ -47,20 +44,13 @@ def sample_of_all_kinds(kinds: Sequence[str], count: int, seed: int) -> list[int
 
 
 def prompt_length(row: dict[str, Any], processor: Any, **template: Any) -> int:
-    """Count the tokens of a row's prompt with its image.
-
-    Args:
-        row: row of a rollout parquet, with one ``<image>`` in its prompt.
-        processor: the model's processor; its patch and merge size give pixels per image token.
-        **template: ``data.apply_chat_template_kwargs``.
-    """
+    """Count the tokens of the prompt of a rollout row, with its image."""
     text = prompt_text(row["prompt"], processor, **template)
     tokens = len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
-    images = processor.image_processor
-    factor = images.patch_size * images.merge_size
+    side = token_side(processor)
     width, height = json.loads(row["reward_model"]["ground_truth"])["image_size"]
     placeholders = len(row["images"])
-    return int(tokens + placeholders * (width // factor) * (height // factor) - placeholders)
+    return int(tokens + placeholders * (width // side) * (height // side) - placeholders)
 
 
 class GroundedRLHFDataset(RLHFDataset):
@@ -71,7 +61,6 @@ class GroundedRLHFDataset(RLHFDataset):
     """
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        """Return verl's row, with ``response_prefix``."""
         row: dict[str, Any] = super().__getitem__(item)
         templated = self.processor or self.tokenizer
         prompt = prompt_text(row["raw_prompt"], templated, **self.apply_chat_template_kwargs)
@@ -79,12 +68,9 @@ class GroundedRLHFDataset(RLHFDataset):
         return row
 
     def maybe_filter_out_long_prompts(self, dataframe: datasets.Dataset) -> datasets.Dataset:
-        """Keep the rows whose prompts fit; list the others in ``overlong_dir/FILE.jsonl``.
+        """Keep the rows whose prompts fit; list the others, see `list_left_out`.
 
         With ``data.reasoning=false`` prompts no longer ask for a reasoning.
-
-        Raises:
-            ValueError: no row fits.
         """
         if not self.config.get("reasoning", True):
             dataframe = dataframe.map(

@@ -43,12 +43,8 @@ def overlong_rows(
 ) -> list[Overlong]:
     """Find the rows with more than `limit` tokens, text and images together.
 
-    Args:
-        path: a file of `data_prep.thinkvg`.
-        column: ``messages`` for complete conversations, ``prompt`` for prompts to be answered.
-        limit: most tokens of a row.
-        processor: the model's processor; its patch and merge size give pixels per image token.
-        reasoning: value of ``data.reasoning``.
+    The `column` of a file of `data_prep.thinkvg` is ``messages`` for complete conversations,
+    ``prompt`` for prompts to be answered. `reasoning` is ``data.reasoning``.
 
     Raises:
         OSError: a picture whose size is needed does not open.
@@ -86,14 +82,9 @@ def is_first_process() -> bool:
 def list_left_out(
     file: str | Path, folder: str | Path, rows: Sequence[tuple[int, int]], total: int, limit: str
 ) -> None:
-    """List rows that are left out in ``FOLDER/FILE.jsonl``, and print their number.
+    """List rows that are left out of `file` in ``FOLDER/FILE.jsonl``, and print their number.
 
-    Args:
-        file: data file with these rows.
-        folder: folder of the list.
-        rows: index in the source and tokens of each row.
-        total: number of rows in the file.
-        limit: limit that the rows exceed, as ``KEY=VALUE``.
+    A row is its index in the source and its tokens. They exceed `limit`, given as ``KEY=VALUE``.
 
     Raises:
         ValueError: no row is left.
@@ -111,7 +102,6 @@ def list_left_out(
 
 
 def _upper_bounds(batch: pa.RecordBatch, column: str, processor: Any) -> np.ndarray:
-    """Return an upper bound of the tokens of each row of a batch."""
     messages, images = batch[column], batch["images"]
     contents = pc.fill_null(pc.binary_length(messages.flatten().field("content")), 0)
     texts = _sums(messages, np.asarray(contents))
@@ -119,7 +109,7 @@ def _upper_bounds(batch: pa.RecordBatch, column: str, processor: Any) -> np.ndar
     template = len(prompt_text(first, processor, add_generation_prompt=column == "prompt").encode())
     turns = np.asarray(pc.list_value_length(messages))
     pixels = [np.asarray(images.flatten().field(f"{end}_pixels")) for end in ("min", "max")]
-    cells = _largest_cells(*(bound / _cell(processor) ** 2 for bound in pixels))
+    cells = _largest_cells(*(bound / token_side(processor) ** 2 for bound in pixels))
     return np.asarray(texts + turns * template + _sums(images, cells))
 
 
@@ -130,7 +120,6 @@ def _largest_cells(smallest: np.ndarray, largest: np.ndarray) -> np.ndarray:
 
 
 def _sums(lists: pa.ListArray, values: np.ndarray) -> np.ndarray:
-    """Return the sum of the values of each list."""
     rows = np.asarray(pc.list_parent_indices(lists))
     return np.bincount(rows, weights=values, minlength=len(lists))
 
@@ -145,12 +134,13 @@ def _lengths(
         prompt_text(turns, processor, add_generation_prompt=answers) for turns in conversations
     ]
     encoded = processor.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    side = token_side(processor)
     for row, ids in zip(rows, encoded, strict=True):
         # the template has one token for each image already
-        yield len(ids) + sum(_image_tokens(image, _cell(processor)) - 1 for image in row["images"])
+        yield len(ids) + sum(_image_tokens(image, side) - 1 for image in row["images"])
 
 
-def _cell(processor: Any) -> int:
+def token_side(processor: Any) -> int:
     """Return the side, in pixels, of the square that an image token covers."""
     images = processor.image_processor
     return int(images.patch_size * images.merge_size)

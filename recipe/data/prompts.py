@@ -8,11 +8,12 @@ from prompt and response together, so that a template may make it impossible.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from data_prep.program import InputError
+from recipe.program import plain
 from reward.response import Region, parse_response, render_response
 
 _INSTRUCTION = re.compile(r"Reason in <think></think>.*?\. Then (\w)", re.DOTALL)
@@ -38,10 +39,8 @@ def content_parts(content: str) -> list[dict[str, str]]:
 def prompt_text(messages: list[dict[str, Any]], processor: Any, **template: Any) -> str:
     """Return the text of a prompt under a chat template, one placeholder for each image.
 
-    Args:
-        messages: messages whose contents are texts with ``<image>`` marks, or lists of parts.
-        processor: the model's processor, with the chat template.
-        **template: further arguments of ``apply_chat_template``.
+    Contents of messages are texts with ``<image>`` marks, or lists of parts. `template` has further
+    arguments of ``apply_chat_template``.
     """
     structured = [
         message | {"content": content_parts(message["content"])}
@@ -85,15 +84,7 @@ def without_reasoning(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def final_turn(messages: list[dict[str, Any]], processor: Any, **template: Any) -> tuple[str, str]:
-    """Split the last message of a conversation as generation does.
-
-    Args:
-        messages: messages of which the last is the assistant's.
-        processor: the model's processor, with the chat template.
-        **template: further variables of the template.
-
-    Returns:
-        The part of the message's text that ends the prompt, and the part that the model writes.
+    """Split the last message, the assistant's, into what ends the prompt and what the model writes.
 
     Raises:
         ValueError: the text of the conversation does not begin with its prompt.
@@ -114,11 +105,7 @@ def template_faults(
 ) -> list[str]:
     """Return why a chat template does not fit this recipe's responses, as one line or none.
 
-    Args:
-        processor: the model's processor, with the chat template.
-        template: ``data.apply_chat_template_kwargs``.
-        program: ``sft``, or another one, in which the model answers.
-        reasoning: value of ``data.reasoning``.
+    In the program ``sft`` the template also has to keep responses as they are.
     """
     prefix = response_prefix(prompt_text([_QUESTION], processor, **template))
     if reasoning and "</think>" in prefix:
@@ -153,11 +140,7 @@ def _fault_of_writing(
 
 
 def check_chat_template(config: DictConfig, program: str) -> None:
-    """Check the chat template of a local model folder, if it has ``<think>`` in it.
-
-    Raises:
-        InputError: the template does not fit; the message is one line.
-    """
+    """Refuse a chat template with ``<think>`` in it, of a local model folder, that does not fit."""
     model = config.actor_rollout_ref.model if program == "train" else config.model
     folder, custom = Path(config.model.path), model.get("custom_chat_template")
     if not folder.is_dir():
@@ -174,7 +157,7 @@ def check_chat_template(config: DictConfig, program: str) -> None:
         raise InputError(f"model.path={folder}: its processor does not load ({error})") from error
     if custom:
         processor.chat_template = custom
-    template = OmegaConf.to_container(config.data.apply_chat_template_kwargs, resolve=True)
+    template = plain(config.data.apply_chat_template_kwargs)
     reasoning = bool(config.data.get("reasoning", True))
-    for fault in template_faults(processor, cast("dict[str, Any]", template), program, reasoning):
+    for fault in template_faults(processor, template, program, reasoning):
         raise InputError(f"model.path={folder}: {fault}")

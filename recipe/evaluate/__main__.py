@@ -9,9 +9,9 @@ import multiprocessing
 import random
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from data_prep.program import InputError, read_metadata, write_whole
 from recipe import console, program
@@ -29,7 +29,7 @@ from recipe.evaluate.predictions import (
     write_predictions,
 )
 from recipe.evaluate.results import Evaluated, results
-from recipe.evaluate.serving import ServedModel
+from recipe.evaluate.serving import ServedModel, compare, served_processor
 from recipe.evaluate.tables import markdown, page, verdict
 from recipe.preflight.checklist import refuse_faulty
 from recipe.run import fork_server
@@ -44,7 +44,6 @@ FILES = ("greedy", "sampled", "blank", "shuffled")
 
 
 def main() -> None:
-    """Entry point."""
     program.run("evaluate", evaluate)
 
 
@@ -74,11 +73,7 @@ def evaluate(config: DictConfig) -> None:
 
 
 def check_beside(config: DictConfig, answered: set[str]) -> None:
-    """Check that the models of ``beside`` answered the same questions.
-
-    Raises:
-        InputError: a model did not; the message names its folder.
-    """
+    """Refuse models of ``beside`` that answered other questions; name their folder."""
     for title, folder in config.beside.items():
         ids = {p.id for p in read_predictions(Path(folder) / "greedy.jsonl")}
         if ids != answered:
@@ -90,7 +85,6 @@ def check_beside(config: DictConfig, answered: set[str]) -> None:
 
 
 def _read(folder: Path) -> Runs:
-    """Read the predictions of an earlier evaluation."""
     return {
         name: read_predictions(folder / f"{name}.jsonl")
         for name in FILES
@@ -99,11 +93,7 @@ def _read(folder: Path) -> Runs:
 
 
 def _generate(config: DictConfig, prompts: list[Prompt]) -> tuple[Runs, dict[str, Any]]:
-    """Generate greedy, sampled and control responses, and write each set when it is complete.
-
-    Returns:
-        The predictions, and the entry of `metrics.json` about a server.
-    """
+    """Return responses, each set written when complete, and a server's entry of `metrics.json`."""
     model = _model(config, prompts)
     requests = {"greedy": (prompts, 0.0, 1)}
     if config.sampling.samples:
@@ -133,14 +123,12 @@ def _model(config: DictConfig, prompts: list[Prompt]) -> LocalModel | ServedMode
 
 
 def _served(config: DictConfig, prompts: list[Prompt]) -> ServedModel:
-    from recipe.evaluate.serving import compare, served_processor
-
     family = read_metadata(split_files(config)[0]).get("model_family")
     processor = served_processor(config.model.path)
     tokenizer = processor.tokenizer if processor is not None else None
     if processor is not None and not config.server.response_prefix:
-        template = OmegaConf.to_container(config.data.apply_chat_template_kwargs)
-        text = prompt_text(prompts[0].messages, processor, **cast("dict[str, Any]", template))
+        template = program.plain(config.data.apply_chat_template_kwargs)
+        text = prompt_text(prompts[0].messages, processor, **template)
         config.server.response_prefix = response_prefix(text)
     served = ServedModel(config, 16 if family == "qwen3_vl" else 14, tokenizer)
     if config.server.compare:
@@ -177,7 +165,6 @@ def _score(config: DictConfig, runs: Runs) -> Runs:
 
 
 def _write(config: DictConfig, runs: Runs, server: dict[str, Any]) -> None:
-    """Write metrics and tables, with the baselines and the models of ``beside``."""
     out = Path(config.out)
     split, train_file = split_files(config)
     model = Evaluated(

@@ -47,11 +47,7 @@ def uses_engine(config: DictConfig) -> bool:
 
 
 def check_settings(config: DictConfig) -> None:
-    """Check that the data and the model are configured.
-
-    Raises:
-        InputError: names the first key without a value.
-    """
+    """Refuse a configuration without data or model; name the first key without a value."""
     require(config, "data.dir", *(("model.path",) if uses_engine(config) else ()))
 
 
@@ -93,11 +89,7 @@ def judge_faults(config: DictConfig) -> Iterator[str]:
 
 
 def check_server(config: DictConfig) -> None:
-    """Check the settings of the server, if a server answers.
-
-    Raises:
-        InputError: data may not be sent to it, or its key is missing.
-    """
+    """Refuse a server that data may not be sent to, or whose key is missing."""
     if config.server.base_url and not config.predictions:
         from recipe.evaluate import serving
 
@@ -132,15 +124,7 @@ def read_model(config: DictConfig) -> dict[str, Any]:
 
 
 def read_data_files(config: DictConfig, model: dict[str, Any]) -> list[DataFile]:
-    """Check the columns and the model family of both splits; return the split to answer.
-
-    Args:
-        config: composed ``configs/evaluate.yaml``.
-        model: ``config.json`` of the model, empty if it is not known.
-
-    Raises:
-        InputError: names the first fault.
-    """
+    """Refuse wrong columns or another model family in either split; return the split to answer."""
     for file in split_files(config):
         metadata = check_parquet(str(file), "data.dir", ROLLOUT_COLUMNS)
         check_family(metadata, model, f"data.dir={config.data.dir}")

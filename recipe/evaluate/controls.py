@@ -10,13 +10,11 @@ import pandas as pd
 
 from data_prep.program import InputError
 from recipe.evaluate.metrics import (
-    OVERALL,
     Estimate,
     estimates,
     is_above_zero,
     paired,
     question_values,
-    table_by_type,
 )
 from recipe.evaluate.predictions import Prediction, Question
 from reward.answers import answer_is_correct
@@ -34,20 +32,15 @@ COMPARED = ("a_score", "v_score")
 """Metrics in which a model is compared with its controls."""
 
 
-def majority_baseline(train: Sequence[Question], test: Sequence[Question]) -> pd.DataFrame:
+def majority_values(train: Sequence[Question], test: Sequence[Question]) -> pd.DataFrame:
     """Compute the A-score of always giving the question type's most frequent training answer.
 
     Of equally frequent answers the alphabetically first is taken. Questions of a type that is not
     in the training split count as wrong.
 
     Returns:
-        Rows: question types and `overall`; columns `a_score` (0..1) and `n`.
+        A row for each test question, in order: `question_type` and `a_score` (0 or 1).
     """
-    return table_by_type(majority_values(train, test), ("a_score",))
-
-
-def majority_values(train: Sequence[Question], test: Sequence[Question]) -> pd.DataFrame:
-    """Return the rows behind `majority_baseline`: `question_type` and `a_score`, in order."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for question in train:
         counts[question.ground_truth.question_type][answer_text(question.ground_truth)] += 1
@@ -62,31 +55,22 @@ def majority_values(train: Sequence[Question], test: Sequence[Question]) -> pd.D
     return pd.DataFrame(rows)
 
 
-def region_prior_baseline(train: Sequence[Question], test: Sequence[Question]) -> pd.DataFrame:
-    """Compute the overlap of each region's mean training box, given the true regions' names.
-
-    Each region of a test question is answered with one box: its mean over `regions` of the training
-    split, in normalised coordinates, or the mean of all boxes if training lacks the region. Boxes
-    are paired one to one and scored as in the reward.
-
-    Returns:
-        Rows: question types and `overall`; columns `v_score`, `iou_50`, `iou_75` (0..1) and `n`.
-    """
-    return table_by_type(region_prior_values(train, test), OVERLAPS)
-
-
 def region_prior_values(
     train: Sequence[Question],
     test: Sequence[Question],
     named: Sequence[Sequence[str]] | None = None,
 ) -> pd.DataFrame:
-    """Return the rows behind `region_prior_baseline`: `question_type` and `OVERLAPS`, in order.
+    """Compute the overlap of each region's mean training box, given the regions' names.
 
-    Args:
-        train: questions of the training split.
-        test: questions to answer.
-        named: region names for each test question, used instead of the true ones. The names that a
-            model gave show how much of its overlap comes from the names alone.
+    Each region of a test question is answered with one box: its mean over `regions` of the training
+    split, in normalised coordinates, or the mean of all boxes if training lacks the region. Boxes
+    are paired one to one and scored as in the reward.
+
+    `named` has region names for each test question in place of the true ones. Those that a model
+    gave show how much of its overlap comes from the names alone.
+
+    Returns:
+        A row for each test question, in order: `question_type` and `OVERLAPS` (0..1).
     """
     priors, fallback = mean_boxes(train)
     rows = []
@@ -102,11 +86,10 @@ def baseline_summary(
     train: Sequence[Question], test: Sequence[Question]
 ) -> dict[str, dict[str, float]]:
     """Return the entry `baselines` of the summary: the overall values."""
-    majority = majority_baseline(train, test).loc[OVERALL].to_dict()
-    prior = region_prior_baseline(train, test).loc[OVERALL].to_dict()
+    majority, prior = majority_values(train, test), region_prior_values(train, test)
     return {
-        "majority": {"a_score": float(majority["a_score"])},
-        "region_prior": {key: float(prior[key]) for key in ("v_score", "iou_75")},
+        "majority": {"a_score": float(majority["a_score"].mean())},
+        "region_prior": {key: float(prior[key].mean()) for key in ("v_score", "iou_75")},
     }
 
 
@@ -137,12 +120,15 @@ def answer_text(truth: GroundTruth) -> str:
     return truth.answer if isinstance(truth.answer, str) else ", ".join(sorted(truth.answer))
 
 
-def baseline_values(
-    greedy: Sequence[Prediction], train: Sequence[Question]
+def control_values(
+    greedy: Sequence[Prediction],
+    controls: Mapping[str, Sequence[Prediction]],
+    train: Sequence[Question],
 ) -> dict[str, pd.DataFrame]:
-    """Return the values of each baseline on the questions of `greedy`, like `question_values`.
+    """Return values of baselines, then of `controls` (by keys of `IMAGE_CONTROLS`), by title.
 
-    The majority answer has only an A-score, the region priors only overlaps.
+    They are like `question_values`. The majority answer has only an A-score, the region priors
+    only overlaps.
     """
     questions = [Question(p.index, p.truth) for p in greedy]
     named = [[ref for ref, _ in parse_response(p.response).regions] for p in greedy]
@@ -155,30 +141,15 @@ def baseline_values(
     for table in tables.values():
         table.index = pd.Index([p.id for p in greedy], name="id")
         table.insert(0, "patient", patients)
-    return tables
-
-
-def control_values(
-    greedy: Sequence[Prediction],
-    controls: Mapping[str, Sequence[Prediction]],
-    train: Sequence[Question],
-) -> dict[str, pd.DataFrame]:
-    """Return the values of the baselines, then of `controls` (by keys of `IMAGE_CONTROLS`)."""
-    answered = {
+    return tables | {
         IMAGE_CONTROLS[name]: question_values(predictions) for name, predictions in controls.items()
     }
-    return baseline_values(greedy, train) | answered
 
 
 def control_report(
     values: pd.DataFrame, controls: Mapping[str, pd.DataFrame], seed: int = 0
 ) -> dict[str, Any]:
-    """Compare a model with its controls.
-
-    Args:
-        values: `question_values` of the model's greedy predictions.
-        controls: values of each control, by its title.
-        seed: of the bootstrap.
+    """Compare `question_values` of a model's greedy predictions with those of controls, by title.
 
     Returns:
         `controls` (title -> metric -> estimate), `over_controls` (title -> metric -> estimate of
@@ -193,7 +164,7 @@ def control_report(
             for title, table in controls.items()
         }
 
-    over = {title: paired(table, values, seed=seed) for title, table in controls.items()}
+    over = gains(values)
     return {
         "controls": {
             title: estimates(

@@ -8,15 +8,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow.parquet as pq
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 
 from recipe import console
 from recipe.data.prompts import prompt_text, response_prefix, template_faults
 from recipe.evaluate.controls import other_patients
+from recipe.program import plain
 
 BLANK: dict[str, Any] = {}
 CHUNK = 256  # questions whose images are held in memory at a time
@@ -38,7 +39,6 @@ class Prompt:
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Read the rows of a rollout parquet, in order."""
     columns = ["prompt", "images", "reward_model", "extra_info"]
     return [
         Prompt(
@@ -80,11 +80,9 @@ def load_image(prompt: Prompt, patch_size: int) -> Image.Image:
 
 
 def start_engine(config: DictConfig, own_process: bool = True) -> Any:
-    """Start a vLLM engine for the configured model.
+    """Start a vLLM engine for the configured model, when ``cluster.env`` is in the environment.
 
-    Args:
-        config: composed ``configs/evaluate.yaml``; ``cluster.env`` is in the environment already.
-        own_process: run the engine in a separate process, while this one prepares pictures.
+    In a separate process (`own_process`) it answers while this one prepares pictures.
     """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     # At 1, vLLM's CPU platform gives the engine a worker process, and both spin while they wait for
@@ -92,8 +90,7 @@ def start_engine(config: DictConfig, own_process: bool = True) -> Any:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "2" if own_process else "0"
     from vllm import LLM
 
-    kwargs = OmegaConf.to_container(config.cluster.engine_kwargs, resolve=True)
-    extra = cast("dict[str, Any]", kwargs)
+    extra = plain(config.cluster.engine_kwargs)
     extra.pop("worker_extension_cls", None)  # evaluation writes no weights
     return LLM(
         model=str(config.model.path),
@@ -118,9 +115,7 @@ class LocalModel:
         self._engine = start_engine(config)
         self._processor = AutoProcessor.from_pretrained(config.model.path)
         self._limit = config.data.max_response_length
-        self._template = cast(
-            "dict[str, Any]", OmegaConf.to_container(config.data.apply_chat_template_kwargs)
-        )
+        self._template = plain(config.data.apply_chat_template_kwargs)
         for fault in template_faults(self._processor, self._template, "evaluate"):
             console.say(f"warning: model.path={config.model.path}: {fault}")
 
@@ -147,19 +142,11 @@ def answer(
     progress: Any,
     template: Mapping[str, Any] | None = None,
 ) -> list[list[str]]:
-    """Generate the responses to each prompt, in order.
+    """Generate the responses to each prompt, in order; vLLM's `params` say how many.
 
     A response starts with the part that the chat template writes into the prompt (`<think>`). Its
     tokens are decoded all at once, as in verl's rollout: vLLM's own text is built token by token
     and lacks a last character that is cut off.
-
-    Args:
-        engine: from `start_engine`.
-        processor: the model's processor.
-        prompts: questions.
-        params: vLLM ``SamplingParams``; its ``n`` is the number of responses to each prompt.
-        progress: a tqdm bar, updated by one for each prompt.
-        template: further variables of the chat template.
     """
     responses: list[list[str]] = []
     for start in range(0, len(prompts), CHUNK):

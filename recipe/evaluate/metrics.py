@@ -175,18 +175,13 @@ def mean_by_question(predictions: Sequence[Prediction], metric: str) -> dict[str
             f"question {least!r} has {low} samples and question {most!r} has {high}; "
             "generate the same number for all"
         )
-    values: dict[str, list[float]] = {}
-    for prediction in predictions:
-        values.setdefault(prediction.id, []).append(metric_value(prediction, metric))
-    return {question: sum(numbers) / len(numbers) for question, numbers in values.items()}
+    values = pd.Series([metric_value(p, metric) for p in predictions], [p.id for p in predictions])
+    means = values.groupby(level=0, sort=False).mean()
+    return {str(question): float(mean) for question, mean in means.items()}
 
 
 def check_same_questions(a: Collection[str], b: Collection[str]) -> None:
-    """Check that both sides have the same question ids.
-
-    Raises:
-        InputError: names a question that only one side has.
-    """
+    """Refuse two sides with different question ids; name one that only one side has."""
     if missing := set(a) ^ set(b):
         raise InputError(
             f"question {min(missing)!r} and {len(missing) - 1} more were answered on one side "
@@ -222,8 +217,7 @@ def sample_values(predictions: Sequence[Prediction]) -> pd.DataFrame:
             f"the samples: between {min(counts, default=0)} and {max(counts, default=0)} for a "
             "question; generate the same number for all"
         )
-    most = counts.pop()
-    ks = [k for k in (2**power for power in range(20)) if k <= most]
+    ks = [2**power for power in range(counts.pop().bit_length())]
     rows = {question: _sample_row(samples, ks) for question, samples in questions.items()}
     return pd.DataFrame(rows).T.infer_objects()
 
@@ -300,18 +294,10 @@ def estimates(
 ) -> dict[str, Estimate]:
     """Estimate the mean of each column that has a number, with a percentile interval.
 
-    Args:
-        values: a row for each question, a column of numbers for each metric; NaN is left out.
-        patients: the patient of each row.
-        seed: of the resampling; the same seed gives the same intervals.
-        resamples: number of bootstrap samples.
+    A row of `values` is a question; NaN is left out. The same seed gives the same intervals.
     """
-    numbers = values.to_numpy(dtype=float)
-    codes, names = pd.factorize(np.asarray(patients))
-    present = ~np.isnan(numbers)
-    sums, counts = (np.zeros((len(names), numbers.shape[1])) for _ in range(2))
-    np.add.at(sums, codes, np.where(present, numbers, 0.0))
-    np.add.at(counts, codes, present)
+    groups = values.astype(float).groupby(np.asarray(patients), sort=False)
+    sums, counts = groups.sum().to_numpy(), groups.count().to_numpy()
     means = _resampled_means(sums, counts, seed, resamples)
     tail = 100 * (1 - CONFIDENCE) / 2
     by_metric: dict[str, Estimate] = {}
@@ -347,11 +333,7 @@ def paired(
 ) -> dict[str, Estimate]:
     """Estimate the mean of `after - before` for each metric that both have, questions paired.
 
-    Args:
-        before: from `question_values`, or a table with its column `patient` and any metrics.
-        after: the same questions.
-        seed: of the resampling.
-        resamples: number of bootstrap samples.
+    Both are from `question_values`, or tables with its column `patient` and any metrics.
 
     Raises:
         InputError: the questions differ, or belong to other patients.

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.lib import ArrowInvalid
 from pydantic import ConfigDict, FiniteFloat, TypeAdapter, ValidationError
-from tqdm import tqdm
+from tqdm.asyncio import tqdm
 
 from data_prep.program import InputError, write_whole
 from reward.ground_truth import QUESTION_TYPES, GroundTruth
@@ -126,15 +126,10 @@ AR_PRESET = "paper_judge"
 class Prediction:
     """One generated response to one question of the rollout parquet.
 
-    Attributes:
-        id: of the question.
-        index: the row's `extra_info.index`.
-        sample: 0 for greedy decoding; samples count from 0.
-        response: the complete response, with the `<think>` that a chat template may write into the
-            prompt. Boxes are in the model's coordinates, as in `ground_truth`.
-        ground_truth: of the row.
-        extra_info: of the row.
-        scores: from `reward.thinkvg.compute_score`; empty before scoring.
+    `index` is the row's `extra_info.index`; `sample` counts from 0, which is also greedy decoding.
+    The response is complete, with the `<think>` that a chat template may write into the prompt, and
+    its boxes are in the model's coordinates, as in `ground_truth`. `scores` are those of
+    `reward.thinkvg.compute_score`; empty before scoring.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
@@ -154,7 +149,6 @@ class Prediction:
 
     @cached_property
     def truth(self) -> GroundTruth:
-        """`ground_truth`, parsed."""
         return GroundTruth.parse(self.ground_truth)
 
     @property
@@ -227,15 +221,7 @@ def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> No
 def score_predictions(
     predictions: Sequence[Prediction], preset: str = "dense", judge: Mapping[str, Any] | None = None
 ) -> list[Prediction]:
-    """Score predictions with a reward preset.
-
-    Args:
-        predictions: to score.
-        preset: name of the reward preset.
-        judge: replaces settings of a judged preset.
-
-    Returns:
-        The same predictions with new `scores`.
+    """Return the predictions with scores of a preset; `judge` replaces settings of its judge.
 
     Raises:
         InputError: the judge failed for too many of them.
@@ -257,15 +243,12 @@ async def _judged_scores(
     from reward.offline import Item, score_many  # needs the extra `judge`
 
     items = (Item(p.response, p.ground_truth, p.extra_info) for p in predictions)
-    all_scores = []
-    with tqdm(total=len(predictions), desc="judging", unit="response", delay=2) as progress:
-        try:
-            async for scores in score_many(items, kwargs, DATA_SOURCE):
-                all_scores.append(scores)
-                progress.update()
-        except JudgeFailing as error:
-            raise InputError(str(error)) from error
-    return all_scores
+    scores = score_many(items, kwargs, DATA_SOURCE)
+    progress = tqdm(scores, total=len(predictions), desc="judging", unit="response", delay=2)
+    try:
+        return [score async for score in progress]
+    except JudgeFailing as error:
+        raise InputError(str(error)) from error
 
 
 def ar_settings(judge: Mapping[str, Any]) -> JudgeSettings:
@@ -312,18 +295,15 @@ async def _ar_scores(
 
     # Bounds the prompts that are in memory while they wait for the judge.
     slots = asyncio.Semaphore(2 * settings.max_concurrency)
-    with tqdm(total=len(predictions), desc="judging", unit="response") as progress:
 
-        async def grade(prediction: Prediction) -> float | None:
-            async with slots:
-                score = await _ar_score(prediction, settings)
-            progress.update()
-            return score
+    async def grade(prediction: Prediction) -> float | None:
+        async with slots:
+            return await _ar_score(prediction, settings)
 
-        try:
-            return list(await asyncio.gather(*map(grade, predictions)))
-        finally:
-            await close_judges()
+    try:
+        return await tqdm.gather(*map(grade, predictions), desc="judging", unit="response")
+    finally:
+        await close_judges()
 
 
 async def _ar_score(prediction: Prediction, settings: JudgeSettings) -> float | None:

@@ -46,13 +46,10 @@ REGION_METRICS = ("v_score", "iou_50", "iou_75", "a_score")
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Scored predictions of one model.
+    """Scored predictions of a model: a greedy one for each question, and several sampled or none.
 
-    Attributes:
-        greedy: one for each question.
-        sampled: several for each question, or none.
-        controls: greedy predictions by the keys of `controls.IMAGE_CONTROLS`; may be empty.
-        beside: greedy predictions of other models on the same questions, by their titles.
+    `controls` has greedy ones by the keys of `IMAGE_CONTROLS`, `beside` those of other models on
+    the same questions by their titles.
     """
 
     greedy: Sequence[Prediction]
@@ -62,13 +59,7 @@ class Evaluated:
 
 
 def results(model: Evaluated, train: Sequence[Question], seed: int = 0) -> dict[str, Any]:
-    """Compute the numbers of `metrics.json`.
-
-    Args:
-        model: its scored predictions.
-        train: questions of the training split, for the baselines.
-        seed: of the bootstrap.
-    """
+    """Compute the numbers of `metrics.json`; `train` has the questions for the baselines."""
     values = question_values(model.greedy)
     questions = [Question(p.index, p.truth) for p in model.greedy]
     beside = {title: question_values(predictions) for title, predictions in model.beside.items()}
@@ -247,15 +238,10 @@ def build_summary(
     test_parquet: str | Path,
     run: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Compute the summary.
+    """Compute the summary from scored predictions of both models on the complete test split.
 
-    Args:
-        sft: scored (greedy, sampled) predictions of the SFT model on the complete test split.
-        grpo: those of the model after GRPO.
-        train_parquet: rollout parquet of the training split, for the baselines.
-        test_parquet: rollout parquet of the test split.
-        run: `seed`, `versions`, `wall_seconds` (stage -> seconds), `grpo_steps`, `rollouts`;
-            `seed` also seeds the bootstrap.
+    The parquet files are of rollouts; baselines come from that of training. `run` has the values of
+    `_Run`, of which the seed is also that of the bootstrap.
 
     Raises:
         InputError: the models did not answer exactly the questions of the test split, a

@@ -18,9 +18,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 
 from data_prep.program import InputError
@@ -36,6 +36,7 @@ from llm_client.server import Count, Positive, ServerSettings, check_packages
 from recipe import console
 from recipe.data.prompts import content_parts, prompt_text
 from recipe.evaluate.generation import Prompt, load_image
+from recipe.program import plain
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
@@ -75,12 +76,10 @@ def check_server(server: DictConfig) -> EvaluatedServer:
     """Check the settings without a request to the server, and return them.
 
     Raises:
-        InputError: a wrong setting, an address that data may not be sent to, a key that is not
-            set, or a missing package.
+        InputError: a wrong setting, a forbidden address, a missing key or a missing package.
     """
-    values = cast("dict[str, Any]", OmegaConf.to_container(server, resolve=True))
     try:
-        settings = EvaluatedServer.parse(values)
+        settings = EvaluatedServer.parse(plain(server))
         settings.api_key()
         check_packages()
     except ValueError as error:
@@ -92,12 +91,9 @@ class ReplyReader:
     """Read the texts of chat completions, and count those that the server changed or cut off."""
 
     def __init__(self, limit: int, tokenizer: Any = None, prefix: str = "") -> None:
-        """Set up the counts.
+        """Set up the counts, for answers of up to `limit` tokens that begin with `prefix`.
 
-        Args:
-            limit: tokens that an answer may have.
-            tokenizer: decodes the tokens, if the server sends them.
-            prefix: the part of a response that the chat template writes into the prompt.
+        The tokenizer decodes the tokens, if the server sends them.
         """
         self._limit, self._tokenizer, self._prefix = limit, tokenizer, prefix
         self._counts: Counter[str] = Counter()
@@ -169,15 +165,11 @@ class ServedModel:
     def __init__(self, config: DictConfig, patch_size: int, tokenizer: Any = None) -> None:
         """Check the settings; the first request connects.
 
-        Args:
-            config: composed ``configs/evaluate.yaml``.
-            patch_size: of the model's vision tower, in pixels.
-            tokenizer: the served model's, to decode the server's tokens as in training; None to
-                use the server's text.
+        `patch_size` is that of the vision tower, in pixels. A tokenizer decodes the server's tokens
+        as in training; without one the server's text is used.
         """
         self.patch_size = patch_size
-        template = OmegaConf.to_container(config.data.apply_chat_template_kwargs, resolve=True)
-        self.template = cast("dict[str, Any]", template)
+        self.template = plain(config.data.apply_chat_template_kwargs)
         self._settings, self._seed = check_server(config.server), config.seed
         self._extra: dict[str, Any] = json.loads(self._settings.extra_body)
         limit = self._extra.get("max_tokens") or config.data.max_response_length
@@ -278,7 +270,6 @@ class ServedModel:
 
 
 def picture_part(picture: Image.Image) -> dict[str, Any]:
-    """Return a picture as a part of a message."""
     stream = io.BytesIO()
     picture.save(stream, format="PNG")
     url = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -33,7 +33,6 @@ NONE = "—"
 
 
 def title_of(metric: str) -> str:
-    """Return the title of a metric in tables."""
     if metric.startswith("pass_at_"):
         return f"pass@{metric.removeprefix('pass_at_')}"
     return METRIC_TITLES.get(metric, metric.replace("_", " "))
@@ -43,8 +42,7 @@ def cell(value: float, title: str) -> str:
     """Format a number under a column title: shares with three decimals, counts with none."""
     if math.isnan(value):
         return NONE
-    is_count = title.split(": ")[0] in COUNTS
-    return f"{value:.0f}" if is_count else f"{value:.3f}"
+    return f"{value:.0f}" if title in COUNTS else f"{value:.3f}"
 
 
 def estimate(value: Mapping[str, Any] | None, metric: str = "", signed: bool = False) -> str:
@@ -73,56 +71,35 @@ def markdown_table(
 
 def comparison(
     models: Mapping[str, pd.DataFrame],
-    *,
-    sampled: Mapping[str, pd.DataFrame] | None = None,
-    majority: pd.DataFrame | None = None,
-    region_prior: pd.DataFrame | None = None,
-) -> pd.DataFrame:
-    """Put models and baselines side by side, metric by metric.
+    sampled: Mapping[str, pd.DataFrame],
+    baselines: Mapping[str, pd.DataFrame],
+) -> dict[str, dict[str, pd.Series]]:
+    """Put `metrics_table`s of models and of baselines, by title, side by side, metric by metric.
 
-    Args:
-        models: title -> `metrics_table` of greedy predictions.
-        sampled: title -> `metrics_table` of sampled predictions, for the sampled reward.
-        majority: the table of `recipe.evaluate.controls.majority_baseline`.
-        region_prior: the table of `region_prior_baseline` there.
+    `sampled` has tables of sampled predictions, for the sampled reward.
 
     Returns:
-        Rows: question types and `overall`. Columns: pairs (metric title, model or baseline), in
-        the order of `METRIC_TITLES`; last (`Questions`, ""), how many questions a row has.
+        Title of a metric, in the order of `METRIC_TITLES` -> model or baseline -> values by
+        question type and `overall`. Last is (`Questions`, ""), how many questions there are.
     """
-    columns: dict[tuple[str, str], pd.Series] = {}
-    for metric, title in METRIC_TITLES.items():
-        if metric == "reward_sampled":
-            columns |= {(title, name): t["reward"] for name, t in (sampled or {}).items()}
-        elif metric != "n":
-            with_metric = {name: table for name, table in models.items() if metric in table}
-            columns |= {(title, name): table[metric] for name, table in with_metric.items()}
-        for name, baseline in ((MAJORITY_TITLE, majority), (PRIOR_TITLE, region_prior)):
-            if metric != "n" and baseline is not None and metric in baseline:
-                columns[title, name] = baseline[metric]
     first = next(iter(models.values()))
-    columns[METRIC_TITLES["n"], ""] = first["n"]
-    table = pd.DataFrame(columns).reindex(first.index)
-    table.columns = pd.MultiIndex.from_tuples(columns)
-    return table
+    columns = {}
+    for metric, title in METRIC_TITLES.items():
+        tables, key = {**models, **baselines}, metric
+        if metric == "reward_sampled":
+            tables, key = dict(sampled), "reward"
+        elif metric == "n":
+            tables = {"": first}
+        present = {name: table[key] for name, table in tables.items() if key in table}
+        if present:
+            columns[title] = {name: column.reindex(first.index) for name, column in present.items()}
+    return columns
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Format a `comparison` or one model's `metrics_table` as a Markdown table.
-
-    A two-level column title becomes `metric: model`.
-    """
-    columns: list[Any] = list(table.columns)
-    titles = [
-        ": ".join(filter(None, column))
-        if isinstance(column, tuple)
-        else METRIC_TITLES.get(column, column)
-        for column in columns
-    ]
-    rows = (
-        [str(label), *(cell(value, title) for value, title in zip(row, titles, strict=True))]
-        for label, row in table.iterrows()
-    )
+    """Format one model's `metrics_table` as a Markdown table."""
+    titles = [title_of(str(metric)) for metric in table.columns]
+    rows = ([str(label), *map(cell, row, titles)] for label, row in table.iterrows())
     return markdown_table(["question type", *titles], rows)
 
 
@@ -149,7 +126,6 @@ def page(results: Mapping[str, Any]) -> str:
 
 
 def _server(server: Mapping[str, Any] | None) -> list[str]:
-    """Describe the served model that answered, and its differences from the local engine."""
     if server is None:
         return []
     sampling = ", ".join(f"{key} {value}" for key, value in server["sampling"].items())
@@ -200,11 +176,7 @@ def beside_table(results: Mapping[str, Any]) -> str:
 def estimate_rows(
     rows: Iterable[tuple[str, Mapping[str, Any]]], metrics: Iterable[str], *, signed: bool = False
 ) -> tuple[list[str], list[list[str]]]:
-    """Format estimates with names as rows and metrics as columns, without empty columns.
-
-    Returns:
-        The titles of the metrics, and the rows, each with its name first.
-    """
+    """Return titles of metrics, and estimates by row, after its name, without empty columns."""
     named = list(rows)
     present = [metric for metric in metrics if any(metric in values for _, values in named)]
     body = [

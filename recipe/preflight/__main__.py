@@ -21,7 +21,6 @@ recipe/preflight/memory.py."""
 
 
 def main() -> None:
-    """Entry point."""
     options = _options()
     try:
         config = compose_config(options.program, options.overrides)
@@ -106,7 +105,6 @@ def _data_lines(plan: Plan) -> list[str]:
 
 
 def _memory_lines(plan: Plan) -> list[str]:
-    """Format memory, disk and traffic, as far as they are known."""
     if not (plan.memory and plan.shape and plan.work):
         return []
     memory = plan.memory

@@ -35,20 +35,9 @@ ALL = (TRAIN, SFT, EVALUATE)
 class Plan:
     """A run as the checks read it, with their results; a part that could not be read is None.
 
-    Attributes:
-        config: composed configuration.
-        program: ``train``, ``sft`` or ``evaluate``.
-        elsewhere: whether the run is for other machines, so that this one is not checked.
-        files: data files with the right columns.
-        model: the model's ``config.json``.
-        processor: the model's processor.
-        shape: the model's layers and widths.
-        work: load of the run on each GPU.
-        memory: calculated memory of each GPU.
-        traffic: calculated traffic of each GPU in a step.
-        lengths: tokens of prompts and of responses, by the key of the file, for rollouts.
-        problems: certain faults, one line each, without repeats.
-        warnings: likely faults.
+    A run that is `elsewhere` is for other machines, so that this one is not checked. `lengths` has
+    tokens of prompts and of responses, by the key of the file, for rollouts. `problems` are certain
+    faults, one line each, without repeats; `warnings` are likely ones.
     """
 
     config: DictConfig
@@ -75,14 +64,9 @@ class Plan:
 class Check:
     """One line of the list.
 
-    Attributes:
-        subject: what is checked, in words that follow "could not check".
-        faults: yields faults or raises an `InputError`; it may set a part of the plan.
-        programs: programs whose runs are checked.
-        is_certain: whether its faults stop a run; otherwise they are warnings.
-        is_basic: whether a fault makes the later checks impossible.
-        of_machine: whether it checks this machine.
-        only_ahead: whether only `recipe.preflight` makes it.
+    The `faults` come from a function that yields them, or raises an `InputError`, and may set a
+    part of the plan; `subject` follows "could not check". They stop a run where it `is_certain`,
+    and are warnings otherwise. After one that `is_basic` the later checks are impossible.
     """
 
     subject: str
@@ -94,7 +78,6 @@ class Check:
     only_ahead: bool = False
 
     def applies(self, plan: Plan, ahead: bool) -> bool:
-        """Return whether the check is made for this run."""
         is_here = not (self.of_machine and plan.elsewhere)
         return plan.program in self.programs and is_here and (ahead or not self.only_ahead)
 
@@ -111,11 +94,7 @@ class Check:
 
 
 def refuse_faulty(config: DictConfig, program: str) -> None:
-    """Check a run of ``train``, ``sft`` or ``evaluate`` before it starts.
-
-    Raises:
-        InputError: there are problems; names all of them on one line.
-    """
+    """Refuse a run of one of the programs if it has problems; name all of them on one line."""
     plan = examine(config, program, ahead=False)
     if len(plan.problems) > 1:
         numbered = (f"({number}) {text}" for number, text in enumerate(plan.problems, 1))
@@ -127,13 +106,9 @@ def refuse_faulty(config: DictConfig, program: str) -> None:
 
 
 def examine(config: DictConfig, program: str, elsewhere: bool = False, ahead: bool = True) -> Plan:
-    """Make the checks of a program, and return the plan with their results.
+    """Make the checks of a program (one of `ALL`), and return the plan with their results.
 
-    Args:
-        config: composed configuration.
-        program: ``train``, ``sft`` or ``evaluate``.
-        elsewhere: whether the run is for other machines, so that this one is not checked.
-        ahead: whether to include the checks that only `recipe.preflight` makes.
+    `ahead` includes the checks that only `recipe.preflight` makes.
     """
     plan = Plan(config, program, elsewhere)
     for check in CHECKS:
@@ -144,20 +119,6 @@ def examine(config: DictConfig, program: str, elsewhere: bool = False, ahead: bo
         if check.is_basic and plan.problems:
             break
     return plan
-
-
-def _accelerator_faults(plan: Plan) -> None:
-    is_elsewhere = plan.program == TRAIN and cluster.gpus_are_elsewhere()
-    if plan.starts_engine and not is_elsewhere:
-        machine.check_accelerator(plan.config)
-
-
-def _limit_faults(plan: Plan) -> Iterable[str]:
-    return machine.limit_faults(plan.config, plan.program) if plan.starts_engine else ()
-
-
-def _limit_warnings(plan: Plan) -> Iterable[str]:
-    return machine.limit_warnings(plan.config, plan.program) if plan.starts_engine else ()
 
 
 def _read_model(plan: Plan) -> None:
@@ -204,7 +165,6 @@ def _long_row_faults(plan: Plan) -> Iterator[str]:
 
 def _step_faults(plan: Plan) -> Iterator[str]:
     for file in plan.files:
-        yield from data.batch_fill_faults(file, plan.config)
         yield from data.step_faults(file, plan.config)
 
 
@@ -257,6 +217,11 @@ def _of(check: Callable[..., Iterable[str] | None], *parts: str) -> Callable[[Pl
     return faults
 
 
+def _of_engine(check: Callable[..., Iterable[str] | None]) -> Callable[[Plan], Any]:
+    """Return a check of configuration and program for runs that start an engine."""
+    return lambda plan: check(plan.config, plan.program) if plan.starts_engine else ()
+
+
 CHECKS = (
     # settings
     Check("the settings", _of(values.check_settings, "config"), TRAINING, is_basic=True),
@@ -264,10 +229,10 @@ CHECKS = (
     Check("the numbers", _of(values.value_faults, "config", "program"), TRAINING, is_basic=True),
     Check("the numbers", _of(evaluation.value_faults, "config"), (EVALUATE,)),
     # this machine
-    Check("the accelerator", _accelerator_faults, of_machine=True),
+    Check("the accelerator", _of_engine(machine.check_accelerator), of_machine=True),
     Check("the folder of results", _of(check_outputs, "config"), of_machine=True),
-    Check("the limits", _limit_faults, of_machine=True),
-    Check("the limits", _limit_warnings, is_certain=False, of_machine=True),
+    Check("the limits", _of_engine(machine.limit_faults), of_machine=True),
+    Check("the limits", _of_engine(machine.limit_warnings), is_certain=False, of_machine=True),
     # model and data
     Check("the model", _read_model),
     Check("the processor", _read_processor, TRAINING),

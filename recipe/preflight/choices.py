@@ -9,7 +9,7 @@ import netrc
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlparse
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from data_prep.program import InputError
 from recipe.preflight.model import check_model_folder
 from recipe.preflight.values import ACTOR, ROLLOUT, Workload, saves
-from recipe.program import GDPO, SEGMENTS
+from recipe.program import GDPO, SEGMENTS, plain
 from reward.judge.settings import JudgeSettings, check_health, check_ready
 from reward.settings import COMPONENTS, check_kwargs
 
@@ -51,7 +51,11 @@ def choice_faults(config: DictConfig, program: str, work: Workload) -> Iterator[
     for name in loggers(config):
         yield from _one_of("trainer.logger", name, [*Tracking.supported_backend, "tracking"])
     engine = f"{ACTOR}.fsdp_config" if training else "engine"
-    yield from _strategy(config, f"{ACTOR}.strategy" if training else "engine.strategy")
+    # FSDP1 needs an accelerator
+    strategies = ("fsdp2",) if config.cluster.platform == "cpu" else ("fsdp", "fsdp2")
+    yield from _select_one_of(
+        config, f"{ACTOR}.strategy" if training else "engine.strategy", strategies
+    )
     yield from _sharding(config, f"{engine}.fsdp_size", work)
     yield from _checkpoints(config, f"{ACTOR}.checkpoint" if training else "checkpoint")
     yield from _modules(config)
@@ -70,12 +74,6 @@ def _select_one_of(config: DictConfig, key: str, names: Collection[str]) -> Iter
     yield from _one_of(key, OmegaConf.select(config, key), names)
 
 
-def _strategy(config: DictConfig, key: str) -> Iterator[str]:
-    # FSDP1 needs an accelerator
-    names = ("fsdp2",) if config.cluster.platform == "cpu" else ("fsdp", "fsdp2")
-    yield from _select_one_of(config, key, names)
-
-
 def _sharding(config: DictConfig, key: str, work: Workload) -> Iterator[str]:
     size = OmegaConf.select(config, key)
     if size == 0 or (size > 0 and work.gpus % size):
@@ -89,7 +87,8 @@ def _checkpoints(config: DictConfig, key: str) -> Iterator[str]:
     if not saves(config):
         return
     for part in ("save_contents", "load_contents"):
-        missing = [name for name in TO_RESUME if name not in config_list(config, f"{key}.{part}")]
+        contents = OmegaConf.select(config, f"{key}.{part}") or []
+        missing = [name for name in TO_RESUME if name not in contents]
         if missing:
             yield (
                 f"{key}.{part} lacks {', '.join(missing)}: a run that is interrupted could not be "
@@ -100,11 +99,6 @@ def _checkpoints(config: DictConfig, key: str) -> Iterator[str]:
             f"{key}.async_save: a checkpoint that is written in the background is marked before it "
             f"is whole: set {key}.async_save=false"
         )
-
-
-def config_list(config: DictConfig, key: str) -> list[str]:
-    """Return a list of names; empty for null."""
-    return [str(name) for name in OmegaConf.select(config, key) or []]
 
 
 def _algorithm(config: DictConfig) -> Iterator[str]:
@@ -187,11 +181,7 @@ def _refused_by_verl(config: DictConfig) -> Iterator[str]:
 
 
 def check_smoothing(config: DictConfig) -> None:
-    """Check that soft coordinate targets, if they are on, have a token for each coordinate.
-
-    Raises:
-        InputError: the width is no number, or the tokenizer does not load or splits coordinates.
-    """
+    """Refuse soft coordinate targets without a token for each coordinate, or with a wrong width."""
     width = config.coordinate_smoothing
     if not isinstance(width, int | float) or not 0 <= width < math.inf:
         raise InputError(f"coordinate_smoothing={width}: give a width in pixels, 0 for none")
@@ -215,10 +205,9 @@ def check_smoothing(config: DictConfig) -> None:
 
 
 def check_gdpo(config: DictConfig) -> None:
-    """Check the settings of the estimators that see components, if one is chosen.
+    """Refuse wrong settings of the estimators that see components, if one of them is chosen.
 
-    Raises:
-        InputError: there are no components, unknown ones, or not one weight for each.
+    Components have to be those of the reward, and have one weight each or none.
     """
     if config.algorithm.adv_estimator not in (GDPO, SEGMENTS):
         return
@@ -246,17 +235,14 @@ def check_gdpo(config: DictConfig) -> None:
 
 
 def check_reward(config: DictConfig) -> None:
-    """Check the settings of this project's reward, and whether its judge may be asked.
+    """Refuse wrong settings of this project's reward, and a judge that may not be asked.
 
     Another reward function is not checked.
-
-    Raises:
-        InputError: the first fault.
     """
     function = config.reward.custom_reward_function
     if function.path != "pkg://reward.thinkvg":
         return
-    kwargs = cast("dict[str, Any]", OmegaConf.to_container(function.reward_kwargs, resolve=True))
+    kwargs = plain(function.reward_kwargs)
     if (function.name == "compute_score_judged") != ("judge" in kwargs):
         raise InputError(
             f"{REWARD}: compute_score_judged, and only it, needs reward_kwargs.judge: choose a "
@@ -292,8 +278,7 @@ def _router(config: DictConfig) -> str | None:
 def judge_faults(config: DictConfig) -> Iterator[str]:
     """Yield a fault if the judge does not answer; one that verl serves does not run yet."""
     function = config.reward.custom_reward_function
-    resolved = OmegaConf.to_container(function.get("reward_kwargs") or {}, resolve=True)
-    judge = cast("dict[str, Any]", resolved).get("judge")
+    judge = plain(function.reward_kwargs).get("judge") if function.get("reward_kwargs") else None
     if not judge or judge.get("base_url") is None:
         return
     try:
@@ -303,14 +288,8 @@ def judge_faults(config: DictConfig) -> Iterator[str]:
 
 
 def loggers(config: DictConfig) -> list[str]:
-    """Return the names of a run's loggers."""
     names = config.trainer.logger or []
     return [names] if isinstance(names, str) else [str(name) for name in names]
-
-
-def hosted_loggers(config: DictConfig) -> list[str]:
-    """Return the loggers whose data would leave this machine, by their names and variables."""
-    return [name for name in loggers(config) if name not in LOCAL and not _stays(config, name)]
 
 
 def _stays(config: DictConfig, name: str) -> bool:
@@ -338,11 +317,10 @@ def wandb_mode(config: DictConfig) -> str:
 def picture_faults(config: DictConfig, notices: Sequence[str | None]) -> Iterator[str]:
     """Yield faults where pictures or texts that may be patients' would leave this machine.
 
-    Args:
-        config: configuration of the run.
-        notices: for each data file, the notice that its data is synthetic; None without one.
+    `notices` has for each data file the notice that its data is synthetic; None without one.
     """
-    hosted = hosted_loggers(config)
+    # Their data would leave this machine, by their names and variables.
+    hosted = [name for name in loggers(config) if name not in LOCAL and not _stays(config, name)]
     if not hosted or (notices and all(notices)):
         return
     table = config.trainer.v1.thinkvg.rollout_table

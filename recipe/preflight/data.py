@@ -45,16 +45,10 @@ MOST_DROPPED = 0.02
 
 @dataclass(frozen=True)
 class DataFile:
-    """One parquet file of a run.
+    """One parquet file of a run, under the `key` of the configuration below ``data``.
 
-    Attributes:
-        key: key of the configuration, below ``data``.
-        path: path of the file.
-        metadata: metadata that `data_prep.thinkvg` wrote into it.
-        rows: number of rows.
-        prompt_limit: most tokens of a prompt; in SFT of a complete conversation.
-        response_limit: most tokens of a response; None in SFT.
-        left_out: number of rows that the run leaves out, since they are too long.
+    `prompt_limit` is the most tokens of a prompt, in SFT of a complete conversation, where
+    `response_limit` is None. `left_out` counts the rows that the run leaves out as too long.
     """
 
     key: str
@@ -74,17 +68,7 @@ class DataFile:
 def read_data_file(
     config: DictConfig, program: str, key: str, model: Mapping[str, Any]
 ) -> DataFile:
-    """Read one of `DATA_KEYS`, and check its columns and model family.
-
-    Args:
-        config: configuration of the run.
-        program: ``train`` or ``sft``.
-        key: one of `DATA_KEYS`.
-        model: ``config.json`` of the model; empty if it is not known.
-
-    Raises:
-        InputError: the first fault.
-    """
+    """Read one of `DATA_KEYS`; refuse wrong columns, and boxes of another model family."""
     path, is_rollout = str(config.data[key]), program == "train"
     columns = ROLLOUT_COLUMNS if is_rollout else SFT_COLUMNS
     metadata = check_parquet(path, f"data.{key}", columns)
@@ -100,7 +84,6 @@ def read_data_file(
 
 
 def rows_of(path: str) -> int:
-    """Count the rows of a parquet file."""
     return int(pq.read_metadata(path).num_rows)
 
 
@@ -109,14 +92,8 @@ def check_columns(
 ) -> None:
     """Check that a parquet file exists, is not empty and has `columns`.
 
-    Args:
-        path: path of the file.
-        key: option or key with the path, for the message.
-        columns: columns that the file must have.
-        maker: program that writes such a file, for the message.
-
     Raises:
-        InputError: the first fault.
+        InputError: the first fault, with the option or `key` and the program that makes such files.
     """
     file = Path(path)
     if not file.is_file():
@@ -136,11 +113,7 @@ def check_columns(
 
 
 def check_parquet(path: str, key: str, columns: tuple[str, ...]) -> dict[str, Any]:
-    """Check a file of `data_prep.thinkvg` like `check_columns`, and return its metadata.
-
-    Raises:
-        InputError: the first fault.
-    """
+    """Check a file of `data_prep.thinkvg` like `check_columns`, and return its metadata."""
     check_columns(path, key, columns)
     try:
         return read_metadata(path)
@@ -149,11 +122,7 @@ def check_parquet(path: str, key: str, columns: tuple[str, ...]) -> dict[str, An
 
 
 def check_family(metadata: Mapping[str, Any], model: Mapping[str, Any], data_key: str) -> None:
-    """Check that boxes were written for the family of the model.
-
-    Raises:
-        InputError: they were written for another family, in other coordinates.
-    """
+    """Refuse boxes that were written for another family of models, in other coordinates."""
     prepared, actual = metadata.get("model_family"), model.get("model_type")
     if prepared and actual and prepared != actual:
         raise InputError(
@@ -163,12 +132,7 @@ def check_family(metadata: Mapping[str, Any], model: Mapping[str, Any], data_key
 
 
 def data_faults(file: DataFile, model: Mapping[str, Any]) -> Iterator[str]:
-    """Yield faults of one file that would end a run, or spoil its boxes.
-
-    Args:
-        file: data file of the run.
-        model: ``config.json`` of the model; empty if it is not known.
-    """
+    """Yield faults of one file that would end a run, or spoil its boxes."""
     yield from _patch_faults(file, model)
     rows, paths = _sample(file)
     yield from _picture_faults(file, paths)
@@ -362,10 +326,7 @@ def length_warnings(
 ) -> Iterator[str]:
     """Yield warnings if many prompts or reference responses are longer than their limits.
 
-    Args:
-        file: data file for rollouts.
-        prompts: lengths in tokens, of all prompts or of a sample.
-        responses: lengths in tokens; empty if they are not known.
+    Lengths are in tokens: of all prompts or of a sample, and none where they are not known.
     """
     too_long = sum(1 for tokens in prompts if tokens > file.prompt_limit)
     if MOST_DROPPED * len(prompts) < too_long < len(prompts):
@@ -391,22 +352,23 @@ def _overlong_prompts(file: DataFile, prompts: Sequence[int]) -> str:
     )
 
 
-def batch_fill_faults(file: DataFile, config: DictConfig) -> Iterator[str]:
-    """Yield a fault if a training file does not fill a batch: verl's loader drops the rest."""
+def step_faults(file: DataFile, config: DictConfig) -> Iterator[str]:
+    """Yield a fault if a training file has too few rows for a batch, or for the run's steps.
+
+    verl's loader drops the rows of a batch that is not full, and verl then just ends early.
+    """
+    if file.key != "train_files":
+        return
     batch = int(config.data.train_batch_size)
-    if file.key == "train_files" and file.used < batch:
+    if file.used < batch:
         yield (
             f"data.{file.key}={file.path}: {file.used} rows do not fill one batch of "
             f"data.train_batch_size={batch}: lower it, or choose a larger data.fraction "
             f"({', '.join(FRACTIONS)})"
         )
-
-
-def step_faults(file: DataFile, config: DictConfig) -> Iterator[str]:
-    """Yield a fault if the epochs have too few rows for the run's steps: verl just ends early."""
     total, epochs = config.trainer.total_training_steps, int(config.trainer.total_epochs)
-    steps = file.used // int(config.data.train_batch_size) * epochs
-    if file.key == "train_files" and total and 0 < steps < total:
+    steps = file.used // batch * epochs
+    if total and 0 < steps < total:
         yield (
             f"trainer.total_training_steps={total}: the {file.used} rows of {file.path} give "
             f"{steps} steps in trainer.total_epochs={epochs}: {MORE_EPOCHS}"

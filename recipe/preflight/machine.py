@@ -54,12 +54,10 @@ ROOM = GIB
 """Free space of the temporary folder for logs, unpacked files and objects that Ray moves there."""
 
 
-def check_accelerator(config: DictConfig) -> None:
-    """Check that the chosen cluster fits this machine.
-
-    Raises:
-        InputError: the cluster has GPUs and this machine has none, or the other way round.
-    """
+def check_accelerator(config: DictConfig, program: str) -> None:
+    """Refuse a cluster with GPUs on a machine without, and the other way round."""
+    if program == "train" and cluster.gpus_are_elsewhere():
+        return
     import torch
 
     has_gpu = torch.cuda.is_available()

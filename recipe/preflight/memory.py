@@ -44,11 +44,11 @@ by ``python -m benchmarks.memory``; on GPUs the figures are calculated only.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from recipe.preflight.model import ModelShape
-from recipe.preflight.values import GIB, Rollout, Workload
+from recipe.preflight.values import DYNAMIC, GIB, Rollout, Workload
 
 CONTEXT = 3 * GIB
 FRAGMENTS = 0.05
@@ -119,19 +119,20 @@ class Estimate:
 
     def as_gib(self) -> dict[str, object]:
         """Return the estimate in GiB, by part."""
-        training = {name: round(value / GIB, 2) for name, value in asdict(self.training).items()}
-        moments = {name: round(value / GIB, 2) for name, value in self.moments.items()}
+
+        def in_gib(parts: Mapping[str, float]) -> dict[str, float]:
+            return {name: round(value / GIB, 2) for name, value in parts.items()}
+
         values: dict[str, object] = {
             "available": round(self.available / GIB, 1),
-            "moments": moments,
-            "training": training,
+            "moments": in_gib(self.moments),
+            "training": in_gib(asdict(self.training)),
             "host_per_node": round(self.host / GIB, 1),
         }
         if self.serving:
             serving = asdict(self.serving)
             tokens = serving.pop("cache_tokens")
-            rounded = {name: round(value / GIB, 2) for name, value in serving.items()}
-            values["vllm"] = {**rounded, "cache_tokens": tokens}
+            values["vllm"] = {**in_gib(serving), "cache_tokens": tokens}
         return values
 
 
@@ -257,11 +258,7 @@ def _remedy(moment: str, work: Workload) -> str:
         return f"{offload}lower cluster.gpu_memory_utilization, or take {more}"
     if moment == "update":
         return f"take {more}, since parameters, gradients and optimizer are in memory at once"
-    if work.program == "train":
-        tokens = "actor_rollout_ref.actor.ppo_max_token_len_per_gpu"
-        rows = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"
-    else:
-        tokens, rows = "data.max_token_len_per_gpu", "data.micro_batch_size_per_gpu"
+    _, tokens, rows = DYNAMIC[work.program]
     offload = "" if work.offload_optimizer else "cluster.optimizer_offload=true, "
     return f"lower {tokens} (or {rows} without dynamic batches), set {offload}or take {more}"
 
@@ -282,13 +279,7 @@ class Traffic:
 
 
 def traffic(shape: ModelShape, work: Workload, mean_tokens: float | None = None) -> Traffic:
-    """Calculate the traffic of one step.
-
-    Args:
-        shape: shape of the model.
-        work: load of the run.
-        mean_tokens: mean length of prompt and response; by default the longest allowed one.
-    """
+    """Calculate the traffic of a step with sequences of `mean_tokens`, or as long as allowed."""
     share = (work.shards - 1) / work.shards
     sequences = work.prompts * work.group / work.gpus
     micro = max(1, math.ceil(sequences * (mean_tokens or work.sequence) / work.tokens))

@@ -25,10 +25,6 @@ def check_model_folder(path: str, key: str) -> dict[str, Any]:
 
     A path that is no local folder is read as a hub name, see `hub_config`.
 
-    Args:
-        path: path of the folder.
-        key: option or key with the path, for the message.
-
     Raises:
         InputError: the folder has no configuration, weights, tokenizer or image processor.
     """

@@ -62,12 +62,9 @@ class Workload:
 
 
 def read_workload(config: DictConfig, program: str, max_pixels: int = 0) -> Workload:
-    """Read a run's load from its composed configuration.
+    """Read the load of ``train`` or ``sft`` from its composed configuration.
 
-    Args:
-        config: configuration of the program.
-        program: ``train`` or ``sft``.
-        max_pixels: largest image in pixels, from the data's metadata; 0 if it is not known.
+    The data's metadata gives `max_pixels`, its largest image in pixels; 0 if it is not known.
 
     Raises:
         InputError: a precision is unknown.
@@ -88,14 +85,18 @@ def read_workload(config: DictConfig, program: str, max_pixels: int = 0) -> Work
         nodes=nodes,
         gpus_per_node=per_node,
         shards=nodes * per_node if size < 1 else size,
-        gpu_memory=_gpu_memory(config, per_node, on_cpu),
+        gpu_memory=(
+            psutil.virtual_memory().total / per_node
+            if on_cpu
+            else float(config.cluster.gpu_memory_gib) * GIB
+        ),
         on_cpu=on_cpu,
         stored_bytes=_bytes(engine.model_dtype or "fp32"),
         compute_bytes=_bytes(config.cluster.param_dtype),
         offload_parameters=bool(engine.param_offload or engine.offload_policy),
         offload_optimizer=bool(engine.optimizer_offload or engine.offload_policy),
         checkpointing=bool(model.enable_gradient_checkpointing),
-        tokens=_tokens(config, sequence) if training else _sft_tokens(config),
+        tokens=_tokens(config, program, sequence),
         sequence=int(sequence),
         prompts=int(config.data.train_batch_size),
         group=int(config.actor_rollout_ref.rollout.n) if training else 1,
@@ -116,29 +117,17 @@ def _bytes(precision: str) -> int:
     return BYTES[precision]
 
 
-def _gpu_memory(config: DictConfig, per_node: int, on_cpu: bool) -> float:
-    if on_cpu:
-        return psutil.virtual_memory().total / per_node
-    return float(config.cluster.gpu_memory_gib) * GIB
-
-
-def _tokens(config: DictConfig, sequence: int) -> int:
-    """Return the tokens in one micro-batch of the actor."""
-    actor = config.actor_rollout_ref.actor
-    if actor.use_dynamic_bsz:
-        return int(actor.ppo_max_token_len_per_gpu)
-    return int(actor.ppo_micro_batch_size_per_gpu * sequence)
-
-
-def _sft_tokens(config: DictConfig) -> int:
-    if config.data.use_dynamic_bsz:
-        return int(config.data.max_token_len_per_gpu)
-    return int(config.data.micro_batch_size_per_gpu * config.data.max_length)
+def _tokens(config: DictConfig, program: str, sequence: int) -> int:
+    """Return the tokens in one micro-batch."""
+    switch, tokens, rows = DYNAMIC[program]
+    if OmegaConf.select(config, switch):
+        return int(OmegaConf.select(config, tokens))
+    return int(OmegaConf.select(config, rows) * sequence)
 
 
 def _rollout(config: DictConfig, on_cpu: bool) -> Rollout:
     rollout = config.actor_rollout_ref.rollout
-    environment: Any = OmegaConf.to_container(config.cluster.env)
+    cpu_cache = config.cluster.env.get("VLLM_CPU_KVCACHE_SPACE", 4)
     return Rollout(
         tensor_parallel=int(rollout.tensor_model_parallel_size),
         share=-1.0 if on_cpu else float(rollout.gpu_memory_utilization),
@@ -147,7 +136,7 @@ def _rollout(config: DictConfig, on_cpu: bool) -> Rollout:
         batched_tokens=int(rollout.max_num_batched_tokens),
         sleeps=bool(rollout.free_cache_engine),
         cuda_graphs=not rollout.enforce_eager,
-        cpu_cache=float(environment.get("VLLM_CPU_KVCACHE_SPACE", 4)) * GIB if on_cpu else 0.0,
+        cpu_cache=float(cpu_cache) * GIB if on_cpu else 0.0,
     )
 
 
@@ -204,11 +193,7 @@ DYNAMIC = {
 
 
 def check_settings(config: DictConfig) -> None:
-    """Check that model and data are named, and that all settings of the data have a value.
-
-    Raises:
-        InputError: the first fault.
-    """
+    """Refuse a run without model or data, or with a setting of the data that has no value."""
     require(config, "model.path", "data.dir")
     try:
         OmegaConf.to_container(config.data, resolve=True)

@@ -70,11 +70,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluations(options: Sequence[str] | None) -> dict[str, Path] | None:
-    """Parse the options TITLE=DIR into folders by title.
-
-    Raises:
-        InputError: an option is not TITLE=DIR, or repeats a title.
-    """
     if not options:
         return None
     folders: dict[str, Path] = {}

@@ -1,10 +1,11 @@
 """Choose the single questions of a report, and collect what the page shows of each."""
 
 import base64
+import functools
 import io
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,23 +38,15 @@ Part = tuple[str, int]
 
 @dataclass(frozen=True)
 class Viewer:
-    """The cases of a page.
+    """The cases of a page: titles of models by key, plain objects for JSON, and data URIs.
 
-    Attributes:
-        models: title of each model with answers, by its key.
-        cases: plain objects for JSON.
-        images: data URIs; the `image` of a case is a position in them.
-        left_out: number of questions that are not among the cases.
+    The `image` of a case is a position in `images`. Questions that are no case are `left_out`.
     """
 
     models: dict[str, str]
     cases: list[dict[str, Any]]
-    images: tuple[str, ...]
+    images: list[str]
     left_out: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what the page's script needs at its start, without the images."""
-        return {"models": self.models, "parts": PARTS, "cases": self.cases}
 
 
 def build_viewer(run: RunFolder, count: int, with_images: bool = True) -> Viewer | None:
@@ -66,18 +59,15 @@ def build_viewer(run: RunFolder, count: int, with_images: bool = True) -> Viewer
     by_id = {model: {p.id: p for p in greedy} for model, greedy in run.greedy.items()}
     chosen = choose(run.greedy, count)
     *_, last = by_id.values()
-    images = _images(run, {last[key].index for key in chosen}, with_images)
+    uris, images = _images(run, {last[key].index for key in chosen}, with_images)
     cases = []
     for key in chosen:
         case = _case({model: answers[key] for model, answers in by_id.items() if key in answers})
-        index = last[key].index
-        case["image"] = images.numbers.get(index, -1)
-        if index not in images.numbers:
-            absent = "the question is not in data/test.parquet"
-            case["no_image"] = images.problems.get(index, absent)
+        image = images.get(last[key].index, "the question is not in data/test.parquet")
+        case |= {"image": image} if isinstance(image, int) else {"image": -1, "no_image": image}
         cases.append(case)
     models = {key: run.titles[key] for key in run.greedy}
-    return Viewer(models, cases, images.uris, len(last) - len(chosen))
+    return Viewer(models, cases, uris, len(last) - len(chosen))
 
 
 def choose(greedy: Mapping[str, Sequence[Prediction]], count: int) -> list[str]:
@@ -125,13 +115,9 @@ def _case(predictions: Mapping[str, Prediction]) -> dict[str, Any]:
 
 
 def _answered(prediction: Prediction, truth: GroundTruth) -> dict[str, Any]:
-    """Return what the page shows of one model's response.
-
-    `think` is a list of sentences, each a list of (text, position in `cited` or -1).
-    """
+    """Return what the page shows of one model's response, see `sentences` for `think`."""
     response = parse_response(prediction.response)
-    numbered = Numbered()
-    think = sentences(response.think or "", numbered)
+    think, cited = sentences(response.think or "")
     regions = _drawn(response.regions, truth)
     ious = iou_matrix(
         [box for _, box in place(response.regions, truth)],
@@ -146,7 +132,7 @@ def _answered(prediction: Prediction, truth: GroundTruth) -> dict[str, Any]:
         "parts": {k: round(prediction.scores[k], 4) for k in PARTS if k in prediction.scores},
         "answer": response.answer or "",
         "regions": regions,
-        "cited": _drawn(numbered.regions, truth),
+        "cited": _drawn(cited, truth),
         "think": think,
         "raw": prediction.response,
     }
@@ -177,15 +163,19 @@ def _answer_text(truth: GroundTruth) -> str:
     return "; ".join(f"{letter}: {truth.choices[letter]}" for letter in letters)
 
 
-def sentences(text: str, number: Callable[[Region], int]) -> list[tuple[Part, ...]]:
-    """Split a text into sentences, in order, and each sentence into parts.
+def sentences(text: str) -> tuple[list[tuple[Part, ...]], list[Region]]:
+    """Split a reasoning into sentences, in order, and each sentence into parts.
 
-    Args:
-        text: a reasoning as the model wrote it.
-        number: returns the number of a cited region, -1 for none.
+    Returns:
+        The sentences, and the distinct regions that their parts cite, in the order of first use.
     """
-    cited: list[tuple[int, int, Region]] = [
-        (group.start, group.end, region)
+    regions: dict[Box, Region] = {}
+    for region in cited_regions(text):
+        if region.box is not None:
+            regions.setdefault(region.box, region)
+    numbers: dict[Box | None, int] = {box: number for number, box in enumerate(regions)}
+    cited = [
+        (group.start, group.end, numbers.get(region.box, -1))
         for group, region in zip(cited_groups(text), cited_regions(text), strict=True)
     ]
     ends = [(match.start(), match.end()) for match in _SENTENCE_END.finditer(text)]
@@ -195,96 +185,56 @@ def sentences(text: str, number: Callable[[Region], int]) -> list[tuple[Part, ..
             continue  # a line end within a box
         parts: list[Part] = []
         position = begin
-        for first, last, region in cited:
+        for first, last, number in cited:
             if begin <= first < end:
-                parts += [(text[position:first], -1), (text[first:last], number(region))]
+                parts += [(text[position:first], -1), (text[first:last], number)]
                 position = last
         parts.append((text[position:end], -1))
         if sentence := tuple(part for part in parts if part[0]):
             split.append(sentence)
         begin = next_begin
-    return split
-
-
-class Numbered:
-    """Number distinct boxes from 0, in the order of first use."""
-
-    def __init__(self) -> None:
-        self.regions: list[Region] = []
-        self._numbers: dict[Box, int] = {}
-
-    def __call__(self, region: Region) -> int:
-        """Return the number of a region's box; -1 if it has none that can be drawn."""
-        if region.box is None:
-            return -1
-        if region.box not in self._numbers:
-            self._numbers[region.box] = len(self.regions)
-            self.regions.append(region)
-        return self._numbers[region.box]
+    return split, list(regions.values())
 
 
 class ImageMissing(Exception):
     """An image cannot be shown; the message says why."""
 
 
-@dataclass(frozen=True)
-class Embedded:
-    """Images of many questions.
-
-    Attributes:
-        uris: the distinct images.
-        numbers: the position in `uris` of each question's image.
-        problems: why a question has no image.
-    """
-
-    uris: tuple[str, ...]
-    numbers: Mapping[int, int]
-    problems: Mapping[int, str]
-
-
-def _images(run: RunFolder, indices: set[int], with_images: bool) -> Embedded:
+def _images(
+    run: RunFolder, indices: set[int], with_images: bool
+) -> tuple[list[str], dict[int, int | str]]:
+    """Return data URIs of distinct images, and for each question a position or why it has none."""
     if not with_images:
-        return Embedded((), {}, dict.fromkeys(indices, NOT_EMBEDDED))
+        return [], dict.fromkeys(indices, NOT_EMBEDDED)
     if run.test is None:
-        return Embedded((), {}, dict.fromkeys(indices, "data/test.parquet is not there"))
-    return embed(read_images(run.test, indices), (run.path, run.test.parent))
-
-
-def embed(images: Mapping[int, Any], folders: tuple[Path, ...] = ()) -> Embedded:
-    """Encode every distinct image once; the values of `images` are as in `data_uri`."""
-    keys_of: dict[Any, list[int]] = {}
-    for key, image in images.items():
-        keys_of.setdefault(_identity(image), []).append(key)
-    distinct = [images[keys[0]] for keys in keys_of.values()]
+        return [], dict.fromkeys(indices, "data/test.parquet is not there")
+    images = read_images(run.test, indices)
+    distinct = {_identity(image): image for image in images.values()}
+    encode = functools.partial(
+        _encode, folders=(run.path, run.test.parent), form=form_for(len(distinct))
+    )
     uris: list[str] = []
-    numbers: dict[int, int] = {}
-    problems: dict[int, str] = {}
-    encoded = _encode_all(distinct, folders)
-    for keys, (uri, problem) in zip(keys_of.values(), encoded, strict=True):
-        if uri is None:
-            problems |= dict.fromkeys(keys, problem)
-        else:
-            numbers |= dict.fromkeys(keys, len(uris))
-            uris.append(uri)
-    return Embedded(tuple(uris), numbers, problems)
-
-
-def _encode_all(
-    images: Sequence[Any], folders: tuple[Path, ...]
-) -> Iterable[tuple[str | None, str]]:
-    """Yield the data URI of each image, or None and the reason."""
-    form = form_for(len(images))
-
-    def encode(image: Any) -> tuple[str | None, str]:
-        try:
-            return data_uri(image, folders, form), ""
-        except ImageMissing as error:
-            return None, str(error)
-
+    results: dict[Any, int | str] = {}
     with ThreadPoolExecutor() as pool:
-        yield from tqdm(
-            pool.map(encode, images), total=len(images), desc="images", unit="image", delay=2
+        encoded = tqdm(
+            pool.map(encode, distinct.values()),
+            total=len(distinct),
+            desc="images",
+            unit="image",
+            delay=2,
         )
+        for identity, (uri, problem) in zip(distinct, encoded, strict=True):
+            results[identity] = problem or len(uris)
+            uris += [uri] if uri else []
+    return uris, {index: results[_identity(image)] for index, image in images.items()}
+
+
+def _encode(image: Any, folders: tuple[Path, ...], form: tuple[int, int]) -> tuple[str, str]:
+    """Return the data URI of an image, or the reason why it has none."""
+    try:
+        return data_uri(image, folders, form), ""
+    except ImageMissing as error:
+        return "", str(error)
 
 
 def form_for(count: int) -> tuple[int, int]:
@@ -297,11 +247,9 @@ def form_for(count: int) -> tuple[int, int]:
 def data_uri(image: Any, folders: tuple[Path, ...] = (), form: tuple[int, int] = _SMALLEST) -> str:
     """Encode an image as a WebP data URI, without enlarging it.
 
-    Args:
-        image: value of the rollout parquet's `images[].image`: a path, bytes, or a struct with
-            `bytes` or `path`.
-        folders: searched in this order for a relative path.
-        form: longest side in pixels, quality from 0 to 100.
+    It is a value of the rollout parquet's `images[].image`: a path, bytes, or a struct with `bytes`
+    or `path`. A relative path is searched in `folders`. `form` is the longest side in pixels, and
+    the quality from 0 to 100.
 
     Raises:
         ImageMissing: there is no such file, or it is not an image.

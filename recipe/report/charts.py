@@ -1,6 +1,5 @@
 """Draw charts of a training log and of gains as inline SVG, without scripts or addresses."""
 
-import functools
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,6 +36,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
+_FOLDED = ("Reward by question type", "Validation during training", "Diagnostics of the reward")
 SHARES = (*COMPONENTS, "score", "mean_iou", "iou_50", "iou_75", "box_count_match")
 _REWARD_MEAN = re.compile(r"reward/(.+)/mean")
 
@@ -66,6 +66,9 @@ class _Curve:
     metrics: dict[str, str]  # label -> metric name
     y_label: str = ""
     wide: bool = False
+    spread: str = ""  # name of the metric that is the curve's standard deviation
+    unit_range: bool = False
+    faint: bool = True
 
 
 SFT_CURVE = _Curve(
@@ -97,96 +100,78 @@ def training_sections(log: MetricsLog) -> tuple[list[Section], list[str]]:
     SFT logs (`train/loss`) get the loss; reinforcement-learning logs get the reward, its
     components, the course of training, validation and diagnostics.
     """
-    table = log.table
-    logged = {str(name) for name in table.columns if table[name].notna().any()}
-    if "train/loss" in logged:
-        charts = _present([_plain_chart(table, logged, SFT_CURVE)])
-        missing = [name for name in SFT_CURVE.metrics.values() if name not in logged]
-        return [Section("Loss", charts)], missing
-    return _policy_sections(table, logged)
+    table = log.table.dropna(axis="columns", how="all")
+    if "train/loss" in table:
+        missing = [name for name in SFT_CURVE.metrics.values() if name not in table]
+        return [Section("Loss", _charts(table, [SFT_CURVE]))], missing
+    total = "reward/score/mean" if "reward/score/mean" in table else "critic/score/mean"
+    expected = [total, *(f"reward/{name}/mean" for name in COMPONENTS)]
+    expected += [name for curve in COURSE_CURVES for name in curve.metrics.values()]
+    groups = _policy_curves(table)
+    sections = [Section(title, _charts(table, groups[title]), title in _FOLDED) for title in groups]
+    missing = [name for name in expected if name not in table]
+    return [section for section in sections if section.charts], missing
 
 
-def _policy_sections(table: pd.DataFrame, logged: set[str]) -> tuple[list[Section], list[str]]:
-    rewards, missing = _reward_charts(table, logged)
-    missing += [
-        name for curve in COURSE_CURVES for name in curve.metrics.values() if name not in logged
-    ]
-    validation = [
-        _Curve(name.removeprefix("val-core/"), {"value": name})
-        for name in sorted(logged)
-        if name.startswith("val-core/")
-    ]
-    diagnostics = sorted(
-        match.group(1)
-        for match in map(_REWARD_MEAN.fullmatch, logged)
-        if match and match.group(1) not in (*COMPONENTS, "score", "group_std")
-    )
-    plain = functools.partial(_plain_chart, table, logged)
-    types = [_type_chart(table, logged, name) for name in ("score", *COMPONENTS)]
-    components = [_component_chart(table, logged, name, _words(name)) for name in diagnostics]
-    groups = [
-        Section("Reward", _present(rewards)),
-        Section("Reward by question type", _present(types), folded=True),
-        Section("Course of training", _present(map(plain, COURSE_CURVES))),
-        Section("Validation during training", _present(map(plain, validation)), folded=True),
-        Section("Diagnostics of the reward", _present(components), folded=True),
-    ]
-    return [section for section in groups if section.charts], missing
+def _policy_curves(table: pd.DataFrame) -> dict[str, list[_Curve]]:
+    """Return the curves of reinforcement learning by the title of their section."""
+    names = sorted(map(str, table.columns))
+    diagnostics = (match[1] for match in map(_REWARD_MEAN.fullmatch, names) if match)
+    known = (*COMPONENTS, "score", "group_std")
+    validation = (name for name in names if name.startswith("val-core/"))
+    return {
+        "Reward": _reward_curves(table),
+        "Reward by question type": [
+            _Curve(_words(name), {kind: f"by_type/{kind}/{name}/mean" for kind in QUESTION_TYPES})
+            for name in ("score", *COMPONENTS)
+        ],
+        "Course of training": list(COURSE_CURVES),
+        "Validation during training": [
+            _Curve(name.removeprefix("val-core/"), {"value": name}) for name in validation
+        ],
+        "Diagnostics of the reward": [
+            _component(name, _words(name)) for name in diagnostics if name not in known
+        ],
+    }
 
 
-def _reward_charts(table: pd.DataFrame, logged: set[str]) -> tuple[list[Chart | None], list[str]]:
-    """Chart the total reward, its parts together and each part; list the missing metrics."""
-    total, missing = None, []
-    if "reward/score/mean" in logged:
-        total = _component_chart(table, logged, "score", "Total reward", wide=True)
-    elif "critic/score/mean" in logged:
-        curve = _Curve("Total reward", {"mean": "critic/score/mean"}, wide=True)
-        total = _plain_chart(table, logged, curve)
-    else:
-        missing.append("critic/score/mean")
-    parts = [name for name in COMPONENTS if f"reward/{name}/mean" in logged]
-    missing += [f"reward/{name}/mean" for name in COMPONENTS if name not in parts]
-    charts = [_component_chart(table, logged, name, _words(name)) for name in parts]
-    return [total, _parts_chart(table, parts), *charts], missing
+def _reward_curves(table: pd.DataFrame) -> list[_Curve]:
+    """Return the total reward, its parts together if there are several, and each part."""
+    total = _component("score", "Total reward", wide=True)
+    if "reward/score/mean" not in table:
+        total = _Curve("Total reward", {"mean": "critic/score/mean"}, wide=True)
+    parts = [name for name in COMPONENTS if f"reward/{name}/mean" in table]
+    means = {_words(name): f"reward/{name}/mean" for name in parts}
+    together = _Curve("Parts of the reward", means, wide=True, unit_range=True, faint=False)
+    each = [_component(name, _words(name)) for name in parts]
+    return [total, together, *each] if len(parts) > 1 else [total, *each]
 
 
-def _type_chart(table: pd.DataFrame, logged: set[str], name: str) -> Chart | None:
-    metrics = {str(kind): f"by_type/{kind}/{name}/mean" for kind in QUESTION_TYPES}
-    return _plain_chart(table, logged, _Curve(_words(name), metrics))
-
-
-def _present(charts: Iterable[Chart | None]) -> tuple[Chart, ...]:
-    return tuple(chart for chart in charts if chart)
+def _component(name: str, title: str, wide: bool = False) -> _Curve:
+    mean, std = f"reward/{name}/mean", f"reward/{name}/std"
+    return _Curve(title, {"mean": mean}, wide=wide, spread=std, unit_range=name in SHARES)
 
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _component_chart(
-    table: pd.DataFrame, logged: set[str], name: str, title: str, wide: bool = False
-) -> Chart | None:
-    mean, std = f"reward/{name}/mean", f"reward/{name}/std"
-    spreads = {"mean": table[std]} if std in logged else None
-    svg = curve_chart({"mean": table[mean]}, spreads=spreads, unit_range=name in SHARES, wide=wide)
-    return Chart(title, Markup(svg), _in_words({"mean": table[mean]}), wide)
-
-
-def _parts_chart(table: pd.DataFrame, parts: list[str]) -> Chart | None:
-    """Chart the components together, if there are several."""
-    if len(parts) < 2:
-        return None
-    means = {_words(name): table[f"reward/{name}/mean"] for name in parts}
-    svg = curve_chart(means, unit_range=True, wide=True, faint=False)
-    return Chart("Parts of the reward", Markup(svg), _in_words(means), wide=True)
-
-
-def _plain_chart(table: pd.DataFrame, logged: set[str], curve: _Curve) -> Chart | None:
-    values = {label: table[name] for label, name in curve.metrics.items() if name in logged}
-    if not values:
-        return None
-    svg = curve_chart(values, y_label=curve.y_label, wide=curve.wide)
-    return Chart(curve.title, Markup(svg), _in_words(values), curve.wide)
+def _charts(table: pd.DataFrame, curves: Iterable[_Curve]) -> tuple[Chart, ...]:
+    """Draw the curves of which a metric was logged."""
+    charts = []
+    for curve in curves:
+        values = {label: table[name] for label, name in curve.metrics.items() if name in table}
+        if values:
+            svg = curve_chart(
+                values,
+                spreads={"mean": table[curve.spread]} if curve.spread in table else None,
+                unit_range=curve.unit_range,
+                y_label=curve.y_label,
+                wide=curve.wide,
+                faint=curve.faint,
+            )
+            charts.append(Chart(curve.title, Markup(svg), _in_words(values), curve.wide))
+    return tuple(charts)
 
 
 def _in_words(curves: dict[str, pd.Series]) -> str:
@@ -211,18 +196,11 @@ def curve_chart(
     wide: bool = False,
     faint: bool = True,
 ) -> str:
-    """Draw curves over training steps, which differ in colour and dashes.
+    """Draw curves over training steps, by label, which differ in colour and dashes.
 
-    The strong line is the moving average of the logged values. A spread (standard deviation,
-    smoothed the same way) becomes a band around it.
-
-    Args:
-        curves: label -> values, indexed by step.
-        spreads: label -> standard deviations, for any of the curves.
-        unit_range: the values are in 0..1; the axis and the bands are limited to that.
-        y_label: of the y axis, with the unit.
-        wide: make a chart of the page's full width.
-        faint: draw every logged value as a faint line.
+    The strong line is the moving average of the logged values, the `faint` one these values. A
+    spread (standard deviation, smoothed the same way) becomes a band around the curve of its label.
+    With `unit_range` values are in 0..1, and axis and bands are limited to that.
     """
     with rc_context(_STYLE):
         figure = Figure(figsize=(12.6, 3.3) if wide else (4.0, 2.3), layout="constrained")

@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from recipe.evaluate.controls import COMPARED, majority_baseline, region_prior_baseline
-from recipe.evaluate.metrics import METHOD, OVERALL, direction, metrics_table
+from recipe.evaluate.controls import COMPARED, OVERLAPS, majority_values, region_prior_values
+from recipe.evaluate.metrics import METHOD, OVERALL, direction, metrics_table, table_by_type
 from recipe.evaluate.predictions import read_questions
 from recipe.evaluate.tables import (
     BESIDE,
@@ -21,19 +20,13 @@ from recipe.evaluate.tables import (
     title_of,
     verdict_sentence,
 )
-from recipe.report.cases import Viewer, build_viewer
-from recipe.report.charts import Section, gain_chart, training_sections
+from recipe.report.cases import PARTS, Viewer, build_viewer
+from recipe.report.charts import gain_chart, training_sections
 from recipe.report.run_folder import RunFolder, data_origin
 from reward.ground_truth import QUESTION_TYPES
 
 IMAGES = ("synthetic", "all", "none")
 """Which images a page holds: those of phantoms, patients' too, or none."""
-GAIN_TITLES = {
-    "reward": "Reward, greedy",
-    "reward_sampled": "Reward, sampled",
-    "a_score": "A-score",
-    "v_score": "V-score",
-}
 _HEADLINE = (
     ("reward", "Reward, greedy", "mean dense reward of the most likely response"),
     ("reward_sampled", "Reward, sampled", "mean dense reward of responses drawn at temperature 1"),
@@ -50,78 +43,14 @@ _CHANGES = {
 }
 
 
-@dataclass(frozen=True)
-class HeadlineRow:
-    """One metric: both models, the gain with its interval and a verdict, the baseline."""
-
-    title: str
-    explanation: str
-    sft: float
-    grpo: float
-    gain: str
-    verdict: str
-    baseline: str
-
-
-@dataclass(frozen=True)
-class TypeTable:
-    """The table per question type: a column per type, a group of rows per metric.
-
-    A group is (metric, rows), a row (model or baseline, cells).
-    """
-
-    columns: tuple[str, ...]
-    groups: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of texts; a folded table is closed when the page opens."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    folded: bool = True
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A model compared with baselines and controls."""
-
-    title: str
-    verdicts: list[str]
-    tables: list[Table]
-
-
-@dataclass(frozen=True)
-class StageView:
-    """One training stage on the page."""
-
-    title: str
-    steps: int
-    sections: tuple[Section, ...]
-    not_logged: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Boxes that are shown and hidden together; `style` holds their classes in `cases.css`."""
-
-    key: str
-    title: str
-    style: str
+Parts = dict[str, Any]
+"""What a template shows, by name."""
 
 
 def render_page(run: RunFolder, cases: int = 2000, images: str = "synthetic") -> str:
     """Render a run as one HTML page, with styles, scripts, charts and images in it.
 
-    All texts of the run are escaped.
-
-    Args:
-        run: the parts of the run.
-        cases: largest number of single questions.
-        images: one of `IMAGES`.
+    All texts of the run are escaped. `images` is one of `IMAGES`.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("recipe.report"),
@@ -139,7 +68,7 @@ def render_page(run: RunFolder, cases: int = 2000, images: str = "synthetic") ->
         missing=run.missing,
         summary=run.summary,
         **(_headline_parts(run.summary) if run.summary else {}),
-        type_table=_type_table(run),
+        type_table=_type_table(run) if run.greedy else None,
         evaluations=evaluations(run),
         method=METHOD,
         stages=[_stage(title, run) for title in run.stages],
@@ -149,32 +78,32 @@ def render_page(run: RunFolder, cases: int = 2000, images: str = "synthetic") ->
     )
 
 
-def _headline_parts(summary: Mapping[str, Any]) -> dict[str, Any]:
-    gains = {key: summary["gain"][key] for key in GAIN_TITLES}
+def _headline_parts(summary: Mapping[str, Any]) -> Parts:
+    titles = {key: title for key, title, _ in _HEADLINE if key in summary["gain"]}
+    gains = {key: summary["gain"][key] for key in titles}
     return {
         "sentences": headline_sentences(summary),
         "headline": headline_rows(summary),
-        "gain_chart": Markup(gain_chart(gains, list(GAIN_TITLES.values()))),
+        "gain_chart": Markup(gain_chart(gains, list(titles.values()))),
     }
 
 
-def headline_rows(summary: Mapping[str, Any]) -> list[HeadlineRow]:
-    """Return the rows of the headline table, in a fixed order."""
+def headline_rows(summary: Mapping[str, Any]) -> list[Parts]:
+    """Return the rows of the headline table: a metric, both models, gain, verdict and baselines."""
     sft, grpo = summary["models"]["sft"], summary["models"]["grpo"]
-    baselines = _baselines(summary)
     rows = []
     for key, title, explanation in _HEADLINE:
-        gain = summary["gain"].get(key)
+        gain, baselines = summary["gain"].get(key), _baselines(summary, key)
         rows.append(
-            HeadlineRow(
-                title=title,
-                explanation=explanation,
-                sft=sft[key],
-                grpo=grpo[key],
-                gain=_gain_text(gain) if gain else _signed(grpo[key] - sft[key]),
-                verdict=direction(gain) if gain else "",
-                baseline=", ".join(f"{value:.3f} ({name})" for name, value in baselines[key]),
-            )
+            {
+                "title": title,
+                "explanation": explanation,
+                "sft": sft[key],
+                "grpo": grpo[key],
+                "gain": _gain_text(gain) if gain else _signed(grpo[key] - sft[key]),
+                "verdict": direction(gain) if gain else "",
+                "baseline": ", ".join(f"{value:.3f} ({name})" for name, value in baselines),
+            }
         )
     return rows
 
@@ -188,7 +117,7 @@ def headline_sentences(summary: Mapping[str, Any]) -> list[str]:
         f"and {greedy} that of greedy ones.",
     ]
     for key in ("a_score", "v_score"):
-        for name, value in _baselines(summary)[key]:
+        for name, value in _baselines(summary, key):
             relation = "above" if grpo[key] > value else "not above"
             sentences.append(
                 f"Its {title_of(key)} of {grpo[key]:.3f} is {relation} the {name} baseline's "
@@ -197,14 +126,10 @@ def headline_sentences(summary: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _baselines(summary: Mapping[str, Any]) -> dict[str, list[tuple[str, float]]]:
-    """Return the titles and values of the baselines of each metric."""
-    majority, prior = summary["baselines"]["majority"], summary["baselines"]["region_prior"]
-    by_metric: dict[str, list[tuple[str, float]]] = {key: [] for key, *_ in _HEADLINE}
-    for name, values in ((MAJORITY_TITLE, majority), (PRIOR_TITLE, prior)):
-        for key, value in values.items():
-            by_metric[key].append((name, value))
-    return by_metric
+def _baselines(summary: Mapping[str, Any], metric: str) -> list[tuple[str, float]]:
+    baselines = summary["baselines"]
+    named = {MAJORITY_TITLE: baselines["majority"], PRIOR_TITLE: baselines["region_prior"]}
+    return [(name, values[metric]) for name, values in named.items() if metric in values]
 
 
 def _gain_text(gain: Mapping[str, Any]) -> str:
@@ -216,37 +141,35 @@ def _signed(value: float) -> str:
     return f"{value:+.3f}".replace("-", "−")
 
 
-def _type_table(run: RunFolder) -> TypeTable | None:
-    if not run.greedy:
-        return None
-    majority = prior = None
+def _type_table(run: RunFolder) -> Parts:
+    """Return a column for each type, and for each metric rows of (model or baseline, cells)."""
+    baselines = {}
     if run.train and run.test:
         answered = {p.index for predictions in run.greedy.values() for p in predictions}
         train = read_questions(run.train)
         # Baselines must be on the same questions as the models.
         test = [question for question in read_questions(run.test) if question.index in answered]
         if test:
-            majority, prior = majority_baseline(train, test), region_prior_baseline(train, test)
-    table = comparison(
-        {run.titles[name]: metrics_table(greedy) for name, greedy in run.greedy.items()},
-        sampled={run.titles[name]: metrics_table(sampled) for name, sampled in run.sampled.items()},
-        majority=majority,
-        region_prior=prior,
+            majority, prior = majority_values(train, test), region_prior_values(train, test)
+            baselines[MAJORITY_TITLE] = table_by_type(majority, ("a_score",))
+            baselines[PRIOR_TITLE] = table_by_type(prior, OVERLAPS)
+    models, sampled = (
+        {run.titles[name]: metrics_table(predictions) for name, predictions in by_model.items()}
+        for by_model in (run.greedy, run.sampled)
     )
-    groups: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
-    for metric, name in cast("list[tuple[str, str]]", list(table.columns)):
-        cells = tuple(cell(value, metric) for value in table[metric, name])
-        groups.setdefault(metric, []).append((name, cells))
-    columns = tuple(str(label) for label in table.index)
-    return TypeTable(columns, tuple((metric, tuple(rows)) for metric, rows in groups.items()))
+    groups = {
+        title: [(name, [cell(value, title) for value in column]) for name, column in group.items()]
+        for title, group in comparison(models, sampled, baselines).items()
+    }
+    return {"columns": next(iter(models.values())).index, "groups": groups}
 
 
-def evaluations(run: RunFolder) -> list[Evaluation]:
+def evaluations(run: RunFolder) -> list[Parts]:
     """Return the comparison of each evaluated model with baselines and controls."""
     return [_evaluation(run.titles[model], metrics) for model, metrics in run.metrics.items()]
 
 
-def _evaluation(title: str, metrics: Mapping[str, Any]) -> Evaluation:
+def _evaluation(title: str, metrics: Mapping[str, Any]) -> Parts:
     # Pairs, since another model may have the same title.
     all_models = [
         (title, metrics["intervals"][OVERALL]),
@@ -265,7 +188,8 @@ def _evaluation(title: str, metrics: Mapping[str, Any]) -> Evaluation:
     if metrics["by_region"]:
         regions = metrics["by_region"].items()
         tables.append(_table("By region", regions, ("v_score", "iou_75", "a_score")))
-    return Evaluation(title, [verdict_sentence(metric, metrics) for metric in COMPARED], tables)
+    verdicts = [verdict_sentence(metric, metrics) for metric in COMPARED]
+    return {"title": title, "verdicts": verdicts, "tables": tables}
 
 
 def _table(
@@ -275,39 +199,47 @@ def _table(
     *,
     signed: bool = False,
     folded: bool = True,
-) -> Table:
+) -> Parts:
+    """Return a table of texts; a folded table is closed when the page opens."""
     titles, body = estimate_rows(rows, metrics, signed=signed)
-    return Table(title, ["", *titles], body, folded)
+    return {"title": title, "header": ["", *titles], "rows": body, "folded": folded}
 
 
-def _stage(title: str, run: RunFolder) -> StageView:
+def _stage(title: str, run: RunFolder) -> Parts:
     log = run.stages[title]
     sections, not_logged = training_sections(log)
-    return StageView(title, len(log.table), tuple(sections), tuple(not_logged), log.notes)
+    return {
+        "title": title,
+        "steps": len(log.table),
+        "sections": sections,
+        "not_logged": not_logged,
+        "notes": log.notes,
+    }
 
 
-def _viewer_parts(viewer: Viewer) -> dict[str, Any]:
+def _viewer_parts(viewer: Viewer) -> Parts:
     present = {case["kind"] for case in viewer.cases}
+    case_data = {"models": viewer.models, "parts": PARTS, "cases": viewer.cases}
     return {
         "kinds": [kind for kind in QUESTION_TYPES if kind in present],
         "layers": _layers(viewer),
-        "case_json": _script_json(viewer.to_json()),
+        "case_json": _script_json(case_data),
         "image_json": _script_json(viewer.images),
     }
 
 
-def _layers(viewer: Viewer) -> list[Layer]:
-    """Return layers for the answer boxes of reference and models, then for their cited boxes."""
-    titles = {"truth": "reference"} | viewer.models
-    styles = ["truth", *(f"model-{number}" for number in range(1, len(titles)))]
-    named = list(zip(titles.items(), styles, strict=True))
-    return [
-        *(Layer(key, title, style) for (key, title), style in named),
-        *(
-            Layer(f"{key}-cited", f"{title}, reasoning", f"{style} cited")
-            for (key, title), style in named
-        ),
-    ]
+def _layers(viewer: Viewer) -> list[Parts]:
+    """Return boxes that are shown and hidden together: in answers, then those that are cited.
+
+    The `style` of a layer has the classes of its boxes in `cases.css`.
+    """
+    answers, cited = [], []
+    for number, (key, title) in enumerate({"truth": "reference", **viewer.models}.items()):
+        style = f"model-{number}" if number else "truth"
+        answers.append({"key": key, "title": title, "style": style})
+        reasoning = f"{title}, reasoning"
+        cited.append({"key": f"{key}-cited", "title": reasoning, "style": f"{style} cited"})
+    return answers + cited
 
 
 def _script_json(value: Any) -> Markup:

@@ -1,6 +1,5 @@
 """Read a run folder, tell the origin of its data, and give the commands for missing parts."""
 
-import dataclasses
 import json
 import re
 import shlex
@@ -20,11 +19,9 @@ from recipe.metrics_log import MetricsLog, read_metrics
 MODELS = {"sft": "SFT", "grpo": "GRPO"}
 MOST_MODELS = 4
 """The page has colours for four models."""
-STAGES = {
-    "SFT training": "sft/metrics.jsonl",
-    "GRPO training": "grpo/metrics.jsonl",
-    "Training": "metrics.jsonl",
-}
+SUMMARY = "summary.json"
+DEMO_STAGES = {"SFT training": "sft/metrics.jsonl", "GRPO training": "grpo/metrics.jsonl"}
+STAGES = {**DEMO_STAGES, "Training": "metrics.jsonl"}
 Origin = Literal["phantom", "patients", "unknown"]
 FIRST_PHANTOM = 90_000_000
 """Smallest number of a phantom's patient; MIMIC-CXR's numbers are all smaller."""
@@ -32,12 +29,9 @@ FIRST_PHANTOM = 90_000_000
 
 @dataclass(frozen=True)
 class Missing:
-    """A part that the run does not have.
+    """A part that the run does not have: its file, and what the page would show of it.
 
-    Attributes:
-        path: its file.
-        shows: what the page would show of it.
-        command: the command that makes it; the user replaces words in capitals.
+    The user replaces words in capitals in the command that makes it.
     """
 
     path: str
@@ -45,21 +39,13 @@ class Missing:
     command: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunFolder:
     """The parts that a run has.
 
-    Attributes:
-        path: the folder.
-        summary: contents of summary.json.
-        greedy: greedy predictions of each model, by its short name.
-        sampled: sampled predictions, by short name.
-        metrics: contents of metrics.json of each evaluation, by short name.
-        titles: titles by short name: those of `MODELS`, or the user's.
-        stages: logs of training by the titles of `STAGES`.
-        train: the parquet file of the training split.
-        test: the parquet file of the test split.
-        missing: the parts that the run does not have.
+    Predictions and contents of metrics.json are those of each evaluated model, by its short name,
+    of which `titles` has the titles. `stages` has logs of training by the titles of `STAGES`, and
+    `train` and `test` are the parquet files of these splits.
     """
 
     path: Path
@@ -71,7 +57,7 @@ class RunFolder:
     stages: dict[str, MetricsLog] = field(default_factory=dict)
     train: Path | None = None
     test: Path | None = None
-    missing: tuple[Missing, ...] = ()
+    missing: list[Missing] = field(default_factory=list)
 
 
 def read_run(
@@ -79,11 +65,8 @@ def read_run(
 ) -> RunFolder:
     """Read the parts that a run has.
 
-    Args:
-        path: the run's folder.
-        evaluations: title -> folder that `recipe.evaluate` wrote, in the order of the page; None
-            for the evaluations in the run's folder.
-        data: folder of `train.parquet` and `test.parquet`; None for `data` in the run's folder.
+    `evaluations` (title -> folder that `recipe.evaluate` wrote, in the order of the page) and
+    `data` (folder of `train.parquet` and `test.parquet`) replace those in the run's folder.
 
     Raises:
         InputError: the folder is missing, holds nothing to report on, or a part of it is broken.
@@ -92,53 +75,38 @@ def read_run(
         raise InputError(f"{path}: no such run folder")
     folders = _evaluations(path, evaluations)
     data = path / "data" if data is None else data
-    stages, missing = _stages(path)
-    # Only a demo writes a summary; a folder of one training run lacks nothing without it.
-    summary = path / "summary.json"
-    if not summary.is_file() and "Training" not in stages:
-        shows = "the headline numbers and their intervals"
-        missing.insert(0, Missing(str(summary), shows, demo_command(path)))
-    run = RunFolder(
-        path=path,
-        summary=read_summary(summary) if summary.is_file() else None,
-        titles={model: title for model, (title, _) in folders.items()},
-        stages=stages,
-        train=_parquet(data / "train.parquet", "the baselines", missing),
-        test=_parquet(data / "test.parquet", "the baselines and the images of the cases", missing),
-    )
+    run = RunFolder(path, titles={model: title for model, (title, _) in folders.items()})
+    run.stages = {
+        title: read_metrics(path / relative)
+        for title, relative in STAGES.items()
+        if (path / relative).is_file()
+    }
+    parts = {SUMMARY: "the headline numbers and their intervals"}
+    parts |= {file: f"the curves of {title}" for title, file in DEMO_STAGES.items()}
+    demo = _command("phantom.demo", "--out", str(path))
+    for file, shows in parts.items():
+        # A folder of one training run lacks nothing without the parts of a demo.
+        if "Training" not in run.stages and not (path / file).is_file():
+            run.missing.append(Missing(str(path / file), shows, demo))
+    if (path / SUMMARY).is_file():
+        run.summary = read_summary(path / SUMMARY)
+    run.train = _parquet(run, data / "train.parquet", "the baselines")
+    run.test = _parquet(run, data / "test.parquet", "the baselines and the images of the cases")
     for model, (title, folder) in folders.items():
-        missing += _read_evaluation(run, model, title, folder, data)
+        run.missing += _read_evaluation(run, model, title, folder, data)
     if not (run.summary or run.greedy or run.stages):
         raise InputError(
             f"{path}: nothing to report on (no summary.json, metrics.jsonl, "
             "sft/metrics.jsonl, grpo/metrics.jsonl or eval/*/greedy.jsonl)"
         )
-    return dataclasses.replace(run, missing=tuple(missing))
+    return run
 
 
-def _stages(path: Path) -> tuple[dict[str, MetricsLog], list[Missing]]:
-    """Return the training logs by title, and the missing ones.
-
-    The folder of a training run has one log at its root; a demo's has one for each stage.
-    """
-    stages = {
-        title: read_metrics(path / relative)
-        for title, relative in STAGES.items()
-        if (path / relative).is_file()
-    }
-    if "Training" in stages:
-        return stages, []
-    return stages, [
-        Missing(str(path / relative), f"the curves of {title}", demo_command(path))
-        for title, relative in STAGES.items()
-        if title not in stages and title != "Training"
-    ]
-
-
-def _parquet(file: Path, shows: str, missing: list[Missing]) -> Path | None:
+def _parquet(run: RunFolder, file: Path, shows: str) -> Path | None:
     if file.is_file():
         return file
-    missing.append(Missing(str(file), shows, data_command(file.parent)))
+    source = ("--source", "SOURCE", "--images", "IMAGES", "--out", str(file.parent))
+    run.missing.append(Missing(str(file), shows, _command("data_prep.thinkvg", *source)))
     return None
 
 
@@ -167,14 +135,19 @@ def _read_evaluation(
     run.greedy[model] = read_predictions(greedy)
     if sampled.is_file():
         run.sampled[model] = read_predictions(sampled)
-    metrics = _metrics(folder / "metrics.json")
+    metrics = read_results(folder)
     if metrics:
         run.metrics[model] = metrics
     return _lacks(title, folder, metrics, data)
 
 
-def _metrics(path: Path) -> dict[str, Any]:
-    """Read metrics.json; return nothing if there is no such file, or an older one."""
+def read_results(folder: Path) -> dict[str, Any]:
+    """Read an evaluation's metrics.json; return nothing if there is none, or an older one.
+
+    Raises:
+        InputError: it is not JSON.
+    """
+    path = folder / "metrics.json"
     if not path.is_file():
         return {}
     try:
@@ -190,42 +163,29 @@ def _lacks(title: str, folder: Path, metrics: Mapping[str, Any], data: Path) -> 
     def has(name: str, shown: object) -> bool:
         return bool(shown) if metrics else (folder / f"{name}.jsonl").is_file()
 
-    missing = []
+    def lack(file: str, shows: str, change: str) -> None:
+        command = evaluate_command(folder, data, change)
+        missing.append(Missing(str(folder / file), f"{title}{shows}", command))
+
+    missing: list[Missing] = []
     if not metrics:
-        shows = f"{title}'s intervals, baselines, controls, samples and regions"
-        command = evaluate_command(folder, data, f"predictions={folder}")
-        missing.append(Missing(str(folder / "metrics.json"), shows, command))
+        shows = "'s intervals, baselines, controls, samples and regions"
+        lack("metrics.json", shows, f"predictions={folder}")
     if not has("sampled", metrics.get("samples")):
-        shows = f"{title}'s reward over samples, pass@k and majority vote"
-        command = evaluate_command(folder, data, "sampling.samples=4")
-        missing.append(Missing(str(folder / "sampled.jsonl"), shows, command))
+        shows = "'s reward over samples, pass@k and majority vote"
+        lack("sampled.jsonl", shows, "sampling.samples=4")
     for name, control in IMAGE_CONTROLS.items():
         if not has(name, control in metrics.get("controls", ())):
-            shows = f"{title} on the control “{control}”"
-            command = evaluate_command(folder, data, f"controls=[{','.join(IMAGE_CONTROLS)}]")
-            missing.append(Missing(str(folder / f"{name}.jsonl"), shows, command))
+            shows = f" on the control “{control}”"
+            lack(f"{name}.jsonl", shows, f"controls=[{','.join(IMAGE_CONTROLS)}]")
     return missing
-
-
-def demo_command(run: Path) -> str:
-    """Return the command that makes the missing parts of a demo's folder."""
-    return _command("phantom.demo", "--out", str(run))
-
-
-def data_command(folder: Path) -> str:
-    """Return the command that makes train.parquet and test.parquet."""
-    return _command(
-        "data_prep.thinkvg", "--source", "SOURCE", "--images", "IMAGES", "--out", str(folder)
-    )
 
 
 def evaluate_command(folder: Path, data: Path, *changes: str) -> str:
     """Return the command of the evaluation that wrote `folder`, with changed settings.
 
-    Args:
-        folder: of `recipe.evaluate`; its recorded overrides are repeated.
-        data: folder of the parquet files, for a folder without a record.
-        changes: overrides that replace recorded ones.
+    Overrides that are recorded in the folder are repeated; without a record, `data` is the folder
+    of the parquet files.
     """
     record = folder / ".hydra" / "overrides.yaml"
     recorded = yaml.safe_load(record.read_text(encoding="utf-8")) if record.is_file() else None
@@ -259,7 +219,6 @@ def data_origin(run: RunFolder) -> Origin:
 
 
 def origin_of_patients(patients: Collection[str]) -> Origin:
-    """Return the origin of data about these patients."""
     if not patients:
         return "unknown"
     return "phantom" if all(map(_is_phantom, patients)) else "patients"

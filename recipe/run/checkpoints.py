@@ -26,12 +26,9 @@ MOST_KEPT = {"train": "max_actor_ckpt_to_keep", "sft": "max_ckpt_to_keep"}
 
 @dataclass(frozen=True)
 class Source:
-    """Location of a model.
+    """A Hugging Face folder with configuration and tokenizer, and perhaps weights.
 
-    Attributes:
-        folder: Hugging Face folder with configuration and tokenizer.
-        shards: folder with the ranks' shards; None where `folder` has the weights.
-        lora: whether the shards hold LoRA adapters.
+    Otherwise these are in `shards`, the folder of the ranks' shards, which may hold LoRA adapters.
     """
 
     folder: Path
@@ -40,12 +37,10 @@ class Source:
 
 
 def find_model(path: str | Path, key: str) -> Source:
-    """Find the model under `path`.
+    """Find the model under `path`, the value of an option or `key`.
 
-    Args:
-        path: a Hugging Face folder; or of verl: an `actor` folder, a `global_step_N`, a folder of
-            these (the last complete step is used), or a run folder with `checkpoints` in it.
-        key: name of the option with this path, for the message.
+    It is a Hugging Face folder; or of verl: an `actor` folder, a `global_step_N`, a folder of these
+    (the last complete step is used), or a run folder with `checkpoints` in it.
 
     Raises:
         InputError: there is no model; the message says what is expected.
@@ -152,11 +147,7 @@ def _steps(holder: Path) -> list[int]:
 
 
 def check_resumable(config: DictConfig, program: str) -> None:
-    """Check the checkpoint that a run would resume from, where there is one.
-
-    Raises:
-        InputError: it is missing, lacks files, or was saved by another number of GPUs.
-    """
+    """Refuse to resume a checkpoint that is gone, lacks files, or is of another number of GPUs."""
     mode = config.trainer.get("resume_mode", "auto")
     resume_path = config.trainer.get("resume_from_path")
     if mode not in ("auto", "disable", "resume_path"):

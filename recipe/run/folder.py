@@ -23,6 +23,10 @@ VARIABLE = "THINKVG_STOP_FILE"
 STOPPED = 75
 """Exit code of a program that ended on request: EX_TEMPFAIL of sysexits.h, try again."""
 
+STOPPED_AFTER = (
+    "stopped on request after step {}, its checkpoint is saved: run the same command to resume"
+)
+
 _locks: dict[Path, FileLock | None] = {}
 
 
@@ -46,10 +50,7 @@ def take_run(config: DictConfig, program: str) -> dict[str, str]:
     """Take a run's folder in the process that logs; the paths are absolute already.
 
     Lock the folder, store the run's settings, remove checkpoints beyond the configured number, and
-    set the variables of the loggers.
-
-    Returns:
-        Environment variables that the logging process needs.
+    return the environment variables of the loggers, which are set here as well.
 
     Raises:
         InputError: another program is running in the folder.
@@ -74,10 +75,8 @@ def resolve_paths(config: DictConfig) -> None:
 def lock(run_dir: Path, patience: float | None = None) -> None:
     """Lock the folder until this process ends.
 
-    Args:
-        run_dir: the folder.
-        patience: seconds to wait for another program to end; None waits only in a job that SLURM
-            has requeued.
+    `patience` is the seconds to wait for another program to end. By default only a job that SLURM
+    has requeued waits.
 
     Raises:
         InputError: another program is running there.
@@ -91,11 +90,7 @@ def lock(run_dir: Path, patience: float | None = None) -> None:
 
 
 def check_free(run_dir: Path) -> None:
-    """Check that this process or a child of it can lock the folder.
-
-    Raises:
-        InputError: another program is running there.
-    """
+    """Refuse a folder in which another program is running; a child of this one may lock it then."""
     lock(run_dir)
     folder_lock = _locks.pop(run_dir / LOCK)
     if folder_lock:
@@ -110,7 +105,6 @@ class StopRequest:
         self._answer = Path(f"{path}.done")
 
     def asked(self) -> bool:
-        """Return whether a stop is requested."""
         return self._path.exists()
 
     def answer(self, step: int) -> None:

@@ -44,15 +44,11 @@ WAITING = 128
 
 
 def start(early: Sequence[str], late: Sequence[str] = ()) -> str:
-    """Start a server, which ends with this process.
+    """Start a server, which ends with this process; return a Python that starts as a copy of it.
 
-    Args:
-        early: modules that it imports at once. One that fails is left to the copies.
-        late: modules that it imports with the variables of the first copy: at import, Ray's
-            compiled part reads variables that only its workers have.
-
-    Returns:
-        A program that is used as a Python, and starts as a copy; this Python where that cannot be.
+    The server imports the `early` modules at once; one that fails is left to the copies. It imports
+    the `late` ones with the variables of the first copy: at import, Ray's compiled part reads
+    variables that only its workers have. Where copies cannot be, the Python is this one.
     """
     folder = Path(tempfile.mkdtemp(prefix="tvg-fork-"))
     address = str(folder / "socket")
@@ -132,14 +128,9 @@ class Copy:
 
 
 def serve(listener: socket.socket, late: Sequence[str]) -> Request | None:
-    """Fork a copy for each request.
+    """Fork a copy for each request; return the request in a copy, None in the server at its end.
 
-    Args:
-        listener: socket for requests.
-        late: modules to import at the first request.
-
-    Returns:
-        In a copy its request; in the server None, when its standard input has ended.
+    The `late` modules are imported at the first request.
     """
     with selectors.DefaultSelector() as selector:
         selector.register(sys.stdin, selectors.EVENT_READ)
@@ -202,7 +193,6 @@ def fork(request: Request, selector: selectors.BaseSelector) -> int:
 
 
 def kill_all(selector: selectors.BaseSelector) -> None:
-    """Kill the copies that run."""
     for key in selector.get_map().values():
         if key.data is not None and key.fd == key.data.end:
             key.data.kill()
@@ -226,7 +216,9 @@ def become(request: Request) -> None:
     os.environ.update(request.variables)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(request.oom_score_adj, encoding="ascii")
-    seed_anew()
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()  # all copies have the same random numbers; Python seeds its own
     for stream in (sys.stdout, sys.stderr):
         # The server's streams are no terminal, which makes Python write them in blocks.
         cast("io.TextIOWrapper", stream).reconfigure(line_buffering=True)
@@ -234,11 +226,7 @@ def become(request: Request) -> None:
 
 
 def take_files(files: dict[int, int]) -> None:
-    """Give the received files the numbers that they had where they came from.
-
-    Args:
-        files: received file by the number that it gets.
-    """
+    """Give received files the numbers by which the process that sent them knows them."""
     beyond = max(*files, *files.values()) + 1
     for number, file in files.items():  # first out of the way of each other
         os.dup2(file, beyond + number)
@@ -246,13 +234,6 @@ def take_files(files: dict[int, int]) -> None:
     for number in files:
         os.dup2(beyond + number, number, inheritable=True)
         os.close(beyond + number)
-
-
-def seed_anew() -> None:
-    """Seed numpy's random numbers, of which all copies have the same; Python seeds its own."""
-    numpy: Any = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed()
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -284,7 +265,6 @@ def import_all(modules: Sequence[str]) -> Sequence[str]:
 
 
 def main() -> None:
-    """Import the early modules, then fork a copy for each request."""
     _, file, early, late = sys.argv
     # It finds the room for a process's title by the variables, before a copy gets others.
     setproctitle.getproctitle()

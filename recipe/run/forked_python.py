@@ -89,7 +89,6 @@ def open_files(besides: int) -> list[int]:
 
 
 def read(path: str) -> str:
-    """Return the text of a file."""
     with open(path) as file:
         return file.read()
 

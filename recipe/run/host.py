@@ -39,8 +39,8 @@ def adapt() -> None:
     Raises:
         InputError: the folder's path is too long, and no link to it can be made.
     """
-    for limit, enough in ((resource.RLIMIT_NOFILE, OPEN_FILES), (resource.RLIMIT_NPROC, None)):
-        _raise_soft_limit(limit, enough)
+    _raise_soft_limit(resource.RLIMIT_NOFILE, OPEN_FILES)
+    _raise_soft_limit(resource.RLIMIT_NPROC)
     for name in ("TMPDIR", "RAY_TMPDIR"):
         folder = os.environ.get(name, "")
         if len(os.fsencode(folder)) > LONGEST_PATH:
@@ -48,7 +48,7 @@ def adapt() -> None:
             tempfile.tempdir = None  # makes Python read the variable again
 
 
-def _raise_soft_limit(limit: int, enough: int | None) -> None:
+def _raise_soft_limit(limit: int, enough: int | None = None) -> None:
     """Raise a soft limit to the hard one, or to `enough` where that is less."""
     soft, hard = resource.getrlimit(limit)
     target = hard if enough is None or 0 <= hard < enough else enough
@@ -65,11 +65,8 @@ def cores_for_each(processes: int) -> int:
 def short_path(name: str, folder: str) -> str:
     """Link to a folder from /tmp, always under the same name, and return the link.
 
-    Links to folders that no longer exist are removed.
-
-    Args:
-        name: variable or option with the folder's path, for the message.
-        folder: path of the folder, which is created if it does not exist, as Ray would do.
+    Links to folders that no longer exist are removed. The folder is created if it does not exist,
+    as Ray would do. `name` is the variable or option with its path, for the message.
 
     Raises:
         InputError: the link cannot be made.
@@ -119,15 +116,7 @@ def unwritable(folder: Path) -> str:
 
 
 def check_output(name: str, folder: Path) -> None:
-    """Check that an output folder can be written to.
-
-    Args:
-        name: option or key with the folder's path, for the message.
-        folder: path of the folder, which need not exist.
-
-    Raises:
-        InputError: nothing can be written there.
-    """
+    """Refuse an output folder, given as option `name`, that cannot be made or written to."""
     reason = unwritable(folder)
     if reason:
         raise InputError(
@@ -137,11 +126,7 @@ def check_output(name: str, folder: Path) -> None:
 
 
 def check_outputs(config: DictConfig) -> None:
-    """Check that ``run_dir`` or ``out`` of a configuration can be written to.
-
-    Raises:
-        InputError: nothing can be written there.
-    """
+    """Refuse a ``run_dir`` or ``out`` of a configuration that cannot be written to."""
     for key in ("run_dir", "out"):
         if key in config:
             check_output(key, Path(config[key]))
@@ -160,11 +145,8 @@ def run_child(
 ) -> int:
     """Run a command until it ends and return its exit code; end it if this process is interrupted.
 
-    Args:
-        command: program and arguments.
-        while_running: called every `every` seconds, and once after the end.
-        every: seconds between two calls of `while_running`.
-        **options: options of `subprocess.Popen`.
+    `while_running` is called every `every` seconds, and once after the end. The `options` are those
+    of `subprocess.Popen`.
     """
     look = while_running or (lambda: None)
     process = subprocess.Popen(list(command), **options)

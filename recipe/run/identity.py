@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from data_prep.program import InputError, write_whole
 
@@ -27,11 +28,7 @@ def wandb_run_id(run_dir: Path) -> str:
 
 
 def set_variables(run_dir: Path) -> dict[str, str]:
-    """Set the variables of the loggers of a run in `run_dir` that the user has not set.
-
-    Returns:
-        The values of `PASSED_ON`.
-    """
+    """Set variables of the loggers that the user has not set; return the values of `PASSED_ON`."""
     os.environ["VERL_FILE_LOGGER_PATH"] = str(run_dir / "metrics.jsonl")
     os.environ.setdefault("WANDB_DIR", str(run_dir))
     os.environ.setdefault("WANDB_MODE", "offline")
@@ -45,17 +42,15 @@ def read_run_config(run_dir: Path) -> dict[str, Any]:
     file = run_dir / ".hydra" / "config.yaml"
     if not file.is_file():
         return {}
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    from recipe.program import register_resolvers
+    from recipe.program import plain, register_resolvers
 
     register_resolvers()
-    loaded = OmegaConf.load(file)
+    loaded: Any = OmegaConf.load(file)
     try:
-        return dict(OmegaConf.to_container(loaded, resolve=True))  # type: ignore[arg-type]
+        return plain(loaded)
     except OmegaConfBaseException:
-        return dict(OmegaConf.to_container(loaded, resolve=False))  # type: ignore[arg-type]
+        unresolved: Any = OmegaConf.to_container(loaded)
+        return dict(unresolved)
 
 
 FILE = "run.json"
@@ -100,11 +95,7 @@ class EndedEarly(Exception):
 
 
 def check_steps(done: int, asked: int) -> None:
-    """Check that a run that has ended has done all of its steps.
-
-    Raises:
-        EndedEarly: there were fewer steps.
-    """
+    """Raise `EndedEarly` if a run that has ended has not done all of its steps."""
     if done < asked:
         raise EndedEarly(
             f"only {done} of {asked} steps are done, since its epochs hold no more rows: "
@@ -113,11 +104,7 @@ def check_steps(done: int, asked: int) -> None:
 
 
 def check_same_run(config: DictConfig, program: str) -> None:
-    """Check that the run's folder holds this very run, or none that has trained or saved.
-
-    Raises:
-        InputError: the folder holds another run; names the settings that differ.
-    """
+    """Refuse a folder that holds another run, if that has trained or saved; name what differs."""
     if config.trainer.get("resume_mode", "auto") == "disable" or not _has_begun(config):
         return
     different = differences(Path(config.run_dir) / FILE, settings(config, program))
@@ -130,20 +117,14 @@ def check_same_run(config: DictConfig, program: str) -> None:
 
 
 def note_settings(config: DictConfig, program: str) -> None:
-    """Store the settings of this run in its folder."""
     text = json.dumps(settings(config, program), indent=2) + "\n"
     write_whole(Path(config.run_dir) / FILE, text)
 
 
 def differences(path: Path, current: Mapping[str, Any]) -> list[str]:
-    """Compare settings with those in a JSON file.
+    """Return ``KEY=FILE'S VALUE, here CURRENT VALUE`` for each key that differs from a JSON file's.
 
-    Args:
-        path: path of the file; one that is missing or broken differs in nothing.
-        current: values by key, as JSON would load them.
-
-    Returns:
-        ``KEY=FILE'S VALUE, here CURRENT VALUE`` for each key that differs, sorted.
+    They are sorted. A file that is missing or broken differs in nothing.
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))

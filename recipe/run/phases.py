@@ -39,14 +39,10 @@ SHOWN_ROWS = 8
 class Phase:
     """Something that the run waits for.
 
-    Attributes:
-        number: grows with each phase and whenever one makes progress.
-        doing: what is done, in words that follow "while".
-        part: part of the run that has to answer.
-        step: step of the training; 0 before the first.
-        since: local time at which the phase began or last made progress.
-        limit: seconds that the phase may take without progress.
-        rest: what is not done yet, in words; may be empty.
+    `doing` is what is done, in words that follow "while", and `part` is the part of the run that
+    has to answer. `number` grows, and the local time `since` is set anew, with each phase and
+    whenever one makes progress. Without progress a phase may take `limit` seconds. `step` is 0
+    before the first step of the training. `rest` says what is not done yet; it may be empty.
     """
 
     number: int
@@ -62,12 +58,8 @@ class Phases:
     """The phases of this process's run, with their times.
 
     A phase may take `factor` times its longest time so far, and at least `least` seconds. `least`
-    and `step`, the step of the training, may be changed at any time.
-
-    Args:
-        least: seconds that every phase may take.
-        factor: multiple of a phase's longest time so far.
-        publish: receives each phase when it begins or makes progress.
+    and `step`, the step of the training, may be changed at any time. `publish` receives each phase
+    when it begins or makes progress.
     """
 
     def __init__(self, least: float, factor: float, publish: Callable[[Phase], None]) -> None:
@@ -108,11 +100,8 @@ def watch_trainer(
 ) -> None:
     """Turn a trainer's methods into phases; each finished rollout counts as progress.
 
-    Args:
-        trainer: verl's trainer, with a replay buffer.
-        phases: receives each phase.
-        rows: returns, for each prompt that was sent out, by verl's key, its row in the data file.
-        files: data files by TransferQueue's partition (``train``, ``val``).
+    `rows` returns, for each prompt that was sent out, by verl's key, its row in the data file, of
+    which `files` has one for each of TransferQueue's partitions (``train``, ``val``).
     """
     for name, (doing, part) in METHODS.items():
         setattr(trainer, name, phases.around(getattr(trainer, name), doing, part))
@@ -135,7 +124,6 @@ def watch_trainer(
 
 
 def _rest(keys: set[str], rows: Mapping[str, int], file: str) -> str:
-    """Describe the prompts that are not finished."""
     numbers = sorted(rows[key] for key in keys if key in rows)
     listed = ", ".join(map(str, numbers[:SHOWN_ROWS])) + ", …" * (len(numbers) > SHOWN_ROWS)
     return f"{len(keys)} prompts are not finished (rows {listed or 'unknown'} of {file})"

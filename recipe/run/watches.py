@@ -16,7 +16,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 import psutil
@@ -66,12 +65,7 @@ STATES = {
 
 
 class Watch(ABC):
-    """A thread that looks at something while a ``with`` block runs, and reacts once.
-
-    Args:
-        name: of the thread.
-        every: seconds between two looks.
-    """
+    """A thread that looks at something while a ``with`` block runs, and reacts once."""
 
     def __init__(self, name: str, every: float) -> None:
         self._every = every
@@ -82,17 +76,10 @@ class Watch(ABC):
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        del kind, error, trace
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     def stop(self) -> None:
-        """Look no longer."""
         self._over.set()
 
     def _watch(self) -> None:
@@ -124,19 +111,12 @@ def leave(fault: str, code: int = 1) -> None:
 class ActorWatch(Watch):
     """Watches the actors of this process's Ray job.
 
-    Attributes:
-        death: the first unexpected death of an actor, on one line; empty where there was none.
+    `death` is the first unexpected death of an actor, on one line; empty where there was none.
     """
 
-    def __init__(
-        self,
-        every: float = ACTOR_POLL_S,
-        patience: float = PATIENCE_S,
-        end: Callable[[str], None] = leave,
-    ) -> None:
-        super().__init__("actor-watch", every)
+    def __init__(self) -> None:
+        super().__init__("actor-watch", ACTOR_POLL_S)
         self.death = ""
-        self._patience, self._end = patience, end
 
     def cause(self) -> str:
         """Look once more, and return what died; empty without a death."""
@@ -156,29 +136,30 @@ class ActorWatch(Watch):
         return bool(self.death)
 
     def _react(self) -> None:
-        if not self._over.wait(self._patience):
-            self._end(f"{self.death}, and the run waits for it")
+        if not self._over.wait(PATIENCE_S):
+            leave(f"{self.death}, and the run waits for it")
 
 
 def first_death() -> str:
     """Describe the first unexpected death in Ray's table of actors; empty without one."""
+    dead = sorted(_actors("DEAD"), key=lambda actor: actor["EndTime"])
+    lines = filter(None, map(describe_actor, dead))
+    return min(lines, key=lambda line: line.endswith(WITH_OWNER), default="")
+
+
+def _actors(state: str) -> list[Mapping[str, Any]]:
+    """Return this Ray job's actors that are in a state, as Ray's table has them."""
     import ray
     from ray._private.state import actors  # the public list_actors wants a dashboard
 
     if not ray.is_initialized():
-        return ""
+        return []
     job = ray.get_runtime_context().get_job_id()
-    dead = [actor for actor in actors(actor_state_name="DEAD").values() if actor["JobID"] == job]
-    lines = filter(None, map(describe_actor, sorted(dead, key=lambda actor: actor["EndTime"])))
-    return min(lines, key=lambda line: line.endswith(WITH_OWNER), default="")
+    return [actor for actor in actors(actor_state_name=state).values() if actor["JobID"] == job]
 
 
 def describe_actor(actor: Mapping[str, Any]) -> str | None:
-    """Say what happened to an actor; None where it lives or the run itself ended it.
-
-    Args:
-        actor: an entry of Ray's table of actors.
-    """
+    """Say how an actor of Ray's table died; None where it lives or the run itself ended it."""
     if actor["State"] != "DEAD":
         return None
     reason = _reason(actor["DeathCause"])
@@ -200,11 +181,8 @@ def _reason(cause: Any) -> str:
 class StuckWatch(Watch):
     """Watches the phases of this process's Ray job.
 
-    Args:
-        start: seconds that the start may take.
-        before_end: called before the run's processes are ended.
-        every: seconds between two looks.
-        end: ends this process, given a line and an exit code.
+    The start may take `start` seconds. `before_end` is called before the run's processes are ended,
+    and `end` ends this process, given a line and an exit code.
     """
 
     def __init__(
@@ -221,7 +199,7 @@ class StuckWatch(Watch):
         self._moved = time.monotonic()
         self._is_stuck = False
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
         if self._is_stuck:
             # The run ends because this watch ends it: its line comes first.
@@ -241,12 +219,12 @@ class StuckWatch(Watch):
     def _react(self) -> None:
         pids: dict[str, list[int]] = within(ANSWER_S, actors_of_the_run, {})
         no_nodes: list[list[Halted]] = []
-        on_each_node = within(2 * ANSWER_S, lambda: on_nodes(halted, pids, ANSWER_S), no_nodes)
+        on_each_node = within(2 * ANSWER_S, lambda: on_nodes(halted, pids), no_nodes)
         local: list[Halted] = within(ANSWER_S, lambda: halted(_private_ray()), [])
         waiting: Counter[str] = within(2 * ANSWER_S, _waiting_rollouts, Counter())
         line = describe_phase(self._phase, sorted({*local}.union(*on_each_node)), waiting)
         self._before_end()
-        within(2 * ANSWER_S, lambda: on_nodes(kill, pids, ANSWER_S), None)
+        within(2 * ANSWER_S, lambda: on_nodes(kill, pids), None)
         # Ray's agents would look for its head for a minute.
         within(ANSWER_S, lambda: kill(_private_ray()), None)
         self._end(line, STOPPED)
@@ -261,17 +239,16 @@ class Halted(NamedTuple):
 
 
 def describe_phase(phase: Phase, halted_processes: list[Halted], waiting_for: Counter[str]) -> str:
-    """Say what is stuck, since when, and what is known of it, on one line.
-
-    Args:
-        phase: that has taken longer than its limit.
-        halted_processes: of the run.
-        waiting_for: how many rollouts wait for each part.
-    """
+    """Say what is stuck, since when, and what is known of it, on one line."""
     details = [
         f"{process.name} (process {process.pid}) {process.state}" for process in halted_processes
     ]
-    suspects = [part for process in halted_processes if (part := _part(process.name))]
+    suspects = [
+        part
+        for process in halted_processes
+        for beginning, part in PARTS.items()
+        if process.name.startswith(beginning)
+    ]
     if phase.doing == ROLLOUTS and waiting_for:
         details += [
             f"{count} rollouts wait for the {part}" for part, count in waiting_for.most_common()
@@ -286,10 +263,6 @@ def describe_phase(phase: Phase, halted_processes: list[Halted], waiting_for: Co
         f"{phase.since}, for more than {phase.limit:.0f} s (trainer.v1.thinkvg.stuck); "
         + "; ".join(filter(None, [phase.rest, *details]))
     ).rstrip("; ")
-
-
-def _part(name: str) -> str | None:
-    return next((part for start, part in PARTS.items() if name.startswith(start)), None)
 
 
 def _waiting_rollouts() -> Counter[str]:
@@ -338,26 +311,16 @@ def _private_ray() -> list[int]:
 
 def actors_of_the_run() -> dict[str, list[int]]:
     """Return the process ids of this Ray job's actors, by the node that they are on."""
-    import ray
-    from ray._private.state import actors  # the public list_actors wants a dashboard
-
-    if not ray.is_initialized():
-        return {}
-    job = ray.get_runtime_context().get_job_id()
     pids: dict[str, list[int]] = defaultdict(list)
-    for actor in actors().values():
-        if actor["JobID"] == job and actor["State"] == "ALIVE":
-            pids[actor["Address"]["NodeID"]].append(actor["Pid"])
+    for actor in _actors("ALIVE"):
+        pids[actor["Address"]["NodeID"]].append(actor["Pid"])
     return pids
 
 
-def on_nodes(
-    function: Callable[[Sequence[int]], T], pids: Mapping[str, list[int]], timeout: float
-) -> list[T]:
+def on_nodes(function: Callable[[Sequence[int]], T], pids: Mapping[str, list[int]]) -> list[T]:
     """Call `function` with the processes of each node on that node, and return what it returns.
 
-    A node that does not answer within `timeout` seconds is left out. On this node nothing of Ray is
-    needed.
+    A node that does not answer in time is left out. On this node nothing of Ray is needed.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -375,7 +338,7 @@ def on_nodes(
         if node != here
     ]
     results = [function(pids.get(here, []))]
-    answered = ray.wait(asked, num_returns=len(asked), timeout=timeout)[0] if asked else []
+    answered = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S)[0] if asked else []
     for answer in answered:
         with contextlib.suppress(Exception):  # the node is gone
             results.append(ray.get(answer))

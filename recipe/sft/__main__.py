@@ -55,16 +55,7 @@ def train(config: DictConfig) -> None:
 
 
 def _launch_processes(config: DictConfig, python: str) -> None:
-    """Start a process for each GPU of this node, with the same overrides.
-
-    Args:
-        config: of the run.
-        python: program that starts the processes.
-
-    Raises:
-        InputError: another program is running in the run's folder.
-        SystemExit: with a process's code if it is not 0, or `STOPPED` after a request to stop.
-    """
+    """Start a process for each GPU of this node, with the same overrides."""
     open_run(config)
     processes = int(config.trainer.n_gpus_per_node)
     command, environment = [python, "-m", "recipe.sft"], {**os.environ, CHECKED: "1"}
@@ -85,18 +76,13 @@ def _launch_processes(config: DictConfig, python: str) -> None:
 
 
 def prepare(config: DictConfig) -> None:
-    """Make the run's paths absolute; in the first process, which logs, lock the run's folder.
-
-    Raises:
-        InputError: another program is running in the folder.
-    """
+    """Make the run's paths absolute; in the first process, which logs, take the run's folder."""
     resolve_paths(config)
     if int(os.environ["RANK"]) == 0:
         take_run(config, "sft")
 
 
 def main() -> None:
-    """Entry point."""
     program.run("sft", train)
 
 

@@ -23,7 +23,7 @@ from recipe.algorithms.soft_targets import (
 )
 from recipe.export import add_older_forms
 from recipe.loggers import continue_from
-from recipe.run.folder import StopRequest
+from recipe.run.folder import STOPPED_AFTER, StopRequest
 from recipe.run.host import cores_for_each
 from recipe.run.identity import check_steps
 
@@ -48,7 +48,6 @@ class ResumedSampler(Sampler[int]):
         self._epoch, self._done = epoch, done
 
     def set_epoch(self, epoch: int) -> None:
-        """Use the order of rows of `epoch`."""
         self._sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[int]:
@@ -117,7 +116,6 @@ class ThinkVGSFTTrainer(SFTTrainer):
         self.train_dataloader.batch_sampler.sampler = self.train_sampler
 
     def _skip_done_steps(self) -> None:
-        """Make the data loader begin after the steps that are done."""
         epoch, steps = divmod(self.resume_global_step, self.steps_per_epoch)
         self.train_sampler.begin_at(epoch, steps * self.train_batch_size_per_dp)
         # the loader's position in the checkpoint, see `ResumedSampler`
@@ -154,11 +152,7 @@ class ThinkVGSFTTrainer(SFTTrainer):
             self._saves_at, self.save_freq = self._steps_begun, 1
 
     def fit(self) -> None:
-        """Train from the loaded step to the last one or a request to stop, see verl's trainer.
-
-        Raises:
-            EndedEarly: there were fewer steps than asked for.
-        """
+        """Train from the loaded step to the last one or a request to stop, see verl's trainer."""
         if self.resume_global_step >= self.total_training_steps:
             # verl would do one more step.
             if self.rank == 0:
@@ -177,18 +171,11 @@ class ThinkVGSFTTrainer(SFTTrainer):
         try:
             super().fit()
         except _Stopped:
-            self._answer()
+            if self.rank == 0:
+                self._stop.answer(self._saves_at)
+                console.say(STOPPED_AFTER.format(self._saves_at))
         else:
             check_steps(self._steps_begun, self.total_training_steps)
-
-    def _answer(self) -> None:
-        """Answer the request to stop, in the process that logs."""
-        if self.rank == 0:
-            self._stop.answer(self._saves_at)
-            console.say(
-                f"stopped on request after step {self._saves_at}, its checkpoint is saved: run the "
-                "same command to resume"
-            )
 
 
 def run(config: DictConfig) -> None:

@@ -12,7 +12,7 @@ from recipe import cluster, console, program
 from recipe.preflight.checklist import refuse_faulty
 from recipe.run import fork_server
 from recipe.run.checkpoints import last_step
-from recipe.run.folder import STOPPED, StopRequest, open_run, take_run
+from recipe.run.folder import STOPPED, STOPPED_AFTER, StopRequest, open_run, take_run
 from recipe.run.identity import EndedEarly
 from recipe.run.watches import ActorWatch, StuckWatch
 from recipe.train.early_start import EarlyStorage
@@ -59,21 +59,14 @@ def train(config: DictConfig) -> None:
         import ray
 
         ray.shutdown()
-        console.say(
-            f"stopped on request after step {step}, its checkpoint is saved: run the same command "
-            "to resume"
-        )
+        console.say(STOPPED_AFTER.format(step))
         raise SystemExit(STOPPED)
     finished.write_text("{}\n", encoding="utf-8")
     console.say(f"finished: {config.run_dir}")
 
 
 def prepare(config: DictConfig) -> None:
-    """Lock the run's folder, and resolve the configuration for workers on any node.
-
-    Raises:
-        InputError: another program is running in the folder.
-    """
+    """Open and take the run's folder, and resolve the configuration for workers on any node."""
     open_run(config)
     with open_dict(config):
         for key in ("train_files", "val_files"):
@@ -106,11 +99,10 @@ def run_engine(config: DictConfig) -> None:
     """Run the training with verl.
 
     Where a part of the engine is stuck, the program ends with the code `STOPPED`
-    (`recipe.run.watches`).
+    (`recipe.run.watches`), and where one failed, with 1 and one line.
 
     Raises:
         InputError: the judge failed too often.
-        SystemExit: with code 1 and one line, where a part of the engine failed.
     """
     import ray
     from ray.exceptions import RayError
@@ -172,7 +164,6 @@ def _how_to_resume(config: DictConfig) -> str:
 
 
 def main() -> None:
-    """Entry point."""
     program.run("train", train)
 
 

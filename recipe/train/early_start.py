@@ -14,19 +14,13 @@ from omegaconf import DictConfig
 
 
 class EarlyStorage:
-    """A task runner class for verl's ``run_ppo``, which starts TransferQueue as well.
-
-    Args:
-        task_runner: Ray's actor class of the task runner.
-        settings: ``transfer_queue`` of the configuration.
-    """
+    """A task runner class for verl's ``run_ppo``, which starts TransferQueue as well."""
 
     def __init__(self, task_runner: Any, settings: DictConfig) -> None:
         self._task_runner = task_runner
         self._settings = settings
 
     def options(self, **options: Any) -> "EarlyStorage":
-        """Return a class with Ray's options."""
         return EarlyStorage(self._task_runner.options(**options), self._settings)
 
     def remote(self) -> Any:

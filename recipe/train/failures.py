@@ -15,11 +15,7 @@ class RolloutsFailing(Exception):
 def failed_rollouts(keys: Sequence[str], asked: int, most: float, step: int) -> dict[str, float]:
     """Count the rollouts of a step that failed and are missing from its batch.
 
-    Args:
-        keys: keys of the rollouts in the batch.
-        asked: prompts times group size.
-        most: share of `asked` that may be missing.
-        step: number of the step, for the message.
+    `asked` is prompts times group size, of which the share `most` may be missing.
 
     Raises:
         RolloutsFailing: more rollouts are missing.
@@ -64,11 +60,7 @@ class JudgeWatch:
         return {"judge/asked": asked, "judge/failed": failed, "judge/failed_share": share}
 
     def check(self) -> None:
-        """Check that the run may continue.
-
-        Raises:
-            JudgeFailing: the judge failed too often; the message is one line.
-        """
+        """Raise `JudgeFailing`, with a message of one line, if the judge failed too often."""
         fault = self._watch.fault() if self._watch else None
         if fault:
             raise JudgeFailing(fault)
@@ -87,16 +79,10 @@ class Redraws:
         self.count = 0
 
     def begin_step(self) -> None:
-        """Start counting from 0."""
         self.count = 0
 
     def add(self, prompts: int, differing: int, step: int) -> None:
-        """Count prompts that are about to be drawn.
-
-        Args:
-            prompts: number of prompts.
-            differing: groups of the step so far whose rollouts differ in their score.
-            step: number of the step, for the message.
+        """Count prompts to be drawn; `differing` groups of the step so far differ in their score.
 
         Raises:
             NoSignal: the step would draw more than ``max_drawn_batches`` batches.
@@ -113,5 +99,4 @@ class Redraws:
         self.count += prompts
 
     def metrics(self) -> dict[str, float]:
-        """Return the metric for the step's log."""
         return {"training/redrawn_groups": float(self.count)}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageDraw
 
 from data_prep.pictures import to_rgb8
@@ -29,70 +30,55 @@ TABLE_COLUMNS = ("picture", "question type", "prompt", "response", "reference", 
 
 
 def component_metrics(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Return mean and population standard deviation of every reward component over a step.
-
-    Args:
-        rows: one mapping of component to value for each rollout, all with the same keys.
-
-    Returns:
-        ``reward/NAME/mean`` and ``reward/NAME/std`` for every component.
+    """Return ``reward/NAME/mean`` and ``reward/NAME/std`` (population) of each component.
 
     Raises:
-        ValueError: the rows have different components.
+        ValueError: the rows, one for each rollout, have different components.
     """
     rows = list(rows)
     names = set(rows[0]) if rows else set()
     if any(set(row) != names for row in rows):
         raise ValueError("rollouts of one step carry different reward components")
+    return _means_and_stds("reward", rows, sorted(names))
+
+
+def _means_and_stds(
+    prefix: str, rows: Sequence[Mapping[str, float]], names: Iterable[str]
+) -> dict[str, float]:
     metrics: dict[str, float] = {}
-    for name in sorted(names):
+    for name in names:
         values = np.array([float(row[name]) for row in rows])
-        metrics[f"reward/{name}/mean"] = float(values.mean())
-        metrics[f"reward/{name}/std"] = float(values.std())
+        metrics[f"{prefix}/{name}/mean"] = float(values.mean())
+        metrics[f"{prefix}/{name}/std"] = float(values.std())
     return metrics
 
 
 def group_metrics(scores: Sequence[float], groups: Sequence[str]) -> dict[str, float]:
-    """Measure how much signal the groups of a step have.
-
-    Args:
-        scores: total reward of each rollout.
-        groups: the prompt that each rollout answers.
+    """Measure how much signal the groups of a step, by the prompt of each rollout, have.
 
     Returns:
         ``reward/group_std/mean`` over groups, and ``reward/group_std/zero``, the share of groups
         whose rollouts all have the same reward and so no advantage.
     """
-    spreads = [
-        float(np.std([score for score, name in zip(scores, groups, strict=True) if name == group]))
-        for group in dict.fromkeys(groups)
-    ]
+    spreads = pd.Series(scores, dtype=float).groupby(list(groups)).std(ddof=0)
     return {
-        "reward/group_std/mean": float(np.mean(spreads)),
-        "reward/group_std/zero": float(np.mean([spread < 1e-6 for spread in spreads])),
+        "reward/group_std/mean": float(spreads.mean()),
+        "reward/group_std/zero": float((spreads < 1e-6).mean()),
     }
 
 
 def type_metrics(rows: Sequence[Mapping[str, float]], types: Sequence[str]) -> dict[str, float]:
     """Return mean and deviation of `BY_TYPE` for each question type, and the type's share.
 
-    A type without a rollout in the step has share 0 and nothing else.
-
-    Args:
-        rows: one result of the reward function for each rollout.
-        types: the question type of each.
-
-    Returns:
-        ``by_type/TYPE/share``, ``by_type/TYPE/NAME/mean`` and ``by_type/TYPE/NAME/std``.
+    They are ``by_type/TYPE/NAME/mean``, ``by_type/TYPE/NAME/std`` and ``by_type/TYPE/share``. A
+    type without a rollout in the step has share 0 and nothing else.
     """
     metrics: dict[str, float] = {}
     for kind in QUESTION_TYPES:
         of_kind = [row for row, name in zip(rows, types, strict=True) if name == kind]
         metrics[f"by_type/{kind}/share"] = len(of_kind) / len(rows) if rows else 0.0
-        for name in BY_TYPE if of_kind else ():
-            values = np.array([float(row[name]) for row in of_kind])
-            metrics[f"by_type/{kind}/{name}/mean"] = float(values.mean())
-            metrics[f"by_type/{kind}/{name}/std"] = float(values.std())
+        if of_kind:
+            metrics |= _means_and_stds(f"by_type/{kind}", of_kind, BY_TYPE)
     return metrics
 
 
@@ -102,11 +88,7 @@ def reasonings(texts: Sequence[str]) -> list[str]:
 
 
 def length_metrics(tokens: Sequence[int]) -> dict[str, float]:
-    """Return mean, deviation and maximum of reasoning lengths, and the share without reasoning.
-
-    Args:
-        tokens: length of each reasoning in tokens; 0 if there is none.
-    """
+    """Return mean, deviation and maximum of reasoning lengths in tokens, and the share of none."""
     values = np.array(tokens, dtype=float)
     return {
         "reasoning_length/mean": float(values.mean()),
@@ -137,15 +119,7 @@ def histograms(
 
 @dataclass(frozen=True)
 class Sample:
-    """A rollout of the table.
-
-    Attributes:
-        image: path or bytes, as in the data file.
-        prompt: text of the prompt.
-        response: complete response, with the part of it that the prompt holds.
-        truth: ground truth of the row.
-        score: total reward of the rollout.
-    """
+    """A rollout of the table: path or bytes of its image, text of its prompt, complete response."""
 
     image: str | bytes
     prompt: str

@@ -43,21 +43,14 @@ TRAINER_NAME = "thinkvg"
 
 
 def log_prob_gap(rollout: torch.Tensor, actor: torch.Tensor) -> float:
-    """Return the mean absolute difference of the log-probabilities of rollout and actor.
-
-    Args:
-        rollout: nested tensor with one value for each response token.
-        actor: the same for the same rows.
-    """
+    """Return the mean absolute difference of nested tensors with a value for each token."""
     return float((rollout.values() - actor.values()).abs().mean())
 
 
 def with_all_cores(worker: Any, processes: int) -> Any:
-    """Return a worker class that computes with the cores which wait while it does.
+    """Return a class of verl's worker that computes with the cores which wait while it does.
 
-    Args:
-        worker: Ray's class of a worker of verl.
-        processes: number of such workers on this machine, which share its cores.
+    The machine's cores are shared by that many `processes`.
     """
     plain = worker.__ray_metadata__.modified_class.__ray_actor_class__
 
@@ -123,11 +116,7 @@ class ThinkVGTrainer(PPOTrainerSync):
         AgentLoopManagerByGroup.start_early(self.config)
 
     def fit(self, agent_loop_manager: Any) -> None:
-        """Train from the loaded step on, see verl's trainer.
-
-        Raises:
-            EndedEarly: there were fewer steps than asked for.
-        """
+        """Train from the loaded step on, see verl's trainer."""
         loggers.continue_from(self.global_steps)
         loggers.continue_tensorboard(self.config.run_dir, self.global_steps)
         # W&B would stage the pictures of tables in the home folder until they are synced.

@@ -3,7 +3,7 @@ import pytest
 
 from recipe.evaluate.metrics import metrics_table
 from recipe.evaluate.predictions import score_predictions
-from recipe.evaluate.tables import comparison, markdown
+from recipe.evaluate.tables import cell, comparison, markdown
 
 
 @pytest.fixture
@@ -22,11 +22,11 @@ def prior():
 
 def test_models_and_baselines_stand_side_by_side(tables, prior):
     majority = pd.DataFrame({"a_score": [0.25, 0.25]}, index=["closed", "overall"])
-    found = comparison(tables, sampled=tables, majority=majority, region_prior=prior)
-    assert list(found.index) == ["closed", "overall"]
-    assert found.loc["overall", "V-score"].to_dict() == pytest.approx(
+    found = comparison(tables, tables, {"majority answer": majority, "region prior": prior})
+    assert {name: column["overall"] for name, column in found["V-score"].items()} == pytest.approx(
         {"SFT": 0.6, "GRPO": 0.8, "region prior": 0.5}
     )
+    assert list(found["V-score"]["SFT"].index) == ["closed", "overall"]
     assert list(found["A-score"]) == ["SFT", "GRPO", "majority answer"]
     assert list(found["Reward (sampled)"]) == ["SFT", "GRPO"]
     assert list(found["Format"]) == ["SFT", "GRPO"]
@@ -45,9 +45,12 @@ def test_markdown_of_one_model(tables):
     assert lines[3].endswith("| 139 | 1 |")
 
 
-def test_markdown_of_a_comparison_marks_what_a_baseline_lacks(tables, prior):
-    found = markdown(comparison(tables, region_prior=prior.drop("closed")))
-    head, _, closed, overall = found.splitlines()
-    assert "V-score: SFT | V-score: GRPO | V-score: region prior" in head
-    assert "| 0.600 | 0.800 | — |" in closed
-    assert "| 0.600 | 0.800 | 0.500 |" in overall
+def test_a_comparison_marks_what_a_baseline_lacks(tables, prior):
+    found = comparison(tables, {}, {"region prior": prior.drop("closed")})["V-score"]
+    assert list(found) == ["SFT", "GRPO", "region prior"]
+    closed, overall = (
+        [cell(column[kind], "V-score") for column in found.values()]
+        for kind in ("closed", "overall")
+    )
+    assert closed == ["0.600", "0.800", "—"]
+    assert overall == ["0.600", "0.800", "0.500"]

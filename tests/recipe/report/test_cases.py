@@ -9,7 +9,6 @@ from PIL import Image
 from recipe.evaluate.predictions import read_predictions
 from recipe.report.cases import (
     ImageMissing,
-    Numbered,
     build_viewer,
     choose,
     data_uri,
@@ -89,8 +88,7 @@ REASONING = (
 
 
 def test_sentences_refer_to_the_boxes_that_they_cite():
-    numbered = Numbered()
-    found = sentences(REASONING, numbered)
+    found, regions = sentences(REASONING)
     assert ["".join(text for text, _ in parts) for parts in found] == [
         "The left lung [1, 2, 3, 4] is clear.",
         "The heart ([5, 6, 7, 8]) is large, unlike",
@@ -99,12 +97,12 @@ def test_sentences_refer_to_the_boxes_that_they_cite():
     ]
     cited = [[place for _, place in parts if place >= 0] for parts in found]
     assert cited == [[0], [1], [0], []]  # the box without an area is not drawn
-    assert [region.box for region in numbered.regions] == [(1, 2, 3, 4), (5, 6, 7, 8)]
-    assert [region.ref for region in numbered.regions] == ["left lung", "heart"]
+    assert [region.box for region in regions] == [(1, 2, 3, 4), (5, 6, 7, 8)]
+    assert [region.ref for region in regions] == ["left lung", "heart"]
 
 
 def test_a_box_over_two_lines_is_not_cut():
-    ((*parts,),) = sentences("The left lung [1, 2,\n3, 4] is clear.", Numbered())
+    ((*parts,),), _ = sentences("The left lung [1, 2,\n3, 4] is clear.")
     assert parts == [("The left lung ", -1), ("[1, 2,\n3, 4]", 0), (" is clear.", -1)]
 
 

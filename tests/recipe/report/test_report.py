@@ -300,4 +300,4 @@ def test_sentences_do_not_claim_more_than_the_numbers(make_run):
     said = " ".join(headline_sentences(summary))
     assert "lowered that of greedy ones" in said
     assert "is not above the majority answer baseline's 0.990" in said
-    assert headline_rows(summary)[0].gain == "−0.100 (−0.200 to −0.050)"
+    assert headline_rows(summary)[0]["gain"] == "−0.100 (−0.200 to −0.050)"
