@@ -14,12 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.audit import Outcome, build_audit, choose_rows, read_rows, write_audit
+from data_prep.audit import build_audit, choose_rows, read_rows, write_audit
 from data_prep.convert.examples import ABOUT, Converter, convert_rows
 from data_prep.convert.source_rows import Scan, scan
 from data_prep.convert.training_files import (
     REJECTS,
-    TrainingFiles,
     check_whole,
     choose_files,
     count_rows_of_patients,
@@ -27,6 +26,7 @@ from data_prep.convert.training_files import (
     refuse_own_source,
     work_folder,
     write_rejects,
+    write_training_files,
 )
 from data_prep.coordinates import Frame
 from data_prep.frames import choose_frame
@@ -135,21 +135,17 @@ def _write_files(
     counts = {}
     if split_of:
         masks = choose_files(examples, split_of, settings.seed)
-        counts = _training_files(settings, plan, examples, folder).write(masks)
+        counts = write_training_files(folder, examples, masks, settings, plan.metadata)
     _check_conservation(about, counts)
     missing = missing_urls(plan.converter.pictures)
     write_missing(folder, missing)
-    outcome = Outcome(
-        source=source,
-        examples=about,
-        accepted=accepted,
-        pictures=plan.converter.pictures,
-        files=counts,
-        missing=len(missing),
-        frame_evidence=plan.frame_evidence,
-        doubts=plan.doubts,
-    )
-    audit = build_audit(settings, plan.metadata, outcome)
+    audit = {
+        "parameters": _parameters(settings, source, plan),
+        "doubts": plan.doubts,
+        **build_audit(settings, source.rows, about, accepted, plan.converter.pictures),
+        "missing_images_listed": len(missing),
+        "files": counts,
+    }
     write_audit(folder, audit, read_rows(examples, choose_rows(accepted, source.rows)))
     check_whole(folder, counts)
     return audit
@@ -163,22 +159,17 @@ def _assign_splits(settings: Settings, accepted: pa.Table) -> tuple[pa.Table, di
     return accepted.append_column("split", pa.array(splits, pa.string())), split_of
 
 
-def _training_files(
-    settings: Settings, plan: Plan, examples: pa.Table, folder: Path
-) -> TrainingFiles:
-    names = ["index", "split", "question", "patient", "study", "image_path"]
-    if settings.findings:
-        names.append("findings")
-    if settings.tokenizer:
-        names += ["prompt_tokens", "response_tokens"]
-    return TrainingFiles(
-        folder=folder,
-        examples=examples,
-        metadata=plan.metadata,
-        extra_info=names,
-        embed_images=settings.embed_images,
-        workers=settings.workers,
-    )
+def _parameters(settings: Settings, source: Source, plan: Plan) -> dict[str, Any]:
+    """Return what the files were made from, for the audit."""
+    names = {"val", "test", "stratify", "limit", "images", "findings", "exclude", "leave_out"}
+    return {
+        **plan.metadata,
+        **settings.model_dump(mode="json", include=names),
+        "frame_option": settings.frame,
+        "fit_option": settings.fit,
+        "frame_evidence": plan.frame_evidence,
+        "source": source.files,
+    }
 
 
 def _nothing_usable(settings: Settings, source: Source, audit: Mapping[str, Any]) -> str:

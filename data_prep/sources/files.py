@@ -5,7 +5,7 @@ Files are parquet, JSON lines, or JSON with one list of objects.
 
 import json
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
@@ -31,21 +31,10 @@ _AFTER_VALUE = tuple(" \t\r\n,]")
 class Source(Protocol):
     """Rows to prepare, in a fixed order; a source index is the number of a row in all batches."""
 
-    @property
-    def label(self) -> str:
-        """The name for messages."""
-
-    @property
-    def files(self) -> list[str]:
-        """The files that are read, for the audit."""
-
-    @property
-    def rows(self) -> int:
-        """The number of rows."""
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The columns of every batch."""
+    label: str  # the name for messages
+    files: list[str]  # for the audit
+    rows: int
+    schema: pa.Schema  # of every batch
 
     def identity(self) -> str:
         """Return a text that changes when the rows do."""
@@ -62,19 +51,10 @@ class LocalFiles:
 
     def __init__(self, files: list[Path]) -> None:
         self._paths = files
-
-    @property
-    def label(self) -> str:
-        """The name for messages."""
-        return str(self._paths[0] if len(self._paths) == 1 else self._paths[0].parent)
-
-    @property
-    def files(self) -> list[str]:
-        """The files that are read, for the audit."""
-        return [str(path) for path in self._paths]
+        self.label = str(files[0] if len(files) == 1 else files[0].parent)
+        self.files = [str(path) for path in files]
 
     def identity(self) -> str:
-        """Return a text that changes when the rows do."""
         return stamps(self._paths)
 
 
@@ -132,7 +112,6 @@ class ParquetSource(LocalFiles):
         self.schema = joined.with_metadata(schemas[0].metadata)
 
     def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield all rows, `size` in every batch but the last."""
         return rebatch(self._pieces(columns), size)
 
     def _pieces(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
@@ -208,15 +187,12 @@ class JsonSource(LocalFiles):
     is not JSON is an InputError, since its rows cannot be separated.
     """
 
-    schema = pa.schema([(RAW, pa.string())])
-
-    @cached_property
-    def rows(self) -> int:
-        """The number of rows."""
-        return sum(1 for _ in self._texts())
+    def __init__(self, files: list[Path]) -> None:
+        super().__init__(files)
+        self.schema = pa.schema([(RAW, pa.string())])
+        self.rows = sum(1 for _ in self._texts())
 
     def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield all rows, `size` in every batch but the last."""
         texts = self._texts()
         while batch := list(islice(texts, size)):
             yield pa.RecordBatch.from_arrays([pa.array(batch, pa.string())], schema=self.schema)
