@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,8 +18,8 @@ from data_prep.rows.example import RowFault, parse_row
 from data_prep.sources.files import Source
 from data_prep.sources.gemex import as_thinkvg
 from data_prep.sources.side_tables import findings_of
-from data_prep.synthesis.settings import Server, Settings
-from data_prep.synthesis.tasks import SCHEMA, Fault, Limits, Task, faults, read_reply
+from data_prep.synthesis.settings import Settings
+from data_prep.synthesis.tasks import SCHEMA, Fault, Task, faults, read_reply
 from llm_client.client import ChatClient
 from llm_client.protocol import PermanentFault, ServerFault, whole_text
 
@@ -151,11 +152,8 @@ class RowUnanswered(Exception):
 class Writer:
     """Writes the reasoning of rows with a model."""
 
-    def __init__(
-        self, client: ChatClient, server: Server, prompt: str, limits: Limits, tries: int
-    ) -> None:
-        self._client, self._server = client, server
-        self._prompt, self._limits, self._tries = prompt, limits, tries
+    def __init__(self, client: ChatClient, settings: Settings, prompt: str) -> None:
+        self._client, self._settings, self._prompt = client, settings, prompt
 
     async def write(self, task: Task) -> Outcome:
         """Return the outcome of a row.
@@ -171,7 +169,7 @@ class Writer:
         index, tokens = task.row.source_index, [0, 0]
         problems: list[Fault] = []
         text = ""
-        for attempt in range(1, self._tries + 1):
+        for attempt in range(1, self._settings.tries + 1):
             try:
                 text = await self._ask(messages, attempt, tokens)
             except PermanentFault as fault:
@@ -181,7 +179,7 @@ class Writer:
             except ServerFault as fault:
                 raise RowUnanswered(str(fault)) from None
             reply = read_reply(text)
-            problems = faults(reply, task, self._limits)
+            problems = faults(reply, task, self._settings.limits)
             if reply is not None and not problems:
                 return Outcome(index, reply.reasoning, "", "", attempt, *tokens)
             hints = "\n".join(f"- {problem.hint}" for problem in problems)
@@ -190,10 +188,10 @@ class Writer:
                 {"role": "user", "content": f"That cannot be used:\n{hints}\nWrite it again."},
             ]
         detail = f"{'; '.join(problem.hint for problem in problems)} | {text}"[:_LONGEST_DETAIL]
-        return Outcome(index, "", problems[0].code, detail, self._tries, *tokens)
+        return Outcome(index, "", problems[0].code, detail, attempt, *tokens)
 
     async def _ask(self, messages: list[dict[str, str]], attempt: int, tokens: list[int]) -> str:
-        server = self._server
+        server = self._settings.server
         body = server.body(
             await self._client.model_name(),
             messages,
@@ -207,15 +205,10 @@ class Writer:
         return reply.text
 
 
-def records(source: Source, limit: int | None) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
-    """Yield every source index with its row, None for a row that is not valid UTF-8."""
-    index = 0
-    for batch in source.batches(BATCH):
-        for record in read_records(batch):
-            if limit is not None and index >= limit:
-                return
-            yield index, record
-            index += 1
+def records(source: Source, rows: int) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+    """Yield the first rows with their indices, None for a row that is not valid UTF-8."""
+    texts = (record for batch in source.batches(BATCH) for record in read_records(batch))
+    return islice(enumerate(texts), rows)
 
 
 def task_of(index: int, record: Mapping[str, Any] | None, findings: Mapping[str, str]) -> Task:
@@ -253,7 +246,7 @@ class Run:
         done = len(self._journal)
         with tqdm(total=rows, initial=done, desc="reasoning", unit="row", smoothing=0) as bar:
             try:
-                for index, record in records(source, self._settings.limit):
+                for index, record in records(source, rows):
                     if index in self._journal:
                         continue
                     try:

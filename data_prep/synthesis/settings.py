@@ -56,6 +56,9 @@ class Settings:
     prices: tuple[float, float] | None
 
 
+_SAME_NAME = ("source", "findings", "out", "prompt", "tries", "limit", "give_up")
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.synthesize",
@@ -120,16 +123,10 @@ def settings_from(options: argparse.Namespace) -> Settings:
     if options.out.exists() and not options.out.is_dir():
         raise InputError(f"--out {options.out} is a file: name a folder")
     return Settings(
-        source=options.source,
-        findings=options.findings,
-        out=options.out,
         server=_server(options),
         limits=Limits(options.least_words, options.most_words),
-        prompt=options.prompt,
-        tries=options.tries,
-        limit=options.limit,
-        give_up=options.give_up,
         prices=tuple(options.prices) if options.prices else None,
+        **{name: getattr(options, name) for name in _SAME_NAME},
     )
 
 
