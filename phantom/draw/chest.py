@@ -154,20 +154,6 @@ def reposition(anatomy: Anatomy, rng: np.random.Generator) -> Anatomy:
     )
 
 
-def with_enlarged_heart(anatomy: Anatomy, rng: np.random.Generator) -> Anatomy:
-    """Return the anatomy with a heart of more than half the chest's width."""
-    return replace(anatomy, heart=_sample_heart(rng, anatomy.lungs, anatomy.midline, enlarged=True))
-
-
-def with_raised_diaphragm(anatomy: Anatomy, side: Side) -> Anatomy:
-    """Return the anatomy with one lung's base, and so its hemidiaphragm, pushed up."""
-    lung = anatomy.lungs[side]
-    raised = replace(
-        lung, bottom=lung.bottom - RAISED_BY * lung.height, dome=min(1.35 * lung.dome, 0.16)
-    )
-    return replace(anatomy, lungs={**anatomy.lungs, side: raised})
-
-
 def region_boxes(anatomy: Anatomy) -> dict[str, Box]:
     """Return the box of every named region."""
     boxes: dict[str, Box] = {
@@ -301,13 +287,17 @@ def sentence_about(region: str, findings: tuple[Finding, ...]) -> str:
 def with_findings(
     anatomy: Anatomy, findings: tuple[Finding, ...], rng: np.random.Generator
 ) -> Anatomy:
-    """Return the anatomy with the changes in shape that the findings make."""
+    """Return the anatomy with raised hemidiaphragms and an enlarged heart, if they are found."""
+    lungs = dict(anatomy.lungs)
     for finding in findings:
         if finding.kind == "raised":
-            anatomy = with_raised_diaphragm(anatomy, finding.side)
+            lung = lungs[finding.side]
+            bottom, dome = lung.bottom - RAISED_BY * lung.height, min(1.35 * lung.dome, 0.16)
+            lungs[finding.side] = replace(lung, bottom=bottom, dome=dome)
+    heart = anatomy.heart
     if any(finding.kind == "enlarged" for finding in findings):
-        anatomy = with_enlarged_heart(anatomy, rng)
-    return anatomy
+        heart = _sample_heart(rng, lungs, anatomy.midline, enlarged=True)
+    return replace(anatomy, lungs=lungs, heart=heart)
 
 
 def _angle_box(lung: Lung) -> Box:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from data_prep.coordinates import Size, smart_resize
 from data_prep.pictures import to_rgb8
@@ -128,7 +129,7 @@ class ReportLoss:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return ids, attention mask and which tokens have a loss, each (reports, length)."""
         tokenizer = self.processor.tokenizer
-        prompts, answers = [], []
+        sequences, starts = [], []
         for report in reports:
             content = [{"type": "text", "text": f"\n{report.question}"}]
             if image_tokens:
@@ -137,19 +138,13 @@ class ReportLoss:
                 [{"role": "user", "content": content}], add_generation_prompt=True
             )
             prompt = prompt.replace(IMAGE, IMAGE * image_tokens) + report.beginning
-            prompts.append(tokenizer(prompt)["input_ids"])
-            answers.append(tokenizer(report.text)["input_ids"])
-        pairs = list(zip(prompts, answers, strict=True))
-        length = max(len(prompt) + len(answer) for prompt, answer in pairs)
-        ids = torch.full((len(reports), length), tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        trained = torch.zeros_like(ids, dtype=torch.bool)
-        for row, (prompt, answer) in enumerate(pairs):
-            end = len(prompt) + len(answer)
-            ids[row, :end] = torch.tensor(prompt + answer)
-            mask[row, :end] = 1
-            trained[row, len(prompt) : end] = True
-        return ids, mask, trained
+            prompt_ids = tokenizer(prompt)["input_ids"]
+            sequences.append(torch.tensor(prompt_ids + tokenizer(report.text)["input_ids"]))
+            starts.append(len(prompt_ids))
+        ids = pad_sequence(sequences, batch_first=True, padding_value=tokenizer.pad_token_id)
+        columns = torch.arange(ids.shape[1])
+        mask = columns < torch.tensor([len(sequence) for sequence in sequences])[:, None]
+        return ids, mask.long(), mask & (columns >= torch.tensor(starts)[:, None])
 
 
 class Targets:
