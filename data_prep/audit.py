@@ -91,7 +91,6 @@ def show(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _region_on_page(region: Mapping[str, Any], scale: Sequence[float]) -> dict[str, Any]:
-    """Return a region with its box in pixels of the picture on the page."""
     x1, y1, x2, y2 = (side * factor for side, factor in zip(region["box"], scale, strict=True))
     return {
         "ref": region["ref"] or "unnamed",

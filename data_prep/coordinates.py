@@ -123,11 +123,7 @@ class Frame:
 
 
 def parse_frame(text: str) -> Size | None:
-    """Read a frame option: "336", "448x336" or "original" (None).
-
-    Raises:
-        ValueError: The text is none of these.
-    """
+    """Read a frame option, "336", "448x336" or "original" (None); raise ValueError for others."""
     if text == "original":
         return None
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)

@@ -130,24 +130,16 @@ def _arrays(boxes: Boxes) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class BandEvidence:
-    """How boxes lie relative to the bands that padding would leave.
+    """How boxes lie relative to the bands that padding would leave."""
 
-    Attributes:
-        boxes: Number of boxes in pictures with bands wide enough to count.
-        in_band: Number of them that reach into a band.
-        expected: Their number if pictures had been stretched; 0 if too few pictures without such a
-            band show how far boxes reach.
-        widest: The widest band, as a share of the frame's side.
-    """
-
-    boxes: int
-    in_band: int
+    boxes: int  # in pictures with bands wide enough to count
+    in_band: int  # those of them that reach into a band
+    # Their number if pictures had been stretched; 0 if too few without such a band show the reach.
     expected: float
-    widest: float
+    widest: float  # the widest band, as a share of the frame's side
 
     @property
     def share(self) -> float:
-        """Share of the boxes that reach into a band."""
         return self.in_band / self.boxes if self.boxes else 0.0
 
 

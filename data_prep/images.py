@@ -55,11 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def check(options: argparse.Namespace) -> Recipe:
-    """Check the options and return how copies are to be made.
-
-    Raises:
-        InputError: An option is wrong; the message names it.
-    """
+    """Check the options and return how copies are to be made."""
     for name, low, high in (("long_side", 16, 65_500), ("quality", 1, 100), ("workers", 1, 4096)):
         value = getattr(options, name)
         if not low <= value <= high:
@@ -132,7 +128,6 @@ class Manifest:
         (self._out / MANIFEST).unlink(missing_ok=True)
 
     def add(self, entry: Entry) -> None:
-        """Log a copy that this run made."""
         entry = entry | {"made": self._recipe}
         self._log_entries([entry])
         self.entries[entry["path"]] = entry
@@ -179,7 +174,6 @@ def _copy_picture(path: Path, images: Path, out: Path, recipe: Recipe) -> tuple[
 
 
 def _path_of_copy(path: Path, recipe: Recipe) -> str:
-    """Return the path of a picture's copy, as written in the manifest."""
     return path.with_suffix(f".{recipe.ending}").as_posix()
 
 
@@ -255,7 +249,6 @@ def _check_names(paths: list[Path]) -> None:
 
 
 def _list_failed(out: Path, failed: dict[Path, str]) -> None:
-    """Write the list of failed pictures and reasons; remove an old list if there are none."""
     if not failed:
         (out / FAILED).unlink(missing_ok=True)
         return

@@ -74,7 +74,6 @@ class Folder:
         return Picture(str(path), size, self._original_size(path) if self._original_sizes else size)
 
     def _original_size(self, path: Path) -> Size:
-        """Return the size of the original of a copy."""
         size = self._original_sizes.get(_key(path))
         if size is None:
             raise InputError(
@@ -224,7 +223,6 @@ def to_gray_or_rgb(picture: Image.Image) -> Image.Image:
 
 
 def to_rgb8(picture: Image.Image) -> Image.Image:
-    """Return the picture in mode RGB, of the same size."""
     return to_gray_or_rgb(picture).convert("RGB")
 
 

@@ -57,27 +57,16 @@ from data_prep.splits import SPLITS, limited_rows, split_patients
 
 @dataclass(frozen=True)
 class Plan:
-    """What is decided before any row is converted.
-
-    Attributes:
-        converter: Converts the rows.
-        metadata: What training must know to use the files.
-        frame_evidence: How the frame and the fit are known.
-        doubts: What a user should check, one line each.
-    """
+    """What is decided before any row is converted."""
 
     converter: Converter
-    metadata: dict[str, Any]
-    frame_evidence: str
-    doubts: list[str]
+    metadata: dict[str, Any]  # what training must know to use the files
+    frame_evidence: str  # how the frame and the fit are known
+    doubts: list[str]  # what a user should check, one line each
 
 
 def prepare(settings: Settings) -> dict[str, Any]:
-    """Run the whole preparation and return the audit.
-
-    Raises:
-        InputError: The input is at fault.
-    """
+    """Run the whole preparation and return the audit."""
     source = open_source(settings.source)
     if not source.rows:
         raise InputError(f"{source.label} has no rows")

@@ -33,13 +33,8 @@ STOPPED = "stopped; run the same command to resume"
 def run(work: Callable[[], None], out: Path, stopped: str = STOPPED) -> int:
     """Do the work of a command and return its exit code.
 
-    Args:
-        work: The work.
-        out: The folder of output, named where a system error names no file.
-        stopped: The message after Ctrl-C.
-
-    Returns:
-        0 after success, 2 for a fault of the input or the disk, 130 after Ctrl-C.
+    It is 0 after success, 2 for a fault of the input or the disk, 130 after Ctrl-C. A system error
+    that names no file is about `out`, and `stopped` is the message after Ctrl-C.
     """
     try:
         work()
@@ -144,11 +139,7 @@ def lock(path: Path, option: str, patience: float = 0.0) -> FileLock | None:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Lock a folder of output while the block runs.
-
-    Raises:
-        InputError: Another process writes to it.
-    """
+    """Lock a folder of output while the block runs; raise InputError if another process has it."""
     file_lock = lock(folder / NAME, "--out")
     try:
         yield

@@ -21,22 +21,13 @@ MIN_PIXELS, MAX_PIXELS = 12544, 15680
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the demo.
+    """One step of the demo."""
 
-    Attributes:
-        name: short name, also of its record and its log.
-        title: what the stage does, as shown on the terminal.
-        arguments: command line after ``python -m``.
-        output: folder that only this stage writes.
-        metrics: file with a line for each training step, for the progress bar; None if the command
-            shows its own progress.
-        steps: number of training steps, with `metrics`.
-    """
-
-    name: str
-    title: str
-    arguments: tuple[str, ...]
-    output: Path
+    name: str  # also of its record and its log
+    title: str  # what it does, as shown on the terminal
+    arguments: tuple[str, ...]  # after ``python -m``
+    output: Path  # a folder that only this stage writes
+    # A file with a line for each of `steps`; None if the command shows its own progress.
     metrics: Path | None = None
     steps: int = 0
 
@@ -88,11 +79,7 @@ class Ledger:
 
 
 def run_stage(stage: Stage, ledger: Ledger, logs: Path) -> None:
-    """Run the stage to its end and record it.
-
-    Raises:
-        StageFailed: the command ended with an error.
-    """
+    """Run the stage to its end and record it; raise StageFailed if its command fails."""
     if not ledger.was_begun(stage):
         # A different command may have left files there.
         shutil.rmtree(stage.output, ignore_errors=True)
@@ -166,7 +153,6 @@ def announce(stage: Stage, number: int, count: int, note: str) -> None:
 
 
 def draw_stage(root: Path, images: int, seed: int) -> Stage:
-    """Return the stage that draws the phantom set below `root`."""
     out = root / "phantom"
     arguments = ("--out", str(out), "--images", str(images), "--seed", str(seed))
     title = f"draw {images} synthetic chest X-rays with questions"

@@ -90,7 +90,6 @@ def scan(source: Source, indices: np.ndarray, is_spread: bool) -> Scan:
 
 
 def image_names(source: Source, indices: np.ndarray) -> set[str]:
-    """Return the image paths that the rows with these indices name."""
     columns = source.schema.names
     has_paths = "image_path" in columns and not set(GEMEX_COLUMNS) & set(columns)
     names: set[str] = set()

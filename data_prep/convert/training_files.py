@@ -31,7 +31,6 @@ STEPS = {
 
 
 def count_rows_of_patients(rows: pa.Table) -> dict[str, Counter[str]]:
-    """Count each patient's rows by question type."""
     groups = rows.group_by(["patient", "question_type"]).aggregate([([], "count_all")])
     counts: dict[str, Counter[str]] = {}
     for group in groups.to_pylist():
@@ -58,12 +57,11 @@ def count_values(column: pa.ChunkedArray) -> Counter[Any]:
 
 
 def values_of(column: pa.ChunkedArray) -> np.ndarray:
-    """Return the values of a column of numbers; nulls are left out."""
+    """Return the values of a column of numbers without nulls."""
     return column.drop_null().to_numpy()
 
 
 def describe_split(rows: pa.Table) -> dict[str, Any]:
-    """Return all counts of a split's rows, ready for JSON."""
     types, regions = rows["question_type"], rows["regions"]
     answers = {
         kind: count_values(rows["answer"].filter(pc.equal(types, kind)))

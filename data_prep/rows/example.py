@@ -102,7 +102,6 @@ class ParsedRow(NamedTuple):
     beyond: tuple[str, ...]
 
     def boxes(self) -> list[Box]:
-        """Return every box of the row, in its regions and in its reasoning."""
         boxes = [*(region.box for region in self.regions), *self.split_reasoning.boxes]
         return [box for box in boxes if box is not None]
 
@@ -119,11 +118,7 @@ class Example(NamedTuple):
 
 
 def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
-    """Parse a row with ThinkVG's columns.
-
-    Raises:
-        RowFault: The row is rejected, with a code of `REJECT_CODES`.
-    """
+    """Parse a row with ThinkVG's columns; a RowFault has a code of `REJECT_CODES`."""
     question, question_tags = _clean_text(row.get("question"))
     response, response_tags = _clean_text(row.get("response"))
     if not question:

@@ -43,7 +43,6 @@ class Exclusion:
         return len(self._entries)
 
     def has(self, image_path: str, patient: str, study: str) -> bool:
-        """Return whether the image, its study or its patient is on the list."""
         stem = PurePosixPath(image_path).stem.lower()
         return any(name in self._names for name in (stem, patient, study) if name)
 

@@ -80,18 +80,12 @@ class Journal:
         self._file.close()
 
     def add(self, outcome: Outcome) -> None:
-        """Write an outcome to the file."""
         self.seconds = self._earlier_seconds + time.monotonic() - self._start
         self._offsets[outcome.index] = self._file.seek(0, 2)
         self._count(outcome)
         self._write({**asdict(outcome), "at": round(self.seconds, 2)})
 
     def outcome(self, index: int) -> Outcome:
-        """Return the outcome of a row.
-
-        Raises:
-            KeyError: The row has no outcome yet.
-        """
         self._file.seek(self._offsets[index])
         entry = json.loads(self._file.readline())
         entry.pop("at")
@@ -212,11 +206,7 @@ def records(source: Source, rows: int) -> Iterator[tuple[int, Mapping[str, Any] 
 
 
 def task_of(index: int, record: Mapping[str, Any] | None, findings: Mapping[str, str]) -> Task:
-    """Return the task of a row.
-
-    Raises:
-        RowFault: The row is rejected.
-    """
+    """Return the task of a row; raise RowFault if the row is rejected."""
     if record is None:
         raise RowFault("bad_text")
     # An existing reasoning is ignored, since it is written again.
@@ -236,11 +226,7 @@ class Run:
         self._unanswered: list[str] = []
 
     async def all(self, source: Source, findings: Mapping[str, str], rows: int) -> None:
-        """Write an outcome of every row to the journal.
-
-        Raises:
-            InputError: The server refuses all requests, or failed for some rows.
-        """
+        """Write an outcome of every row to the journal; raise InputError if the server fails."""
         running: set[asyncio.Task[None]] = set()
         most_running = 2 * self._settings.server.max_concurrency
         done = len(self._journal)

@@ -36,7 +36,6 @@ class Server(JsonServerSettings):
 
     @classmethod
     def option(cls, key: str) -> str:
-        """Return the option of the command line that sets a key."""
         return f"--{key.replace('_', '-')}"
 
 
@@ -114,11 +113,6 @@ def _add_server_options(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
-    """Check the options.
-
-    Raises:
-        InputError: An option is wrong; the message names it.
-    """
     _check_numbers(options)
     if options.out.exists() and not options.out.is_dir():
         raise InputError(f"--out {options.out} is a file: name a folder")

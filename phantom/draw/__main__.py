@@ -11,7 +11,6 @@ from phantom.draw.rows import FILES, NOTICE, Dirt
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m phantom.draw",
         description="Writes a synthetic chest X-ray dataset in the published ThinkVG layout.",
@@ -59,11 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def variant_from(options: argparse.Namespace) -> Variant:
-    """Check the options and return the variant that they describe.
-
-    Raises:
-        InputError: an option is wrong; the message names it.
-    """
+    """Check the options and return the variant that they describe."""
     minimums = dict.fromkeys(("seed", "dirty", "odd", "beyond", "words"), 0)
     minimums |= {"images": 1, "workers": 1, "rows": 1, "long_side": 64}
     for name, minimum in minimums.items():
@@ -98,7 +93,6 @@ def variant_from(options: argparse.Namespace) -> Variant:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Draw the set and return the exit code."""
     options = build_parser().parse_args(argv)
 
     def work() -> None:

@@ -61,13 +61,11 @@ class Lung:
 
     @property
     def box(self) -> Box:
-        """Box around the lung."""
         x1, x2 = sorted((self.medial, self.lateral))
         return (x1, self.top, x2, self.bottom)
 
     @property
     def height(self) -> float:
-        """Distance from top to bottom."""
         return self.bottom - self.top
 
     def x_at(self, share: float) -> float:
@@ -155,7 +153,6 @@ def reposition(anatomy: Anatomy, rng: np.random.Generator) -> Anatomy:
 
 
 def region_boxes(anatomy: Anatomy) -> dict[str, Box]:
-    """Return the box of every named region."""
     boxes: dict[str, Box] = {
         "cardiac silhouette": anatomy.heart,
         "trachea": anatomy.trachea,

@@ -72,32 +72,18 @@ PICTURES_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Variant:
-    """Options of a phantom set; the defaults are those of the demo.
+    """Options of a phantom set; the defaults are those of the demo."""
 
-    Attributes:
-        frame: space of the boxes; None for pixels of the picture.
-        fit: how pictures are brought into the frame.
-        shapes: "square" pictures of about the frame's size, or "mixed": upright, lying and square.
-        long_side: about the longer side of pictures of mixed shapes, in pixels.
-        all_regions: whether every published region is asked about.
-        rows: number of good rows of the set; None for three to five for each picture.
-        words: about how many words a reasoning has, with more regions added to reach them; 0 adds
-            none.
-        form: form of the rows' file.
-        odd: share of rows that are written in unusual but valid ways.
-        beyond: share of rows with an answer that compares with an earlier examination or hedges.
-    """
-
-    frame: Size | None = (FRAME, FRAME)
-    fit: Literal["stretch", "pad"] = "stretch"
-    shapes: Shapes = "square"
-    long_side: int = 512
-    all_regions: bool = False
-    rows: int | None = None
-    words: int = 0
-    form: Form = "thinkvg"
-    odd: float = 0.0
-    beyond: float = 0.0
+    frame: Size | None = (FRAME, FRAME)  # space of the boxes; None for pixels of the picture
+    fit: Literal["stretch", "pad"] = "stretch"  # how pictures are brought into the frame
+    shapes: Shapes = "square"  # about the frame's size; "mixed": upright, lying and square
+    long_side: int = 512  # about, of pictures of mixed shapes, in pixels
+    all_regions: bool = False  # whether every published region is asked about
+    rows: int | None = None  # good rows of the set; None for three to five for each picture
+    words: int = 0  # about how many a reasoning has, reached by adding regions; 0 adds none
+    form: Form = "thinkvg"  # of the rows' file
+    odd: float = 0.0  # share of rows that are written in unusual but valid ways
+    beyond: float = 0.0  # share of rows whose answer compares with an earlier image or hedges
 
     def picture_size(self, rng: np.random.Generator, variant_rng: np.random.Generator) -> Size:
         """Draw the size of a picture, with `rng` if square, with `variant_rng` if mixed."""

@@ -22,15 +22,12 @@ class Canvas:
         self._width, self._height = size
 
     def ellipse(self, box: Box, fill: int) -> None:
-        """Draw the ellipse that fills a box."""
         self._draw.ellipse(self._pixels([(box[0], box[1]), (box[2], box[3])]), fill=fill)
 
     def polygon(self, points: Points, fill: int) -> None:
-        """Draw a filled polygon."""
         self._draw.polygon(self._pixels(points), fill=fill)
 
     def rectangle(self, box: Box, fill: int) -> None:
-        """Draw a filled box."""
         x1, y1, x2, y2 = box
         self.polygon([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], fill)
 

@@ -44,25 +44,15 @@ _FORM_SHARES = (0.88, 0.04, 0.04, 0.04)
 
 @dataclass(frozen=True)
 class Item:
-    """One question.
+    """One question."""
 
-    Attributes:
-        question_type: type, as published.
-        question: text, with choices.
-        answer: answer, as the response states it.
-        regions: regions that show the answer.
-        compared: regions that the reasoning only compares with.
-        conclusion: last words of the reasoning.
-        letters: letter of the choice that names each region, if there are choices.
-    """
-
-    question_type: str
-    question: str
-    answer: str
-    regions: tuple[str, ...]
-    compared: tuple[str, ...]
-    conclusion: str
-    letters: tuple[str, ...] = ()
+    question_type: str  # as published
+    question: str  # with choices
+    answer: str  # as the response states it
+    regions: tuple[str, ...]  # that show the answer
+    compared: tuple[str, ...]  # that the reasoning only compares with
+    conclusion: str  # last words of the reasoning
+    letters: tuple[str, ...] = ()  # of the choice that names each region, if there are choices
 
 
 def ask(findings: Findings, rng: np.random.Generator, quiet: Sequence[str] = QUIET_REGIONS) -> Item:
@@ -171,7 +161,6 @@ def ask_multi(findings: Findings, rng: np.random.Generator) -> Item:
 def ask_open(
     findings: Findings, rng: np.random.Generator, quiet: Sequence[str] = QUIET_REGIONS
 ) -> Item:
-    """Ask a question that is answered by a short sentence."""
     opacities = [finding for finding in findings if finding.kind == "opacity"]
     form = rng.random()
     if form < 0.2 and len(opacities) == 1:

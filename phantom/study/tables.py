@@ -58,7 +58,6 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def arms_table(results: Results) -> str:
-    """Return every arm's metrics over all questions."""
     rows = [
         [arm.title, *(_cell(results, arm.name, metric) for metric in METRICS)]
         for arm in ARMS
@@ -68,7 +67,6 @@ def arms_table(results: Results) -> str:
 
 
 def samples_table(results: Results) -> str:
-    """Return the metrics over four samples of each question, for each arm."""
     return _plain_table(results, SAMPLED, lambda key: ("samples", "overall", key, "mean"))
 
 

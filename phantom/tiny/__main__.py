@@ -41,7 +41,6 @@ def _pictures(options: argparse.Namespace) -> list[Any]:
 
 
 def main() -> None:
-    """Read the options and save model and processor under ``--out``."""
     parser = argparse.ArgumentParser(prog="python -m phantom.tiny", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with sft_train.parquet")
     parser.add_argument("--out", type=Path, required=True, help="Hugging Face folder to write")
@@ -70,11 +69,7 @@ def main() -> None:
 
 
 def make(options: argparse.Namespace) -> None:
-    """Check all input, then make, pre-train and save the model.
-
-    Raises:
-        InputError: an input is wrong; nothing has been made yet.
-    """
+    """Check all input, then make, pre-train and save the model."""
     source = options.data / "sft_train.parquet"
     check_columns(str(source), "--data", ("messages",))
     check_output("--out", options.out)

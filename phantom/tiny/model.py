@@ -114,7 +114,6 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def build_processor(texts: list[str]) -> Qwen2_5_VLProcessor:
-    """Return Qwen2.5-VL's processor with a tokenizer learned from `texts`."""
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(),
         tokenizer=train_tokenizer(texts, LEARNED_PIECES),

@@ -229,7 +229,6 @@ class Steps:
         )
 
     def take(self, loss: torch.Tensor) -> None:
-        """Lower the loss by one step."""
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)

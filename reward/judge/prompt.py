@@ -137,7 +137,6 @@ def messages(case: Case, asks_support: bool) -> list[Message]:
 
 
 def schema(asks_support: bool) -> dict[str, Any]:
-    """Return the JSON schema of a reply."""
     score = {"type": "integer", "enum": list(range(1, 11))}
     properties: dict[str, Any] = {"reason": {"type": "string", "maxLength": 400}}
     properties |= {"score_1": score, "score_2": score}

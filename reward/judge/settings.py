@@ -45,7 +45,6 @@ class JudgeSettings(JsonServerSettings):
 
     @classmethod
     def option(cls, key: str) -> str:
-        """Return the option that sets a key, for messages."""
         return f"judge.{key}"
 
     @field_validator("question_types")
@@ -94,11 +93,7 @@ def check_ready(kwargs: Any, router_address: str | None = None) -> JudgeSettings
 
 
 def check_health(settings: JudgeSettings) -> None:
-    """Check that the judge's server answers and offers the model; `settings` have an address.
-
-    Raises:
-        ValueError: it does not, in one line.
-    """
+    """Raise ValueError unless the judge's server answers and offers the model."""
     patience = {"attempts": 1, "timeout_s": min(settings.timeout_s, LONGEST_WAIT_S)}
     try:
         model, offered = asyncio.run(_model_and_offered(settings.model_copy(update=patience)))
