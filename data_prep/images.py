@@ -5,11 +5,9 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Collection
 from dataclasses import asdict
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from data_prep.pictures import FORMATS, MANIFEST, MANIFEST_LOG, Folder, Recipe, make_copy
-from data_prep.program import InputError, alone_in, ignore_interrupts, is_utf8, run, write_whole
+from data_prep.program import (
+    InputError,
+    alone_in,
+    is_utf8,
+    map_in_processes,
+    run,
+    write_list,
+    write_whole,
+)
 
 FAILED = "failed_images.txt"
 CHUNK = 4  # pictures per task: few, so that all processes end at about the same time
@@ -177,16 +183,6 @@ def _path_of_copy(path: Path, recipe: Recipe) -> str:
     return path.with_suffix(f".{recipe.ending}").as_posix()
 
 
-def _copy_each(
-    copy: Callable[[Path], tuple[Path, Entry | str]], paths: list[Path], workers: int
-) -> Iterator[tuple[Path, Entry | str]]:
-    if workers == 1 or len(paths) <= CHUNK:
-        yield from map(copy, paths)
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn"), ignore_interrupts) as pool:
-        yield from pool.map(copy, paths, chunksize=CHUNK)
-
-
 def copy_all(options: argparse.Namespace) -> dict[str, int]:
     """Make every copy that does not exist yet and return the counts."""
     recipe = check(options)
@@ -219,14 +215,15 @@ def _copy(
     failed: dict[Path, str] = {}
     copy = partial(_copy_picture, images=images, out=out, recipe=recipe)
     with tqdm(total=len(paths), initial=len(ready), desc="copying", unit="image") as bar:
-        for path, result in _copy_each(copy, to_copy, options.workers):
+        for path, result in map_in_processes(copy, to_copy, options.workers, CHUNK):
             if isinstance(result, str):
                 failed[path] = result
             else:
                 manifest.add(result)
             bar.update()
     manifest.finish({_path_of_copy(path, recipe) for path in failed})
-    _list_failed(out, failed)
+    reasons = {path: " ".join(failed[path].split()) for path in sorted(failed)}
+    write_list(out / FAILED, (f"{path.as_posix()}\t{text}" for path, text in reasons.items()))
     copies = (_path_of_copy(path, recipe) for path in paths)
     return {
         "pictures": len(paths),
@@ -246,14 +243,6 @@ def _check_names(paths: list[Path]) -> None:
         first = by_stem.setdefault(path.with_suffix(""), path)
         if first != path:
             raise InputError(f"{first} and {path} would both become one copy: remove one of them")
-
-
-def _list_failed(out: Path, failed: dict[Path, str]) -> None:
-    if not failed:
-        (out / FAILED).unlink(missing_ok=True)
-        return
-    lines = [f"{path.as_posix()}\t{' '.join(failed[path].split())}\n" for path in sorted(failed)]
-    write_whole(out / FAILED, "".join(lines))
 
 
 def main(argv: list[str] | None = None) -> int:

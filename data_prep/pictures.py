@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data_prep.coordinates import Size
-from data_prep.program import InputError, whole_file, write_whole
+from data_prep.program import InputError, whole_file
 
 MANIFEST = "manifest.jsonl"
 """The list that `data_prep.images` writes with its copies, a line of JSON for each."""
@@ -154,14 +154,6 @@ def missing_urls(pictures: Mapping[str, Picture | str]) -> list[str]:
         _LAYOUT.search(name) for name, picture in pictures.items() if picture == "missing_image"
     )
     return sorted({f"{PHYSIONET}/files/{match[1]}" for match in matches if match})
-
-
-def write_missing(out: Path, urls: list[str]) -> None:
-    """Write the addresses of missing pictures, one a line; remove an old list if there are none."""
-    if not urls:
-        (out / MISSING).unlink(missing_ok=True)
-        return
-    write_whole(out / MISSING, "".join(f"{url}\n" for url in urls))
 
 
 def copy_command(images: Path) -> str:

@@ -37,9 +37,8 @@ from data_prep.pictures import (
     download_command,
     find_pictures,
     missing_urls,
-    write_missing,
 )
-from data_prep.program import InputError, alone_in
+from data_prep.program import InputError, alone_in, write_list
 from data_prep.rows.example import Mapper
 from data_prep.rows.prompts import PromptTemplates, load_templates, load_tokenizer
 from data_prep.settings import Settings
@@ -127,7 +126,7 @@ def _write_files(
         counts = write_training_files(folder, examples, masks, settings, plan.metadata)
     _check_conservation(about, counts)
     missing = missing_urls(plan.converter.pictures)
-    write_missing(folder, missing)
+    write_list(folder / MISSING, missing)
     audit = {
         "parameters": _parameters(settings, source, plan),
         "doubts": plan.doubts,

@@ -10,10 +10,12 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +28,9 @@ class InputError(Exception):
     Its message is one line: the file, column, option or key at fault, and what to do.
     """
 
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 STOPPED = "stopped; run the same command to resume"
 
@@ -83,6 +88,15 @@ def write_whole(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_list(path: Path, lines: Iterable[str]) -> None:
+    """Write lines to `path`; remove an earlier file if there are none."""
+    text = "".join(f"{line}\n" for line in lines)
+    if text:
+        write_whole(path, text)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def is_utf8(path: Path) -> bool:
     """Return whether a path is valid UTF-8, so that a file can hold it; on Linux it may not be."""
     try:
@@ -101,6 +115,17 @@ def remove_leftovers(folder: Path) -> None:
 def ignore_interrupts() -> None:
     """Leave Ctrl-C to the parent process, which lets its workers finish their task."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def map_in_processes(
+    function: Callable[[T], R], items: Sequence[T], workers: int, chunk: int
+) -> Iterator[R]:
+    """Yield the results in order, from `workers` processes if there is more than one chunk."""
+    if workers <= 1 or len(items) <= chunk:
+        yield from map(function, items)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), ignore_interrupts) as pool:
+        yield from pool.map(function, items, chunksize=chunk)
 
 
 def lock(path: Path, option: str, patience: float = 0.0) -> FileLock | None:

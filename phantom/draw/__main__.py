@@ -78,17 +78,13 @@ def variant_from(options: argparse.Namespace) -> Variant:
         frame = parse_frame(options.frame)
     except ValueError as error:
         raise InputError(f"--frame: {error}") from None
+    as_given = ("fit", "shapes", "long_side", "form", "odd", "beyond")
     return Variant(
         frame=frame,
-        fit=options.fit,
-        shapes=options.shapes,
-        long_side=options.long_side,
         all_regions=options.full_size or options.regions == "all",
         rows=FULL_ROWS if options.full_size else options.rows,
         words=options.words or (FULL_WORDS if options.full_size else 0),
-        form=options.form,
-        odd=options.odd,
-        beyond=options.beyond,
+        **{name: getattr(options, name) for name in as_given},
     )
 
 

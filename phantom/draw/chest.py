@@ -167,7 +167,9 @@ def region_boxes(anatomy: Anatomy) -> dict[str, Box]:
         for zone, y1, y2 in zip(ZONES, cuts, cuts[1:], strict=False):
             boxes[f"{side} {zone} lung zone"] = (x1, y1, x2, y2)
         boxes[f"{side} hemidiaphragm"] = (x1, bottom - lung.dome - 0.035, x2, bottom + 0.035)
-        boxes[f"{side} costophrenic angle"] = _angle_box(lung)
+        near, far = sorted((lung.x_at(0.42), lung.x_at(1.06)))
+        angle = (near, bottom - 0.32 * lung.height, far, bottom + 0.03)
+        boxes[f"{side} costophrenic angle"] = angle
         boxes[f"{side} hilar structures"] = anatomy.hila[side]
         boxes[f"{side} clavicle"] = anatomy.clavicles[side]
     return {name: _inside(box) for name, box in boxes.items()}
@@ -295,11 +297,6 @@ def with_findings(
     if any(finding.kind == "enlarged" for finding in findings):
         heart = _sample_heart(rng, lungs, anatomy.midline, enlarged=True)
     return replace(anatomy, lungs=lungs, heart=heart)
-
-
-def _angle_box(lung: Lung) -> Box:
-    x1, x2 = sorted((lung.x_at(0.42), lung.x_at(1.06)))
-    return (x1, lung.bottom - 0.32 * lung.height, x2, lung.bottom + 0.03)
 
 
 def _sample_lung(

@@ -1,8 +1,6 @@
 """A phantom set: patients, pictures and questions, written in the published layout."""
 
 import hashlib
-import multiprocessing
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +12,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from data_prep.coordinates import Frame, Size
-from data_prep.program import remove_leftovers, whole_file
+from data_prep.program import map_in_processes, remove_leftovers, whole_file
 from phantom.draw.chest import (
     QUIET_REGIONS,
     Anatomy,
@@ -267,7 +265,9 @@ def write_dataset(
     pictures: list[dict[str, Any]] = []
     reports: list[dict[str, str]] = []
     with tqdm(total=images, desc="drawing", unit="image") as bar:
-        for study_rows, content in _make_all(studies, plan, workers):
+        for study_rows, content in map_in_processes(
+            partial(make_study, plan=plan), studies, workers, 32
+        ):
             rows.extend(study_rows)
             reports.append({"image_path": content["image_path"], "findings": content.pop("report")})
             pictures.append(content)
@@ -300,17 +300,6 @@ def _remove_earlier(out: Path, planned: set[str]) -> None:
             if study.is_dir() and not any(study.iterdir()):
                 study.rmdir()
     remove_leftovers(out)
-
-
-def _make_all(
-    studies: list[Study], plan: Plan, workers: int
-) -> Iterator[tuple[list[Row], dict[str, Any]]]:
-    make = partial(make_study, plan=plan)
-    if workers <= 1:
-        yield from map(make, studies)
-        return
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap(make, studies, chunksize=32)
 
 
 def _readme(images: int, rows: int, seed: int, variant: Variant) -> str:
