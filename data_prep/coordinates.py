@@ -133,7 +133,6 @@ def parse_frame(text: str) -> Size | None:
 
 
 def scale_box(unit: Box, space: Size) -> Box:
-    """Map a unit box to a space of the given width and height."""
     return (unit[0] * space[0], unit[1] * space[1], unit[2] * space[0], unit[3] * space[1])
 
 

@@ -207,11 +207,7 @@ class FrameChoice:
 def choose_frame(
     settings: Settings, scanned: Scan, pictures: Mapping[str, Picture | str]
 ) -> FrameChoice:
-    """Return the frame and fit of the options, checked, or those that the boxes show.
-
-    Raises:
-        InputError: An option is "auto" and the boxes are not enough to infer it.
-    """
+    """Return the frame and fit of the options, checked, or those that enough boxes show."""
     boxes = sampled_boxes(scanned.sample, pictures)
     size, evidence, doubts = _choose_size(settings.frame, boxes)
     if size is None:

@@ -160,10 +160,7 @@ class Manifest:
 def is_intact(out: Path, entry: Entry, verify: bool) -> bool:
     """Return whether a copy has the length of its entry and, to verify, its checksum."""
     path = out / entry["path"]
-    try:
-        if path.stat().st_size != entry["bytes"]:
-            return False
-    except OSError:
+    if not path.is_file() or path.stat().st_size != entry["bytes"]:
         return False
     return not verify or hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
 

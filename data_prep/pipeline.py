@@ -217,7 +217,6 @@ def _metadata(
 
 
 def _check_conservation(examples: pa.Table, counts: Mapping[str, int]) -> None:
-    """Raise RuntimeError if rows of the source are neither written nor rejected."""
     written = sum(counts.get(f"{split}.parquet", 0) for split in SPLITS)
     rejected = pc.sum(pc.is_valid(examples["reason"])).as_py()
     if written + rejected != len(examples):

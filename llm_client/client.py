@@ -142,11 +142,7 @@ class ChatClient:
         await self._connection.close()
 
     async def model_name(self) -> str:
-        """Return the model of the settings, or the only one that the server offers.
-
-        Raises:
-            ServerFault: The server does not answer, or does not offer exactly one model.
-        """
+        """Return the model of the settings, or the only one offered; raise ServerFault without."""
         if self._model is None:
             self._model = await self._lookup.result("model", self._only_model)
         return self._model

@@ -63,11 +63,7 @@ class ServerSettings(BaseModel):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Check settings, which may be containers of a configuration library.
-
-        Raises:
-            ValueError: One line that names a wrong setting.
-        """
+        """Check settings, also those of a configuration library; a ValueError names a wrong one."""
         try:
             return cls.model_validate(_plain(values))
         except ValidationError as error:
@@ -203,11 +199,7 @@ _NETLOC = re.compile(
 
 
 def host_of(base_url: str, option: Option = ServerSettings.option) -> str:
-    """Return the host of a base URL, in lower case and without brackets.
-
-    Raises:
-        ValueError: The URL is not `http(s)://HOST[:PORT][/PATH]`.
-    """
+    """Return the lower-case host; raise ValueError unless it is `http(s)://HOST[:PORT][/PATH]`."""
     try:
         parts = urlsplit(base_url)
     except ValueError:

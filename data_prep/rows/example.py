@@ -185,7 +185,6 @@ def _read_reasoning(value: object) -> tuple[str, SplitText, int]:
 
 
 def _check_unread(text: SplitText) -> None:
-    """Raise RowFault if a text holds something like a box that was not read."""
     if has_unread_box(text.gaps):
         raise RowFault("unread_box")
 
@@ -210,7 +209,6 @@ def _check_regions(response: str, regions: Sequence[Region]) -> None:
 
 
 def _picture_of(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return the image path of a row, its patient and its study."""
     image_path = _text(row.get("image_path"))
     if not image_path:
         raise RowFault("missing_image")
@@ -259,11 +257,7 @@ class Mapper:
         return _write_box(box, self.frame, picture.original, self.family.box_space(image_size))
 
     def example(self, parsed: ParsedRow, picture: Picture) -> Example:
-        """Map every box of a row, in its texts and in its ground truth.
-
-        Raises:
-            RowFault: A box is too far outside the picture, or too small for its pixels.
-        """
+        """Map every box of a row; raise RowFault for one that is too far outside or too small."""
         image_size = self.model_size(picture.size)
         clipped: set[Box] = set()
 

@@ -109,11 +109,7 @@ class HubSource:
 
 
 def open_hub(text: str) -> HubSource:
-    """Load `OWNER/NAME` or `OWNER/NAME@REVISION` with `datasets`, its cache and its offline mode.
-
-    Raises:
-        InputError: The dataset, or this revision of it, cannot be loaded.
-    """
+    """Load `OWNER/NAME` or `OWNER/NAME@REVISION` with `datasets`, its cache and offline mode."""
     repository = hub_name(text)
     from datasets import load_dataset  # slow to import
 

@@ -139,10 +139,6 @@ def _difference(first_line: Mapping[str, Any], identity: str) -> str:
     return f"another {', '.join(names)}" if names else "something else"
 
 
-class RowUnanswered(Exception):
-    """The server failed for a row, which a resumed run tries again."""
-
-
 class Writer:
     """Writes the reasoning of rows with a model."""
 
@@ -153,8 +149,7 @@ class Writer:
         """Return the outcome of a row.
 
         Raises:
-            RowUnanswered: The server gave no reply.
-            PermanentFault: The server refuses every request, for its key, model or a field.
+            ServerFault: The server gave no reply, or refuses every request (PermanentFault).
         """
         messages = [
             {"role": "system", "content": self._prompt},
@@ -170,8 +165,6 @@ class Writer:
                 if not fault.one_request:
                     raise
                 return Outcome(index, "", "refused", str(fault), attempt, *tokens)
-            except ServerFault as fault:
-                raise RowUnanswered(str(fault)) from None
             reply = read_reply(text)
             problems = faults(reply, task, self._settings.limits)
             if reply is not None and not problems:
@@ -261,7 +254,7 @@ class Run:
             outcome = await self._writer.write(task)
         except PermanentFault as fault:
             raise InputError(f"{self._settings.server.base_url}: {fault}; {GOES_ON}") from None
-        except RowUnanswered as fault:
+        except ServerFault as fault:
             self._count_failure(task, str(fault), bar)
             return
         self._failed_in_a_row = 0

@@ -46,13 +46,9 @@ def draw_chest(
     size: Size,
     rng: np.random.Generator,
 ) -> Image.Image:
-    """Draw the picture, in mode "L".
+    """Draw the picture, in mode "L", of `size` (width, height) in pixels.
 
-    Args:
-        anatomy: the chest, already changed by `with_findings`.
-        findings: opacities, effusions and devices among them are painted.
-        size: width and height in pixels.
-        rng: draws shapes, exposure and grain.
+    The anatomy is already changed by `with_findings`; `rng` draws shapes, exposure and grain.
     """
     canvas = Canvas(size, AIR)
     _draw_body(canvas, anatomy)

@@ -177,7 +177,6 @@ def budget_table(budget: dict[str, Any]) -> str:
 
 
 def _arms_on_less_data(results: Results) -> list[str]:
-    """Return the arms to compare with SFT on all of the data."""
     arms = [f"{family}-{fraction}" for fraction in BY_SHARE[:-1] for family in ("sft", "dense")]
     return [arm for arm in arms if arm in results and "sft-full" in results]
 

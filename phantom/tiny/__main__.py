@@ -15,7 +15,6 @@ from recipe.run.host import check_output
 
 
 def _texts(path: Path) -> list[str]:
-    """Return every message text of an SFT parquet file."""
     rows = pq.read_table(path, columns=["messages"]).column("messages").to_pylist()
     return [message["content"] for row in rows for message in row]
 

@@ -42,13 +42,7 @@ PRACTICE_RATE = 1e-3
 
 
 def check_images(pictures: Sequence[Picture], cell: int) -> None:
-    """Check that all images can be read and have the same size after the resize.
-
-    `cell` is the side in pixels of what becomes one image token.
-
-    Raises:
-        InputError: an image cannot be read, or is of a different size; the message names it.
-    """
+    """Refuse pictures that do not open or, resized to cells of `cell` pixels, differ in size."""
     first: Size | None = None
     for picture in pictures:
         path, low, high = (picture.image[name] for name in ("image", "min_pixels", "max_pixels"))
@@ -194,12 +188,7 @@ class Heads(torch.nn.Module):
         self.image = torch.nn.Linear(width, len(targets.findings))
 
     def loss(self, features: torch.Tensor, pictures: Sequence[Picture]) -> torch.Tensor:
-        """Return the weighted sum of cross-entropies.
-
-        Args:
-            features: image tokens, (images, tokens, width).
-            pictures: one for each image.
-        """
+        """Return the weighted sum of cross-entropies; `features` are (images, tokens, width)."""
         coverages = [self.targets.coverage(picture) for picture in pictures]
         pairs = zip(pictures, coverages, strict=True)
         shown = torch.stack([self.targets.shown(*pair) for pair in pairs])

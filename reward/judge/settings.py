@@ -32,13 +32,7 @@ class JudgeSettings(JsonServerSettings):
 
     @classmethod
     def from_kwargs(cls, kwargs: Any) -> "JudgeSettings":
-        """Check a preset's `judge`.
-
-        The address may be missing: presets have none, and verl passes that of its router later.
-
-        Raises:
-            ValueError: a wrong setting, named in one line.
-        """
+        """Check a preset's `judge`; verl passes the address of its router later."""
         if not isinstance(kwargs, Mapping):
             raise ValueError("reward_kwargs.judge is not an object of settings")
         return cls.parse(kwargs)
