@@ -49,11 +49,7 @@ class ThinEvidence(Exception):
 
 
 def infer_frame(boxes: Boxes) -> tuple[Size | None, str]:
-    """Infer the size of the frame, None for original pixels; return it with the evidence as text.
-
-    Raises:
-        ThinEvidence: There are too few boxes, or they fit no frame or two.
-    """
+    """Return the size of the frame, None for original pixels, and the evidence; or ThinEvidence."""
     if len(boxes) < FEWEST_BOXES:
         raise ThinEvidence(
             f"--frame auto needs {FEWEST_BOXES} boxes, found {len(boxes)}: name the frame"
@@ -89,11 +85,7 @@ def _reaches(corners: np.ndarray, side: int) -> str | None:
 
 
 def doubt_frame(boxes: Boxes, size: Size | None) -> str | None:
-    """Return the evidence against a frame (None: original pixels), or None if there is none.
-
-    Raises:
-        ThinEvidence: There are too few boxes.
-    """
+    """Return the evidence against a frame (None: original pixels), or None; or ThinEvidence."""
     if len(boxes) < FEWEST_BOXES:
         raise ThinEvidence(f"not checked, for that takes {FEWEST_BOXES} boxes, found {len(boxes)}")
     corners, sizes = _arrays(boxes)

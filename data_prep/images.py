@@ -107,7 +107,7 @@ class Manifest:
 
     def __init__(self, out: Path, recipe: Recipe) -> None:
         self._out, self._log = out, out / MANIFEST_LOG
-        self._recipe = json.dumps(asdict(recipe))
+        self.recipe = json.dumps(asdict(recipe))
         self.entries: dict[str, Entry] = {}
         for file in (out / MANIFEST, self._log):
             self._read(file)
@@ -123,18 +123,13 @@ class Manifest:
             if isinstance(entry, dict) and "path" in entry:
                 self.entries[entry["path"]] = entry
 
-    def entry_of_same_recipe(self, path: str) -> Entry | None:
-        """Return the entry of a copy if it was made by this run's recipe, otherwise None."""
-        entry = self.entries.get(path)
-        return entry if entry and entry.get("made") == self._recipe else None
-
     def begin(self) -> None:
         """Move all entries to the log, and remove the manifest until every copy is made."""
         self._log_entries(list(self.entries.values()))
         (self._out / MANIFEST).unlink(missing_ok=True)
 
     def add(self, entry: Entry) -> None:
-        entry = entry | {"made": self._recipe}
+        entry = entry | {"made": self.recipe}
         self._log_entries([entry])
         self.entries[entry["path"]] = entry
 
@@ -203,7 +198,8 @@ def _copy(
     ready = {
         path
         for path in paths
-        if (entry := manifest.entry_of_same_recipe(_path_of_copy(path, recipe)))
+        if (entry := manifest.entries.get(_path_of_copy(path, recipe)))
+        and entry.get("made") == manifest.recipe
         and is_intact(out, entry, options.verify)
     }
     to_copy = sorted(set(paths) - ready)

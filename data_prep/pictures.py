@@ -107,11 +107,7 @@ def _key(path: Path) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Size]:
-    """Return the original sizes of the copies in a folder; empty if there is no manifest.
-
-    Raises:
-        InputError: The copies are unfinished, or a line of the manifest is damaged.
-    """
+    """Return the original sizes of the copies in a folder; refuse unfinished copies."""
     sizes: dict[str, Size] = {}
     roots = [folder, folder.parent] if folder.name == "files" else [folder]
     for root in roots:

@@ -148,7 +148,6 @@ def _assign_splits(settings: Settings, accepted: pa.Table) -> tuple[pa.Table, di
 
 
 def _parameters(settings: Settings, source: Source, plan: Plan) -> dict[str, Any]:
-    """Return what the files were made from, for the audit."""
     names = {"val", "test", "stratify", "limit", "images", "findings", "exclude", "leave_out"}
     return {
         **plan.metadata,
@@ -161,7 +160,6 @@ def _parameters(settings: Settings, source: Source, plan: Plan) -> dict[str, Any
 
 
 def _nothing_usable(settings: Settings, source: Source, audit: Mapping[str, Any]) -> str:
-    """Say in one line why every row is rejected, and what to do."""
     reason, count = max(audit["rejects"].items(), key=lambda item: item[1])
     text = f"no row of {source.label} is usable, {count} are rejected as {reason}: "
     if reason == "missing_image" and audit["missing_images_listed"]:

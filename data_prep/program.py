@@ -184,11 +184,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """Return the metadata that `data_prep.thinkvg` wrote into a parquet file.
 
     Its keys are `model_family`, `coordinates`, `min_pixels`, `max_pixels`, `prompt_version`,
-    `split` and others.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        ValueError: It is not parquet, or was not written by `data_prep.thinkvg`.
+    `split` and others. A ValueError, or FileNotFoundError, says why there is none.
     """
     path = Path(path)
     if not path.is_file():

@@ -245,7 +245,6 @@ def check_address(
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is `localhost` or an address of the loopback interface."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

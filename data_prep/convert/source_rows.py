@@ -110,7 +110,6 @@ def _image_name(record: Mapping[str, Any], has_path: bool) -> str:
 
 
 def _parse_sample(source: Source, indices: np.ndarray) -> list[ParsedRow]:
-    """Parse the rows with these indices; skip those with faults."""
     sample = []
     for rows, chosen in chosen_rows(source, indices):
         for index, record in zip(chosen.tolist(), read_records(rows), strict=True):

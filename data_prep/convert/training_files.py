@@ -266,7 +266,6 @@ def write_rows(
 
 
 def _embed_images(rows: pa.Table) -> pa.Table:
-    """Replace the path of each image by its bytes."""
     embedded = [
         [{"bytes": Path(image.pop("image")).read_bytes(), **image} for image in images]
         for images in rows["images"].to_pylist()

@@ -199,7 +199,6 @@ def _check_boxes(text: str) -> None:
 
 
 def _check_regions(response: str, regions: Sequence[Region]) -> None:
-    """Raise RowFault if a region of a response was not read."""
     if any(region.box is None for region in regions):
         for text in _LOCATION.findall(response):
             _check_boxes(text)
@@ -249,10 +248,8 @@ class Mapper:
     def written(self, box: Box, picture: Picture, image_size: Size) -> tuple[Box, bool]:
         """Return a box as the model must write it, and whether it was clipped.
 
-        `image_size` is the (width, height) at which the model sees the picture.
-
-        Raises:
-            RowFault: The box is too far outside the picture, or has no area in whole units.
+        `image_size` is the (width, height) at which the model sees the picture. A RowFault rejects
+        a box that is too far outside the picture, or has no area in whole units.
         """
         return _write_box(box, self.frame, picture.original, self.family.box_space(image_size))
 

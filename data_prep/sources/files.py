@@ -5,10 +5,9 @@ Files are parquet, JSON lines, or JSON with one list of objects.
 
 import json
 from collections.abc import Iterator, Sequence
-from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +22,6 @@ RAW = "row"
 """The only column of a source of JSON rows: the text of each row, unparsed."""
 READ_AHEAD = 4096  # rows decoded at a time
 READ_BUFFER = 1 << 20  # bytes of a column read at a time
-_CHUNK = 1 << 20  # characters read at a time
 _LONGEST_VALUE = 1 << 26  # characters of one row
 _AFTER_VALUE = tuple(" \t\r\n,]")
 
@@ -150,11 +148,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def plain_texts(schema: pa.Schema, name: str) -> pa.Schema:
-    """Return the schema with dictionaries and views of text, and empty ThinkVG columns, as strings.
-
-    Raises:
-        InputError: Two columns have the same name.
-    """
+    """Return the schema with texts in other layouts, and empty ThinkVG columns, as strings."""
     for index, field in enumerate(schema):
         if schema.names.index(field.name) != index:
             raise InputError(f"{name} has the column {field.name} twice: rename or drop one")
@@ -204,26 +198,30 @@ class JsonSource(LocalFiles):
                 beginning = file.read(1024).lstrip("\ufeff \t\r\n")
                 file.seek(0)
                 if beginning.startswith("["):
-                    yield from list_items(iter(partial(file.read, _CHUNK), ""), str(path))
+                    yield from list_items(file, str(path))
                 else:
                     yield from (line.strip("\ufeff \t\r\n") for line in file if line.strip())
 
 
-def list_items(chunks: Iterator[str], name: str) -> Iterator[str]:
-    """Yield the texts of the values of a JSON list that is read in pieces from the file `name`.
+def list_items(file: TextIO, name: str, size: int = 1 << 20) -> Iterator[str]:
+    """Yield the texts of the values of a JSON list, read by `size` characters or more at a time.
 
     Raises:
         InputError: The list is not JSON, is cut off, is not the only content, or holds a value of
             more than 64 million characters.
     """
     decoder = json.JSONDecoder()
-    text = next(chunks, "").lstrip("\ufeff \t\r\n").removeprefix("[")
+    text = file.read(size).lstrip("\ufeff \t\r\n").removeprefix("[")
     position, count, is_end = 0, 0, False
     while True:
         while position < len(text) and text[position] in " \t\r\n,":
             position += 1
         if position < len(text) and text[position] == "]":
-            _check_end(text[position + 1 :], chunks, name)
+            if rest := text[position + 1 :].strip() or file.read().strip():
+                raise InputError(
+                    f"{name} goes on after its list, with {rest[:20]!r}: write one list, or JSON "
+                    "lines of one object each"
+                )
             return
         try:
             _, stop = decoder.raw_decode(text, position)
@@ -246,30 +244,6 @@ def list_items(chunks: Iterator[str], name: str) -> Iterator[str]:
             raise InputError(
                 f"{name}: a value of more than {_LONGEST_VALUE} characters: write JSON lines"
             )
-        more = _next_piece(chunks, len(rest))
+        # A long value is parsed again only after its text has doubled.
+        more = file.read(max(size, len(rest)))
         text, position, is_end = rest + more, 0, not more
-
-
-def _next_piece(chunks: Iterator[str], length: int) -> str:
-    """Return the next chunks, joined to `length` characters or more; "" at the end.
-
-    So a long value is parsed again only after its text has doubled.
-    """
-    parts: list[str] = []
-    size = 0
-    for chunk in chunks:
-        parts.append(chunk)
-        size += len(chunk)
-        if size >= max(1, length):
-            break
-    return "".join(parts)
-
-
-def _check_end(text: str, chunks: Iterator[str], name: str) -> None:
-    """Raise InputError if anything but white space follows the list."""
-    for rest in chain([text], chunks):
-        if rest.strip():
-            raise InputError(
-                f"{name} goes on after its list, with {rest.strip()[:20]!r}: write one list, or "
-                "JSON lines of one object each"
-            )

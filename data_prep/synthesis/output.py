@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,6 @@ def write_output(
 
 
 def _divide(table: pa.Table, outcomes: list[Outcome]) -> tuple[list[dict[str, Any]], pa.Table]:
-    """Return the rows with reasoning, and a table of the rejected ones."""
     accepted = [
         {name: as_thinkvg(record).get(name) for name in COLUMNS} | {"thinkVG": outcome.reasoning}
         for record, outcome in zip(read_records(table), outcomes, strict=True)
@@ -119,7 +119,7 @@ async def synthesize(settings: Settings) -> dict[str, Any]:
         about = await _about(settings, client)
         # What a resumed run must have in common with its journal.
         identity = about | {"source": source.identity(), "findings": stamps([settings.findings])}
-        with Journal(settings.out, identity) as journal:
+        with closing(Journal(settings.out, identity)) as journal:
             rows = source.rows if settings.limit is None else min(settings.limit, source.rows)
             writer = Writer(client, settings, prompt)
             await Run(settings, writer, journal).all(source, findings, rows)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from tqdm import tqdm
 
@@ -49,11 +49,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """Open the journal of a folder, or create it.
-
-        Raises:
-            InputError: The journal was made from something else, or a line is damaged.
-        """
+        """Open or create the journal of a folder; refuse one that was made from something else."""
         self._path = folder / JOURNAL
         self._offsets: dict[int, int] = {}  # of lines in the file, by source index
         self.counts: Counter[str] = Counter()
@@ -73,10 +69,7 @@ class Journal:
     def __len__(self) -> int:
         return len(self._offsets)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._file.close()
 
     def add(self, outcome: Outcome) -> None:

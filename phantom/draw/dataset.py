@@ -27,7 +27,7 @@ from phantom.draw.chest import (
     with_findings,
 )
 from phantom.draw.drawing import draw_chest
-from phantom.draw.questions import FrameBox, annotated, ask, impression, reasoning, response
+from phantom.draw.questions import FrameBox, ask, impression, reasoning, response
 from phantom.draw.rows import (
     FILES,
     NOTICE,
@@ -181,10 +181,9 @@ def make_study(study: Study, plan: Plan) -> tuple[list[Row], dict[str, Any]]:
     quiet = _quiet_regions(variant, anatomy)
     rows = _rows(study, findings, boxes, quiet, rng, variant_rng, variant.words, count)
     content = _content(study, variant, anatomy, findings)
-    regions = [
-        (region["name"], boxes[region["name"]], region["seen"]) for region in content["regions"]
-    ]
-    return rows, content | {"report": annotated(regions)}
+    described = {region["name"]: region["seen"] for region in content["regions"] if region["seen"]}
+    sentences = (f"The {name} {list(boxes[name])} {seen}." for name, seen in described.items())
+    return rows, content | {"report": " ".join(sentences)}
 
 
 def _content(

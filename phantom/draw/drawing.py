@@ -148,7 +148,6 @@ def _soft_findings(
     size: Size,
     rng: np.random.Generator,
 ) -> Image.Image:
-    """Draw opacities and effusions on black, their edges blurred."""
     canvas = Canvas(size)
     boxes = region_boxes(anatomy)
     for finding in findings:

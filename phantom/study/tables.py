@@ -308,7 +308,6 @@ def _draw_curves(axes: Axes, curves: np.ndarray, colour: str, label: str) -> Non
 def _draw_family(
     axes: Axes, results: Results, family: str, metric: str, label: str, index: int
 ) -> None:
-    """Draw means with intervals, and a dot for each seed."""
     colour, shift = COLOURS[index], 1.08 if index else 1 / 1.08  # so that families do not overlap
     shares, means, low, high = [], [], [], []
     for fraction in BY_SHARE:

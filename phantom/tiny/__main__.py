@@ -20,7 +20,6 @@ def _texts(path: Path) -> list[str]:
 
 
 def _pictures(options: argparse.Namespace) -> list[Any]:
-    """Return the pictures for pre-training, all readable and of one size."""
     rollouts = options.data / "train.parquet"
     check_columns(str(rollouts), "--data", ("images", "extra_info"))
 

@@ -162,10 +162,7 @@ async def judged_components(
     `answer` is 1 or 0 for the question types that are judged. With `judge.alignment`, `alignment`
     becomes 0 if the judge does not find the answer supported. A response without an answer, or with
     one of more than `LONGEST_ANSWER` characters, is 0 by rule and not sent. If the judge gives no
-    verdict, only `judge_failed` changes.
-
-    Raises:
-        ValueError: the cache folder or the key of the settings cannot be used.
+    verdict, only `judge_failed` changes. A ValueError is about the cache folder or the key.
     """
     answer = response.answer or ""
     decides_answer = truth.question_type in settings.question_types

@@ -55,10 +55,8 @@ class JudgeSettings(JsonServerSettings):
     def at(self, router_address: str | None) -> "JudgeSettings":
         """Return the settings with their address, or that of verl's router if they have none.
 
-        The router is part of the run's cluster, so it needs no permission.
-
-        Raises:
-            ValueError: there is no address.
+        The router is part of the run's cluster, so it needs no permission. Without either address
+        this is a ValueError.
         """
         if self.base_url is not None:
             return self
@@ -71,14 +69,9 @@ class JudgeSettings(JsonServerSettings):
 
 
 def check_ready(kwargs: Any, router_address: str | None = None) -> JudgeSettings:
-    """Check a preset's `judge` and return it with an address.
+    """Check a preset's `judge` and return it with an address, that of verl's router if it has none.
 
-    Args:
-        kwargs: the settings.
-        router_address: HOST:PORT of the judge that verl serves, if it does.
-
-    Raises:
-        ValueError: a wrong setting, or a missing address, key or package, in one line.
+    A ValueError names a wrong setting, or a missing address, key or package, in one line.
     """
     settings = JudgeSettings.from_kwargs(kwargs).at(router_address)
     check_packages("diskcache")
