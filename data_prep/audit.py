@@ -5,7 +5,6 @@ import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from data_prep.convert.training_files import (
     describe_split,
     histogram,
     in_order,
+    values_of,
 )
 from data_prep.coordinates import Size, smart_resize
 from data_prep.pictures import DEEP, Picture, to_gray_or_rgb
@@ -30,7 +30,6 @@ from data_prep.program import write_whole
 from data_prep.rows.answers import BEYOND, answer_text
 from data_prep.rows.example import REJECT_CODES
 from data_prep.settings import Settings
-from data_prep.sources.files import Source
 from data_prep.splits import SPLITS
 
 PER_TYPE = 3
@@ -92,7 +91,6 @@ def show(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _region_on_page(region: Mapping[str, Any], scale: Sequence[float]) -> dict[str, Any]:
-    """Return a region with its box in pixels of the picture on the page."""
     x1, y1, x2, y2 = (side * factor for side, factor in zip(region["box"], scale, strict=True))
     return {
         "ref": region["ref"] or "unnamed",
@@ -115,91 +113,51 @@ def _picture(path: str) -> tuple[tuple[int, int], str]:
     return size, f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The result of a run, for the audit.
+def build_audit(
+    settings: Settings,
+    source_rows: int,
+    examples: pa.Table,
+    accepted: pa.Table,
+    pictures: Mapping[str, Picture | str],
+) -> dict[str, Any]:
+    """Return all counts, ready for JSON.
 
-    Attributes:
-        source: The source.
+    Args:
+        settings: The settings of the run.
+        source_rows: The number of rows of the source.
         examples: An example for each row that was read, with the columns `ABOUT`.
         accepted: Those that are not rejected, with a column `split`.
         pictures: By image path, the picture or its reject code.
-        files: The rows of each training file.
-        missing: The number of missing images that are listed for download.
-        frame_evidence: How the frame and the fit are known.
-        doubts: What a user should check, one line each.
     """
-
-    source: Source
-    examples: pa.Table
-    accepted: pa.Table
-    pictures: dict[str, Picture | str]
-    files: Mapping[str, int]
-    missing: int
-    frame_evidence: str
-    doubts: Sequence[str]
-
-
-def build_audit(
-    settings: Settings, metadata: Mapping[str, Any], outcome: Outcome
-) -> dict[str, Any]:
-    """Return all counts and parameters, ready for JSON."""
-    accepted, source_rows = outcome.accepted, outcome.source.rows
     splits = {
         split: describe_split(accepted.filter(pc.equal(accepted["split"], split)))
         for split in SPLITS
     }
-    rejects = count_values(outcome.examples["reason"])
+    rejects = count_values(examples["reason"])
     rows = {split: described["rows"] for split, described in splits.items()}
-    rows |= {"rejects": rejects.total(), "left_out": source_rows - outcome.examples.num_rows}
-    sizes = _model_sizes(settings, outcome)
+    rows |= {"rejects": rejects.total(), "left_out": source_rows - examples.num_rows}
+    sizes = _model_sizes(settings, accepted, pictures)
     audit: dict[str, Any] = {
-        "parameters": _parameters(settings, metadata, outcome),
-        "doubts": list(outcome.doubts),
         "rows": {"source": source_rows, **rows, "conserved": source_rows == sum(rows.values())},
         "rejects": {code: rejects[code] for code in REJECT_CODES if rejects[code]},
         "splits": splits,
         "histograms": _histograms(accepted),
         "repeats": count_repeats(accepted),
-        **_count_oddities(outcome),
-        "missing_images_listed": outcome.missing,
-        "images_deeper_than_8_bits": sum(picture == DEEP for picture in outcome.pictures.values()),
+        **_count_oddities(examples, accepted),
+        "images_deeper_than_8_bits": sum(picture == DEEP for picture in pictures.values()),
         "images_below_min_pixels": sum(
             count
             for (width, height), count in sizes.items()
             if width * height < settings.min_pixels
         ),
         "image_sizes": _most_frequent_sizes(sizes),
-        "files": dict(outcome.files),
     }
     if settings.tokenizer is not None:
         audit["tokens"] = _token_lengths(settings, accepted, sizes)
     return audit
 
 
-def _parameters(
-    settings: Settings, metadata: Mapping[str, Any], outcome: Outcome
-) -> dict[str, Any]:
-    return {
-        **metadata,
-        "frame_option": settings.frame,
-        "fit_option": settings.fit,
-        "frame_evidence": outcome.frame_evidence,
-        "val": settings.val,
-        "test": settings.test,
-        "stratify": settings.stratify,
-        "limit": settings.limit,
-        "source": outcome.source.files,
-        "images": str(settings.images),
-        "findings": str(settings.findings) if settings.findings else None,
-        "exclude": str(settings.exclude) if settings.exclude else None,
-        "leave_out": list(settings.leave_out),
-    }
-
-
-def _count_oddities(outcome: Outcome) -> dict[str, Any]:
-    """Count what a user may want to look at."""
-    accepted, examples = outcome.accepted, outcome.examples
+def _count_oddities(examples: pa.Table, accepted: pa.Table) -> dict[str, Any]:
     excluded = examples["patient"].filter(pc.equal(examples["reason"], "excluded"))
     patients = accepted.group_by("patient").aggregate([("split", "count_distinct")])
     return {
@@ -230,15 +188,17 @@ def _count_beyond(examples: pa.Table) -> dict[str, dict[str, int]]:
     return {code: in_order(counted) for code, counted in counts.items()}
 
 
-def _model_sizes(settings: Settings, outcome: Outcome) -> Counter[Size]:
+def _model_sizes(
+    settings: Settings, accepted: pa.Table, pictures: Mapping[str, Picture | str]
+) -> Counter[Size]:
     """Count the sizes at which the model sees the accepted rows' pictures."""
-    sizes: Counter[Size] = Counter()
     bounds = (settings.min_pixels, settings.max_pixels)
-    names = outcome.accepted["image_path"].unique().to_pylist()
-    for picture in {outcome.pictures[name] for name in names}:
-        if isinstance(picture, Picture):
-            sizes[smart_resize(picture.size, settings.family.factor, *bounds)] += 1
-    return sizes
+    different = {pictures[name] for name in accepted["image_path"].unique().to_pylist()}
+    return Counter(
+        smart_resize(picture.size, settings.family.factor, *bounds)
+        for picture in different
+        if isinstance(picture, Picture)
+    )
 
 
 def _most_frequent_sizes(sizes: Counter[Size]) -> dict[str, int]:
@@ -248,21 +208,18 @@ def _most_frequent_sizes(sizes: Counter[Size]) -> dict[str, int]:
 
 
 def _histograms(accepted: pa.Table) -> dict[str, dict[str, int]]:
-    bins = {name: histogram(count_values(accepted[name]), step) for name, step in STEPS.items()}
+    bins = {name: histogram(values_of(accepted[name]), step) for name, step in STEPS.items()}
     return {name: counts for name, counts in bins.items() if counts}
 
 
 def _token_lengths(settings: Settings, accepted: pa.Table, sizes: Counter[Size]) -> dict[str, Any]:
     """Describe the lengths of prompts (images included), of images and of responses."""
-    pixels_of_token = settings.family.factor**2
-    images: Counter[int] = Counter()
-    for (width, height), count in sizes.items():
-        images[width * height // pixels_of_token] += count
+    areas = np.array([width * height for width, height in sizes.elements()])
     return {
         "tokenizer": str(settings.tokenizer),
-        "prompt": describe_lengths(count_values(accepted["prompt_tokens"])),
-        "image": describe_lengths(images),
-        "response": describe_lengths(count_values(accepted["response_tokens"])),
+        "prompt": describe_lengths(values_of(accepted["prompt_tokens"])),
+        "image": describe_lengths(areas // settings.family.factor**2),
+        "response": describe_lengths(values_of(accepted["response_tokens"])),
     }
 
 

@@ -123,11 +123,7 @@ class Frame:
 
 
 def parse_frame(text: str) -> Size | None:
-    """Read a frame option: "336", "448x336" or "original" (None).
-
-    Raises:
-        ValueError: The text is none of these.
-    """
+    """Read a frame option, "336", "448x336" or "original" (None); raise ValueError for others."""
     if text == "original":
         return None
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
@@ -137,7 +133,6 @@ def parse_frame(text: str) -> Size | None:
 
 
 def scale_box(unit: Box, space: Size) -> Box:
-    """Map a unit box to a space of the given width and height."""
     return (unit[0] * space[0], unit[1] * space[1], unit[2] * space[0], unit[3] * space[1])
 
 

@@ -49,11 +49,7 @@ class ThinEvidence(Exception):
 
 
 def infer_frame(boxes: Boxes) -> tuple[Size | None, str]:
-    """Infer the size of the frame, None for original pixels; return it with the evidence as text.
-
-    Raises:
-        ThinEvidence: There are too few boxes, or they fit no frame or two.
-    """
+    """Return the size of the frame, None for original pixels, and the evidence; or ThinEvidence."""
     if len(boxes) < FEWEST_BOXES:
         raise ThinEvidence(
             f"--frame auto needs {FEWEST_BOXES} boxes, found {len(boxes)}: name the frame"
@@ -89,11 +85,7 @@ def _reaches(corners: np.ndarray, side: int) -> str | None:
 
 
 def doubt_frame(boxes: Boxes, size: Size | None) -> str | None:
-    """Return the evidence against a frame (None: original pixels), or None if there is none.
-
-    Raises:
-        ThinEvidence: There are too few boxes.
-    """
+    """Return the evidence against a frame (None: original pixels), or None; or ThinEvidence."""
     if len(boxes) < FEWEST_BOXES:
         raise ThinEvidence(f"not checked, for that takes {FEWEST_BOXES} boxes, found {len(boxes)}")
     corners, sizes = _arrays(boxes)
@@ -130,24 +122,16 @@ def _arrays(boxes: Boxes) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class BandEvidence:
-    """How boxes lie relative to the bands that padding would leave.
+    """How boxes lie relative to the bands that padding would leave."""
 
-    Attributes:
-        boxes: Number of boxes in pictures with bands wide enough to count.
-        in_band: Number of them that reach into a band.
-        expected: Their number if pictures had been stretched; 0 if too few pictures without such a
-            band show how far boxes reach.
-        widest: The widest band, as a share of the frame's side.
-    """
-
-    boxes: int
-    in_band: int
+    boxes: int  # in pictures with bands wide enough to count
+    in_band: int  # those of them that reach into a band
+    # Their number if pictures had been stretched; 0 if too few without such a band show the reach.
     expected: float
-    widest: float
+    widest: float  # the widest band, as a share of the frame's side
 
     @property
     def share(self) -> float:
-        """Share of the boxes that reach into a band."""
         return self.in_band / self.boxes if self.boxes else 0.0
 
 
@@ -215,11 +199,7 @@ class FrameChoice:
 def choose_frame(
     settings: Settings, scanned: Scan, pictures: Mapping[str, Picture | str]
 ) -> FrameChoice:
-    """Return the frame and fit of the options, checked, or those that the boxes show.
-
-    Raises:
-        InputError: An option is "auto" and the boxes are not enough to infer it.
-    """
+    """Return the frame and fit of the options, checked, or those that enough boxes show."""
     boxes = sampled_boxes(scanned.sample, pictures)
     size, evidence, doubts = _choose_size(settings.frame, boxes)
     if size is None:

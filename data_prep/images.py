@@ -5,11 +5,9 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Collection
 from dataclasses import asdict
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from data_prep.pictures import FORMATS, MANIFEST, MANIFEST_LOG, Folder, Recipe, make_copy
-from data_prep.program import InputError, alone_in, ignore_interrupts, is_utf8, run, write_whole
+from data_prep.program import (
+    InputError,
+    alone_in,
+    is_utf8,
+    map_in_processes,
+    run,
+    write_list,
+    write_whole,
+)
 
 FAILED = "failed_images.txt"
 CHUNK = 4  # pictures per task: few, so that all processes end at about the same time
@@ -55,11 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def check(options: argparse.Namespace) -> Recipe:
-    """Check the options and return how copies are to be made.
-
-    Raises:
-        InputError: An option is wrong; the message names it.
-    """
+    """Check the options and return how copies are to be made."""
     for name, low, high in (("long_side", 16, 65_500), ("quality", 1, 100), ("workers", 1, 4096)):
         value = getattr(options, name)
         if not low <= value <= high:
@@ -105,7 +107,7 @@ class Manifest:
 
     def __init__(self, out: Path, recipe: Recipe) -> None:
         self._out, self._log = out, out / MANIFEST_LOG
-        self._recipe = json.dumps(asdict(recipe))
+        self.recipe = json.dumps(asdict(recipe))
         self.entries: dict[str, Entry] = {}
         for file in (out / MANIFEST, self._log):
             self._read(file)
@@ -121,19 +123,13 @@ class Manifest:
             if isinstance(entry, dict) and "path" in entry:
                 self.entries[entry["path"]] = entry
 
-    def entry_of_same_recipe(self, path: str) -> Entry | None:
-        """Return the entry of a copy if it was made by this run's recipe, otherwise None."""
-        entry = self.entries.get(path)
-        return entry if entry and entry.get("made") == self._recipe else None
-
     def begin(self) -> None:
         """Move all entries to the log, and remove the manifest until every copy is made."""
         self._log_entries(list(self.entries.values()))
         (self._out / MANIFEST).unlink(missing_ok=True)
 
     def add(self, entry: Entry) -> None:
-        """Log a copy that this run made."""
-        entry = entry | {"made": self._recipe}
+        entry = entry | {"made": self.recipe}
         self._log_entries([entry])
         self.entries[entry["path"]] = entry
 
@@ -159,10 +155,7 @@ class Manifest:
 def is_intact(out: Path, entry: Entry, verify: bool) -> bool:
     """Return whether a copy has the length of its entry and, to verify, its checksum."""
     path = out / entry["path"]
-    try:
-        if path.stat().st_size != entry["bytes"]:
-            return False
-    except OSError:
+    if not path.is_file() or path.stat().st_size != entry["bytes"]:
         return False
     return not verify or hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
 
@@ -179,18 +172,7 @@ def _copy_picture(path: Path, images: Path, out: Path, recipe: Recipe) -> tuple[
 
 
 def _path_of_copy(path: Path, recipe: Recipe) -> str:
-    """Return the path of a picture's copy, as written in the manifest."""
     return path.with_suffix(f".{recipe.ending}").as_posix()
-
-
-def _copy_each(
-    copy: Callable[[Path], tuple[Path, Entry | str]], paths: list[Path], workers: int
-) -> Iterator[tuple[Path, Entry | str]]:
-    if workers == 1 or len(paths) <= CHUNK:
-        yield from map(copy, paths)
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn"), ignore_interrupts) as pool:
-        yield from pool.map(copy, paths, chunksize=CHUNK)
 
 
 def copy_all(options: argparse.Namespace) -> dict[str, int]:
@@ -216,7 +198,8 @@ def _copy(
     ready = {
         path
         for path in paths
-        if (entry := manifest.entry_of_same_recipe(_path_of_copy(path, recipe)))
+        if (entry := manifest.entries.get(_path_of_copy(path, recipe)))
+        and entry.get("made") == manifest.recipe
         and is_intact(out, entry, options.verify)
     }
     to_copy = sorted(set(paths) - ready)
@@ -225,14 +208,15 @@ def _copy(
     failed: dict[Path, str] = {}
     copy = partial(_copy_picture, images=images, out=out, recipe=recipe)
     with tqdm(total=len(paths), initial=len(ready), desc="copying", unit="image") as bar:
-        for path, result in _copy_each(copy, to_copy, options.workers):
+        for path, result in map_in_processes(copy, to_copy, options.workers, CHUNK):
             if isinstance(result, str):
                 failed[path] = result
             else:
                 manifest.add(result)
             bar.update()
     manifest.finish({_path_of_copy(path, recipe) for path in failed})
-    _list_failed(out, failed)
+    reasons = {path: " ".join(failed[path].split()) for path in sorted(failed)}
+    write_list(out / FAILED, (f"{path.as_posix()}\t{text}" for path, text in reasons.items()))
     copies = (_path_of_copy(path, recipe) for path in paths)
     return {
         "pictures": len(paths),
@@ -252,15 +236,6 @@ def _check_names(paths: list[Path]) -> None:
         first = by_stem.setdefault(path.with_suffix(""), path)
         if first != path:
             raise InputError(f"{first} and {path} would both become one copy: remove one of them")
-
-
-def _list_failed(out: Path, failed: dict[Path, str]) -> None:
-    """Write the list of failed pictures and reasons; remove an old list if there are none."""
-    if not failed:
-        (out / FAILED).unlink(missing_ok=True)
-        return
-    lines = [f"{path.as_posix()}\t{' '.join(failed[path].split())}\n" for path in sorted(failed)]
-    write_whole(out / FAILED, "".join(lines))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data_prep.coordinates import Size
-from data_prep.program import InputError, whole_file, write_whole
+from data_prep.program import InputError, whole_file
 
 MANIFEST = "manifest.jsonl"
 """The list that `data_prep.images` writes with its copies, a line of JSON for each."""
@@ -74,7 +74,6 @@ class Folder:
         return Picture(str(path), size, self._original_size(path) if self._original_sizes else size)
 
     def _original_size(self, path: Path) -> Size:
-        """Return the size of the original of a copy."""
         size = self._original_sizes.get(_key(path))
         if size is None:
             raise InputError(
@@ -108,11 +107,7 @@ def _key(path: Path) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Size]:
-    """Return the original sizes of the copies in a folder; empty if there is no manifest.
-
-    Raises:
-        InputError: The copies are unfinished, or a line of the manifest is damaged.
-    """
+    """Return the original sizes of the copies in a folder; refuse unfinished copies."""
     sizes: dict[str, Size] = {}
     roots = [folder, folder.parent] if folder.name == "files" else [folder]
     for root in roots:
@@ -155,14 +150,6 @@ def missing_urls(pictures: Mapping[str, Picture | str]) -> list[str]:
         _LAYOUT.search(name) for name, picture in pictures.items() if picture == "missing_image"
     )
     return sorted({f"{PHYSIONET}/files/{match[1]}" for match in matches if match})
-
-
-def write_missing(out: Path, urls: list[str]) -> None:
-    """Write the addresses of missing pictures, one a line; remove an old list if there are none."""
-    if not urls:
-        (out / MISSING).unlink(missing_ok=True)
-        return
-    write_whole(out / MISSING, "".join(f"{url}\n" for url in urls))
 
 
 def copy_command(images: Path) -> str:
@@ -224,7 +211,6 @@ def to_gray_or_rgb(picture: Image.Image) -> Image.Image:
 
 
 def to_rgb8(picture: Image.Image) -> Image.Image:
-    """Return the picture in mode RGB, of the same size."""
     return to_gray_or_rgb(picture).convert("RGB")
 
 

@@ -14,12 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.audit import Outcome, build_audit, choose_rows, read_rows, write_audit
+from data_prep.audit import build_audit, choose_rows, read_rows, write_audit
 from data_prep.convert.examples import ABOUT, Converter, convert_rows
 from data_prep.convert.source_rows import Scan, scan
 from data_prep.convert.training_files import (
     REJECTS,
-    TrainingFiles,
     check_whole,
     choose_files,
     count_rows_of_patients,
@@ -27,6 +26,7 @@ from data_prep.convert.training_files import (
     refuse_own_source,
     work_folder,
     write_rejects,
+    write_training_files,
 )
 from data_prep.coordinates import Frame
 from data_prep.frames import choose_frame
@@ -37,9 +37,8 @@ from data_prep.pictures import (
     download_command,
     find_pictures,
     missing_urls,
-    write_missing,
 )
-from data_prep.program import InputError, alone_in
+from data_prep.program import InputError, alone_in, write_list
 from data_prep.rows.example import Mapper
 from data_prep.rows.prompts import PromptTemplates, load_templates, load_tokenizer
 from data_prep.settings import Settings
@@ -57,27 +56,16 @@ from data_prep.splits import SPLITS, limited_rows, split_patients
 
 @dataclass(frozen=True)
 class Plan:
-    """What is decided before any row is converted.
-
-    Attributes:
-        converter: Converts the rows.
-        metadata: What training must know to use the files.
-        frame_evidence: How the frame and the fit are known.
-        doubts: What a user should check, one line each.
-    """
+    """What is decided before any row is converted."""
 
     converter: Converter
-    metadata: dict[str, Any]
-    frame_evidence: str
-    doubts: list[str]
+    metadata: dict[str, Any]  # what training must know to use the files
+    frame_evidence: str  # how the frame and the fit are known
+    doubts: list[str]  # what a user should check, one line each
 
 
 def prepare(settings: Settings) -> dict[str, Any]:
-    """Run the whole preparation and return the audit.
-
-    Raises:
-        InputError: The input is at fault.
-    """
+    """Run the whole preparation and return the audit."""
     source = open_source(settings.source)
     if not source.rows:
         raise InputError(f"{source.label} has no rows")
@@ -135,21 +123,17 @@ def _write_files(
     counts = {}
     if split_of:
         masks = choose_files(examples, split_of, settings.seed)
-        counts = _training_files(settings, plan, examples, folder).write(masks)
+        counts = write_training_files(folder, examples, masks, settings, plan.metadata)
     _check_conservation(about, counts)
     missing = missing_urls(plan.converter.pictures)
-    write_missing(folder, missing)
-    outcome = Outcome(
-        source=source,
-        examples=about,
-        accepted=accepted,
-        pictures=plan.converter.pictures,
-        files=counts,
-        missing=len(missing),
-        frame_evidence=plan.frame_evidence,
-        doubts=plan.doubts,
-    )
-    audit = build_audit(settings, plan.metadata, outcome)
+    write_list(folder / MISSING, missing)
+    audit = {
+        "parameters": _parameters(settings, source, plan),
+        "doubts": plan.doubts,
+        **build_audit(settings, source.rows, about, accepted, plan.converter.pictures),
+        "missing_images_listed": len(missing),
+        "files": counts,
+    }
     write_audit(folder, audit, read_rows(examples, choose_rows(accepted, source.rows)))
     check_whole(folder, counts)
     return audit
@@ -163,26 +147,19 @@ def _assign_splits(settings: Settings, accepted: pa.Table) -> tuple[pa.Table, di
     return accepted.append_column("split", pa.array(splits, pa.string())), split_of
 
 
-def _training_files(
-    settings: Settings, plan: Plan, examples: pa.Table, folder: Path
-) -> TrainingFiles:
-    names = ["index", "split", "question", "patient", "study", "image_path"]
-    if settings.findings:
-        names.append("findings")
-    if settings.tokenizer:
-        names += ["prompt_tokens", "response_tokens"]
-    return TrainingFiles(
-        folder=folder,
-        examples=examples,
-        metadata=plan.metadata,
-        extra_info=names,
-        embed_images=settings.embed_images,
-        workers=settings.workers,
-    )
+def _parameters(settings: Settings, source: Source, plan: Plan) -> dict[str, Any]:
+    names = {"val", "test", "stratify", "limit", "images", "findings", "exclude", "leave_out"}
+    return {
+        **plan.metadata,
+        **settings.model_dump(mode="json", include=names),
+        "frame_option": settings.frame,
+        "fit_option": settings.fit,
+        "frame_evidence": plan.frame_evidence,
+        "source": source.files,
+    }
 
 
 def _nothing_usable(settings: Settings, source: Source, audit: Mapping[str, Any]) -> str:
-    """Say in one line why every row is rejected, and what to do."""
     reason, count = max(audit["rejects"].items(), key=lambda item: item[1])
     text = f"no row of {source.label} is usable, {count} are rejected as {reason}: "
     if reason == "missing_image" and audit["missing_images_listed"]:
@@ -238,7 +215,6 @@ def _metadata(
 
 
 def _check_conservation(examples: pa.Table, counts: Mapping[str, int]) -> None:
-    """Raise RuntimeError if rows of the source are neither written nor rejected."""
     written = sum(counts.get(f"{split}.parquet", 0) for split in SPLITS)
     rejected = pc.sum(pc.is_valid(examples["reason"])).as_py()
     if written + rejected != len(examples):

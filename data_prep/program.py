@@ -10,10 +10,12 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,19 +29,17 @@ class InputError(Exception):
     """
 
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 STOPPED = "stopped; run the same command to resume"
 
 
 def run(work: Callable[[], None], out: Path, stopped: str = STOPPED) -> int:
     """Do the work of a command and return its exit code.
 
-    Args:
-        work: The work.
-        out: The folder of output, named where a system error names no file.
-        stopped: The message after Ctrl-C.
-
-    Returns:
-        0 after success, 2 for a fault of the input or the disk, 130 after Ctrl-C.
+    It is 0 after success, 2 for a fault of the input or the disk, 130 after Ctrl-C. A system error
+    that names no file is about `out`, and `stopped` is the message after Ctrl-C.
     """
     try:
         work()
@@ -88,6 +88,15 @@ def write_whole(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_list(path: Path, lines: Iterable[str]) -> None:
+    """Write lines to `path`; remove an earlier file if there are none."""
+    text = "".join(f"{line}\n" for line in lines)
+    if text:
+        write_whole(path, text)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def is_utf8(path: Path) -> bool:
     """Return whether a path is valid UTF-8, so that a file can hold it; on Linux it may not be."""
     try:
@@ -106,6 +115,17 @@ def remove_leftovers(folder: Path) -> None:
 def ignore_interrupts() -> None:
     """Leave Ctrl-C to the parent process, which lets its workers finish their task."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def map_in_processes(
+    function: Callable[[T], R], items: Sequence[T], workers: int, chunk: int
+) -> Iterator[R]:
+    """Yield the results in order, from `workers` processes if there is more than one chunk."""
+    if workers <= 1 or len(items) <= chunk:
+        yield from map(function, items)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), ignore_interrupts) as pool:
+        yield from pool.map(function, items, chunksize=chunk)
 
 
 def lock(path: Path, option: str, patience: float = 0.0) -> FileLock | None:
@@ -144,11 +164,7 @@ def lock(path: Path, option: str, patience: float = 0.0) -> FileLock | None:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Lock a folder of output while the block runs.
-
-    Raises:
-        InputError: Another process writes to it.
-    """
+    """Lock a folder of output while the block runs; raise InputError if another process has it."""
     file_lock = lock(folder / NAME, "--out")
     try:
         yield
@@ -168,11 +184,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """Return the metadata that `data_prep.thinkvg` wrote into a parquet file.
 
     Its keys are `model_family`, `coordinates`, `min_pixels`, `max_pixels`, `prompt_version`,
-    `split` and others.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        ValueError: It is not parquet, or was not written by `data_prep.thinkvg`.
+    `split` and others. A ValueError, or FileNotFoundError, says why there is none.
     """
     path = Path(path)
     if not path.is_file():

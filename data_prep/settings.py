@@ -87,7 +87,6 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        """Check the options that depend on each other."""
         if self.max_pixels < max(self.min_pixels, self.family.factor**2):
             raise ValueError(
                 f"--max-pixels is {self.max_pixels}: give at least --min-pixels "
@@ -177,11 +176,7 @@ def _add_coordinates(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
-    """Fill in the defaults that depend on other options, and check all options.
-
-    Raises:
-        InputError: Options are wrong; the message names all of them.
-    """
+    """Fill in defaults and check the options; one InputError names all that are wrong."""
     values = vars(options).copy()
     family = MODEL_FAMILIES[values.pop("model_family")]
     low, high = family.default_pixels

@@ -78,7 +78,11 @@ def _balance(rows: Rows, split_of: dict[str, str], split: str, rng: np.random.Ge
         return
     size = counts[in_split].sum()
     excess = counts[in_split].sum(axis=0) - counts.sum(axis=0) / counts.sum() * size
-    by_size = _indices_by_size(counts.sum(axis=1), in_train)
+    totals = counts.sum(axis=1)
+    by_size = {
+        int(total): np.flatnonzero(in_train & (totals == total)).tolist()
+        for total in np.unique(totals)
+    }
     for _ in range(_MOST_EXCHANGES):
         if np.abs(excess).max() <= max(0.5, TOLERANCE * size):
             break
@@ -91,14 +95,6 @@ def _balance(rows: Rows, split_of: dict[str, str], split: str, rng: np.random.Ge
         in_train[[leaving, entering]] = [True, False]
         by_size[int(counts[leaving].sum())].append(leaving)
         split_of[names[leaving]], split_of[names[entering]] = "train", split
-
-
-def _indices_by_size(totals: np.ndarray, in_train: np.ndarray) -> dict[int, list[int]]:
-    """Return the indices of training patients by their number of rows."""
-    indices: dict[int, list[int]] = {int(total): [] for total in np.unique(totals)}
-    for index in np.flatnonzero(in_train):
-        indices[int(totals[index])].append(int(index))
-    return indices
 
 
 def _best_exchange(

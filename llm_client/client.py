@@ -65,7 +65,6 @@ class Breaker:
         self._refuse()
 
     def succeeded(self) -> None:
-        """Count an attempt that succeeded."""
         self._failed = 0
 
     def failed(self, fault: ServerFault) -> None:
@@ -93,7 +92,6 @@ class SharedTasks(Generic[T]):
         return await asyncio.shield(self._tasks[key])
 
     async def cancel(self) -> None:
-        """Cancel all running work."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -144,11 +142,7 @@ class ChatClient:
         await self._connection.close()
 
     async def model_name(self) -> str:
-        """Return the model of the settings, or the only one that the server offers.
-
-        Raises:
-            ServerFault: The server does not answer, or does not offer exactly one model.
-        """
+        """Return the model of the settings, or the only one offered; raise ServerFault without."""
         if self._model is None:
             self._model = await self._lookup.result("model", self._only_model)
         return self._model
@@ -163,11 +157,7 @@ class ChatClient:
         return names[0]
 
     async def models(self) -> list[str]:
-        """Return the names of the models that the server offers.
-
-        Raises:
-            ServerFault: The server gave no usable reply.
-        """
+        """Return the models that the server offers; raise ServerFault without a usable reply."""
         listing = self._connection.models.list
         return await self._request(lambda: listing(extra_headers=self._headers), _names)
 

@@ -83,14 +83,9 @@ class Completion(NamedTuple):
 
 
 def whole_text(reply: "ChatCompletion", option: Callable[[str], str]) -> Completion:
-    """Return the text of a reply's first choice.
+    """Return the text of a reply's first choice; raise TransientFault if there is none or a part.
 
-    Args:
-        reply: A reply with at least one choice.
-        option: Maps the key of a setting to its name in messages.
-
-    Raises:
-        TransientFault: There is no text, or it is cut off.
+    `option` maps the key of a setting to its name in messages.
     """
     choice = reply.choices[0]
     content = choice.message.content
@@ -131,11 +126,7 @@ def counted(reply: "ChatCompletion", name: str) -> int:
 
 
 def read_object(content: str) -> dict[str, Any]:
-    """Return the JSON object of a reply.
-
-    Raises:
-        TransientFault: There is none.
-    """
+    """Return the JSON object of a reply; raise TransientFault if there is none."""
     # The object may follow a reasoning or be inside a code block. The whole text is tried first,
     # since a string of the object may quote the tag.
     for text in (content, content.rpartition("</think>")[2]):

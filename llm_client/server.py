@@ -63,11 +63,7 @@ class ServerSettings(BaseModel):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Check settings, which may be containers of a configuration library.
-
-        Raises:
-            ValueError: One line that names a wrong setting.
-        """
+        """Check settings, also those of a configuration library; a ValueError names a wrong one."""
         try:
             return cls.model_validate(_plain(values))
         except ValidationError as error:
@@ -83,11 +79,7 @@ class ServerSettings(BaseModel):
         return f"{self.option('extra_body')} {json.dumps(dict.fromkeys(fields))}"
 
     def api_key(self) -> str | None:
-        """Return the server's key, None if none is set.
-
-        Raises:
-            ValueError: The variable of `api_key_env` is not set.
-        """
+        """Return the server's key, None without `api_key_env`; raise ValueError if it is unset."""
         if self.api_key_env is None:
             return None
         key = os.environ.get(self.api_key_env)
@@ -162,11 +154,8 @@ class JsonServerSettings(ServerSettings):
     ) -> dict[str, Any]:
         """Return a request's body.
 
-        Args:
-            model: The model's name.
-            messages: The conversation.
-            schema: The name and the JSON schema of the object.
-            **fields: More fields, or values that replace those of the settings.
+        `schema` is the name and the JSON schema of the reply's object; `fields` replace values of
+        the settings.
         """
         fields = {"seed": self.seed, "max_tokens": self.max_tokens, **fields}
         body = chat_body(model, messages, fields, json.loads(self.extra_body))
@@ -188,18 +177,13 @@ def _plain(value: Any) -> Any:
 
 
 def check_packages(*more: str) -> None:
-    """Check that a client can be made, and that `more` packages of the extra `judge` are installed.
-
-    Raises:
-        ValueError: A package is missing.
-    """
+    """Raise ValueError if a package that a client needs, or one of `more`, is missing."""
     for package in ("openai", "tenacity", *more):
         if importlib.util.find_spec(package) is None:
             raise ValueError(missing_package(package))
 
 
 def missing_package(name: str | None) -> str:
-    """Return the message for a missing package of the extra `judge`."""
     return f"asking a server needs the package {name}: pip install 'thinkvg-rl[judge]'"
 
 
@@ -215,11 +199,7 @@ _NETLOC = re.compile(
 
 
 def host_of(base_url: str, option: Option = ServerSettings.option) -> str:
-    """Return the host of a base URL, in lower case and without brackets.
-
-    Raises:
-        ValueError: The URL is not `http(s)://HOST[:PORT][/PATH]`.
-    """
+    """Return the lower-case host; raise ValueError unless it is `http(s)://HOST[:PORT][/PATH]`."""
     try:
         parts = urlsplit(base_url)
     except ValueError:
@@ -265,7 +245,6 @@ def check_address(
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is `localhost` or an address of the loopback interface."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

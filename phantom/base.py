@@ -35,7 +35,6 @@ def settings() -> dict[str, int]:
 
 
 def weights_hash(folder: Path) -> str:
-    """Return the SHA-256 of a model's weights."""
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
@@ -56,7 +55,6 @@ def make(root: Path, out: Path) -> None:
 
 
 def main() -> None:
-    """Read the options and make the model."""
     parser = argparse.ArgumentParser(prog="python -m phantom.base", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("outputs/base"), help="(outputs/base)")
     parser.add_argument("--out", type=Path, default=BASE, help="folder of the model")

@@ -1,5 +1,6 @@
 """Stages: commands that run one after the other, and resume where they stopped."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -21,22 +22,13 @@ MIN_PIXELS, MAX_PIXELS = 12544, 15680
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the demo.
+    """One step of the demo."""
 
-    Attributes:
-        name: short name, also of its record and its log.
-        title: what the stage does, as shown on the terminal.
-        arguments: command line after ``python -m``.
-        output: folder that only this stage writes.
-        metrics: file with a line for each training step, for the progress bar; None if the command
-            shows its own progress.
-        steps: number of training steps, with `metrics`.
-    """
-
-    name: str
-    title: str
-    arguments: tuple[str, ...]
-    output: Path
+    name: str  # also of its record and its log
+    title: str  # what it does, as shown on the terminal
+    arguments: tuple[str, ...]  # after ``python -m``
+    output: Path  # a folder that only this stage writes
+    # A file with a line for each of `steps`; None if the command shows its own progress.
     metrics: Path | None = None
     steps: int = 0
 
@@ -88,11 +80,7 @@ class Ledger:
 
 
 def run_stage(stage: Stage, ledger: Ledger, logs: Path) -> None:
-    """Run the stage to its end and record it.
-
-    Raises:
-        StageFailed: the command ended with an error.
-    """
+    """Run the stage to its end and record it; raise StageFailed if its command fails."""
     if not ledger.was_begun(stage):
         # A different command may have left files there.
         shutil.rmtree(stage.output, ignore_errors=True)
@@ -114,11 +102,7 @@ def run_stage(stage: Stage, ledger: Ledger, logs: Path) -> None:
 
 
 def _run_with_bar(stage: Stage, metrics: Path, log: Path) -> int:
-    """Run the stage, with its output in the log and a bar that follows the metrics.
-
-    Returns:
-        The exit code.
-    """
+    """Run the stage, logged, with a bar that follows the metrics; return its exit code."""
     with (
         log.open("wb") as output,
         console.progress(total=stage.steps, desc=stage.name, unit="step") as bar,
@@ -165,12 +149,16 @@ def announce(stage: Stage, number: int, count: int, note: str) -> None:
     print(f"[{number}/{count}] {stage.title}{note}", file=sys.stderr, flush=True)
 
 
+def _command(module: str, **options: object) -> tuple[str, ...]:
+    """Return a command line after ``python -m``; `min_pixels` becomes ``--min-pixels``."""
+    pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in options.items())
+    return (module, *itertools.chain(*pairs))
+
+
 def draw_stage(root: Path, images: int, seed: int) -> Stage:
-    """Return the stage that draws the phantom set below `root`."""
     out = root / "phantom"
-    arguments = ("--out", str(out), "--images", str(images), "--seed", str(seed))
-    title = f"draw {images} synthetic chest X-rays with questions"
-    return Stage("phantom", title, ("phantom.draw", *arguments), out)
+    command = _command("phantom.draw", out=out, images=images, seed=seed)
+    return Stage("phantom", f"draw {images} synthetic chest X-rays with questions", command, out)
 
 
 def prepare_stage(root: Path, seed: int, test: float) -> Stage:
@@ -179,22 +167,19 @@ def prepare_stage(root: Path, seed: int, test: float) -> Stage:
     `test` is the share of the patients that are kept for the test split.
     """
     phantom, out = root / "phantom", root / "data"
-    folders = ("--source", phantom, "--images", phantom / "files", "--out", out)
-    sizes = ("--min-pixels", MIN_PIXELS, "--max-pixels", MAX_PIXELS)
-    shares = ("--val", 0.02, "--test", test, "--seed", seed)
-    arguments = tuple(str(value) for value in (*folders, *sizes, *shares))
-    title = "turn them into rollout and SFT parquet"
-    return Stage("data", title, ("data_prep.thinkvg", *arguments), out)
+    folders = {"source": phantom, "images": phantom / "files", "out": out}
+    sizes = {"min_pixels": MIN_PIXELS, "max_pixels": MAX_PIXELS}
+    command = _command("data_prep.thinkvg", **folders, **sizes, val=0.02, test=test, seed=seed)
+    return Stage("data", "turn them into rollout and SFT parquet", command, out)
 
 
 def tiny_stage(root: Path, out: Path, seed: int, letters: int, epochs: int) -> Stage:
     """Return the stage that makes a tiny model, pre-trained on the phantom set below `root`."""
     pictures = root / "phantom" / "pictures.parquet"
-    folders = ("--data", root / "data", "--out", out, "--pictures", pictures)
-    sizes = ("--letters", letters, "--epochs", epochs, "--seed", seed)
-    arguments = tuple(str(value) for value in (*folders, *sizes))
+    folders = {"data": root / "data", "out": out, "pictures": pictures}
+    command = _command("phantom.tiny", **folders, letters=letters, epochs=epochs, seed=seed)
     title = "make a tiny Qwen2.5-VL and pre-train it on grounded reports"
-    return Stage("model", title, ("phantom.tiny", *arguments), out)
+    return Stage("model", title, command, out)
 
 
 def program(name: str, data: Path, seed: int, *overrides: str) -> tuple[str, ...]:

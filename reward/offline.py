@@ -73,7 +73,6 @@ class _Tally:
         self._asked = self._failed = 0
 
     def count(self, scores: dict[str, float]) -> dict[str, float]:
-        """Count a result and return it."""
         self._asked += int(scores["judge_used"] + scores["judge_failed"])
         self._failed += int(scores["judge_failed"])
         if self._asked >= BLOCK:
@@ -81,7 +80,6 @@ class _Tally:
         return scores
 
     def end_block(self, at_end: bool = False) -> None:
-        """Add the counts since the last block to the watch."""
         self._watch.add(self._asked, self._failed)
         self._asked = self._failed = 0
         fault = self._watch.fault(at_end)
@@ -104,10 +102,7 @@ def score_file(source: Path, target: Path, settings: dict[str, Any]) -> Counter[
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as out:
-            if is_judged(settings):
-                counts = asyncio.run(_judge_lines(source, out, settings))
-            else:
-                counts = _score_lines(source, out, settings)
+            counts = asyncio.run(_score_lines(source, out, settings))
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -127,40 +122,23 @@ def _check_paths(source: Path, target: Path) -> None:
         raise ValueError(f"--output {target} is the input: name another file")
 
 
-def _progress(source: Path, title: str) -> tqdm:
-    return tqdm(total=source.stat().st_size, unit="B", unit_scale=True, desc=title, delay=2)
-
-
-def _score_lines(source: Path, out: TextIO, settings: dict[str, Any]) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    with _progress(source, "score") as progress:
-        for number, line in _lines(source):
-            row = _read_row(line, f"{source}, line {number}")
-            truth, info = row["ground_truth"], row.get("extra_info")
-            try:
-                scores = compute_score("thinkvg", row["response"], truth, info, **settings)
-            except ValueError as error:
-                raise ValueError(f"{source}, line {number}: {error}") from None
-            out.write(json.dumps(_identity(row) | scores) + "\n")
-            progress.update(len(line))
-            counts["lines"] += 1
-    return counts
-
-
-async def _judge_lines(source: Path, out: TextIO, settings: dict[str, Any]) -> Counter[str]:
-    """Score as `_score_lines` does, with many lines at a time in progress."""
+async def _score_lines(source: Path, out: TextIO, settings: dict[str, Any]) -> Counter[str]:
+    """Score line by line; with a judge, many lines at a time are in progress."""
     pending: deque[tuple[dict[str, Any], int]] = deque()
 
     def items() -> Iterator[Item]:
-        for number, line in _lines(source):
-            row = _read_row(line, f"{source}, line {number}")
-            pending.append((_identity(row), len(line)))
-            yield Item(row["response"], row["ground_truth"], row.get("extra_info"))
+        with source.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                row = _read_row(line, f"{source}, line {number}")
+                pending.append(({key: row[key] for key in IDENTITY if key in row}, len(line)))
+                yield Item(row["response"], row["ground_truth"], row.get("extra_info"))
 
+    title, score = ("judge", score_many) if is_judged(settings) else ("score", _score_by_rules)
     counts: Counter[str] = Counter()
-    with _progress(source, "judge") as progress:
+    size = source.stat().st_size
+    with tqdm(total=size, unit="B", unit_scale=True, desc=title, delay=2) as progress:
         try:
-            async for scores in score_many(items(), settings):
+            async for scores in score(items(), settings):
                 identity, length = pending.popleft()
                 out.write(json.dumps(identity | scores) + "\n")
                 progress.update(length)
@@ -173,13 +151,11 @@ async def _judge_lines(source: Path, out: TextIO, settings: dict[str, Any]) -> C
     return counts
 
 
-def _identity(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: row[key] for key in IDENTITY if key in row}
-
-
-def _lines(source: Path) -> Iterator[tuple[int, bytes]]:
-    with source.open("rb") as lines:
-        yield from enumerate(lines, start=1)
+async def _score_by_rules(
+    items: Iterable[Item], kwargs: Mapping[str, Any]
+) -> AsyncIterator[dict[str, float]]:
+    for item in items:
+        yield compute_score("thinkvg", item.response, item.ground_truth, item.extra_info, **kwargs)
 
 
 def _read_row(line: bytes, where: str) -> dict[str, Any]:

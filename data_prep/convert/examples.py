@@ -64,27 +64,16 @@ _WITH_CHOICES = ("single", "multi")
 
 @dataclass(frozen=True)
 class Converter:
-    """Converts batches of source rows: the function that `Dataset.map` applies.
+    """Converts batches of source rows: the function that `Dataset.map` applies."""
 
-    Attributes:
-        indices: The source index of each row of the dataset.
-        mapper: Takes boxes from the dataset's frame to the model's coordinates.
-        pictures: By image path, the picture or its reject code.
-        templates: Of the prompts.
-        findings: By image path or study, for the judge.
-        exclusion: The images, studies and patients to reject.
-        tokenizer: Folder of the tokenizer that measures lengths; None for no lengths.
-        leave_out: The codes in `beyond` whose rows are rejected.
-    """
-
-    indices: np.ndarray
+    indices: np.ndarray  # the source index of each row of the dataset
     mapper: Mapper
-    pictures: dict[str, Picture | str]
+    pictures: dict[str, Picture | str]  # by image path, the picture or its reject code
     templates: PromptTemplates
-    findings: Mapping[str, str]
+    findings: Mapping[str, str]  # by image path or study, for the judge
     exclusion: Exclusion
-    tokenizer: Path | None
-    leave_out: tuple[str, ...]
+    tokenizer: Path | None  # folder of the tokenizer that measures lengths
+    leave_out: tuple[str, ...]  # codes in `beyond` whose rows are rejected
 
     def __reduce__(self) -> tuple[Any, ...]:
         # With the pickler in C: `datasets` pickles in Python, which takes seconds for all pictures.
@@ -182,7 +171,6 @@ def _about(example: Example) -> dict[str, Any]:
 
 
 def _add_lengths(examples: Sequence[dict[str, Any]], lengths: Lengths) -> None:
-    """Add the lengths in tokens to the accepted rows."""
     truths = [json.loads(row["reward_model"]["ground_truth"]) for row in examples]
     prompts = lengths.prompts(
         [row["prompt"][0]["content"] for row in examples],

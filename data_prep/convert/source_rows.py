@@ -90,7 +90,6 @@ def scan(source: Source, indices: np.ndarray, is_spread: bool) -> Scan:
 
 
 def image_names(source: Source, indices: np.ndarray) -> set[str]:
-    """Return the image paths that the rows with these indices name."""
     columns = source.schema.names
     has_paths = "image_path" in columns and not set(GEMEX_COLUMNS) & set(columns)
     names: set[str] = set()
@@ -111,7 +110,6 @@ def _image_name(record: Mapping[str, Any], has_path: bool) -> str:
 
 
 def _parse_sample(source: Source, indices: np.ndarray) -> list[ParsedRow]:
-    """Parse the rows with these indices; skip those with faults."""
     sample = []
     for rows, chosen in chosen_rows(source, indices):
         for index, record in zip(chosen.tolist(), read_records(rows), strict=True):

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from data_prep.convert.source_rows import with_reasons
 from data_prep.pictures import MISSING
 from data_prep.program import InputError, encode_metadata
+from data_prep.settings import Settings
 from data_prep.splits import FRACTIONS, SPLITS, fraction_levels
 
 # Width of a histogram's bins, by column: in characters, words or tokens.
@@ -31,7 +31,6 @@ STEPS = {
 
 
 def count_rows_of_patients(rows: pa.Table) -> dict[str, Counter[str]]:
-    """Count each patient's rows by question type."""
     groups = rows.group_by(["patient", "question_type"]).aggregate([([], "count_all")])
     counts: dict[str, Counter[str]] = {}
     for group in groups.to_pylist():
@@ -57,14 +56,18 @@ def count_values(column: pa.ChunkedArray) -> Counter[Any]:
     return Counter(dict(zip(values.to_pylist(), counts.to_pylist(), strict=True)))
 
 
+def values_of(column: pa.ChunkedArray) -> np.ndarray:
+    """Return the values of a column of numbers without nulls."""
+    return column.drop_null().to_numpy()
+
+
 def describe_split(rows: pa.Table) -> dict[str, Any]:
-    """Return all counts of a split's rows, ready for JSON."""
     types, regions = rows["question_type"], rows["regions"]
     answers = {
         kind: count_values(rows["answer"].filter(pc.equal(types, kind)))
         for kind in ("closed", "single", "multi")
     }
-    lengths = {name: describe_lengths(count_values(rows[name])) for name in STEPS}
+    lengths = {name: describe_lengths(values_of(rows[name])) for name in STEPS}
     return {
         "rows": rows.num_rows,
         "patients": pc.count_distinct(rows["patient"]).as_py(),
@@ -83,7 +86,7 @@ def describe_split(rows: pa.Table) -> dict[str, Any]:
 
 def _describe_agreement(rows: pa.Table) -> dict[str, Any]:
     """Describe how well the boxes of the answers agree with those cited in the reasoning."""
-    overlaps = rows["cited_iou"].drop_null().to_numpy()
+    overlaps = values_of(rows["cited_iou"])
     tenths = Counter(np.minimum(overlaps // 0.1, 9).astype(int).tolist())
     return {
         "final_boxes": pc.list_flatten(rows["regions"]).length(),
@@ -106,34 +109,31 @@ def most_common(counts: Mapping[str, int], number: int) -> dict[str, int]:
     return frequent
 
 
-def describe_lengths(counts: Mapping[int, int]) -> dict[str, Any]:
-    """Return number, extremes, mean and percentiles of lengths, from how often each occurs."""
-    if not counts:
+def describe_lengths(lengths: np.ndarray) -> dict[str, Any]:
+    """Return number, extremes, mean and percentiles of lengths."""
+    if not len(lengths):
         return {"n": 0}
-    lengths, numbers = np.array(sorted(counts.items())).T
-    cumulative = numbers.cumsum()
-    total = cumulative[-1]
-    described: dict[str, Any] = {
-        "n": int(total),
-        "min": int(lengths[0]),
-        "mean": round(float((lengths * numbers).sum() / total), 2),
+    p50, p95, p99 = np.quantile(lengths, (0.5, 0.95, 0.99), method="inverted_cdf").tolist()
+    return {
+        "n": len(lengths),
+        "min": int(lengths.min()),
+        "mean": round(float(lengths.mean()), 2),
+        "p50": p50,
+        "p95": p95,
+        "p99": p99,
+        "max": int(lengths.max()),
     }
-    for percent in (50, 95, 99):
-        position = np.searchsorted(cumulative, percent / 100 * total)
-        described[f"p{percent}"] = int(lengths[position])
-    return described | {"max": int(lengths[-1])}
 
 
-def histogram(counts: Mapping[int, int], step: int) -> dict[str, int]:
+def histogram(lengths: np.ndarray, step: int) -> dict[str, int]:
     """Count lengths in bins of `step`, doubled until about forty bins cover the range."""
-    if not counts:
+    if not len(lengths):
         return {}
-    while (max(counts) - min(counts)) // step > 40:
+    while (lengths.max() - lengths.min()) // step > 40:
         step *= 2
-    bins: Counter[int] = Counter()
-    for length, count in counts.items():
-        bins[length // step] += count
-    return {str(number * step): bins[number] for number in range(min(bins), max(bins) + 1)}
+    first, *_ = bins = np.sort(lengths // step)
+    counts = np.bincount(bins - first).tolist()
+    return {str((first + number) * step): count for number, count in enumerate(counts)}
 
 
 # Both kinds of file also have `extra_info`.
@@ -194,57 +194,45 @@ def choose_files(examples: pa.Table, split_of: Mapping[str, str], seed: int) -> 
     return {name: pa.array(masks[name]) for name in file_names()}
 
 
-@dataclass(frozen=True)
-class TrainingFiles:
-    """Writes the training files of a run.
+def write_training_files(
+    folder: Path,
+    examples: pa.Table,
+    masks: Mapping[str, pa.Array],
+    settings: Settings,
+    metadata: Mapping[str, Any],
+) -> dict[str, int]:
+    """Write the rows of each mask to the file of that name; return the rows written by file.
 
-    Attributes:
-        folder: Where they are written.
-        examples: The rows of all files.
-        metadata: What training must know to use the files.
-        extra_info: The names of the fields of `extra_info`.
-        embed_images: Whether to write the images' bytes instead of their paths.
-        workers: Number of files to write at a time.
+    `metadata` is what training must know to use the files.
     """
+    extra_info = ["index", "split", "question", "patient", "study", "image_path"]
+    extra_info += ["findings"] if settings.findings else []
+    extra_info += ["prompt_tokens", "response_tokens"] if settings.tokenizer else []
 
-    folder: Path
-    examples: pa.Table
-    metadata: Mapping[str, Any]
-    extra_info: Sequence[str]
-    embed_images: bool
-    workers: int
-
-    def write(self, masks: Mapping[str, pa.Array]) -> dict[str, int]:
-        """Write the rows of each mask to the file of that name; return the rows written by file."""
-        total = sum(pc.sum(mask).as_py() for mask in masks.values())
-        with (
-            tqdm(total=total, desc="writing rows", unit="row", mininterval=1) as bar,
-            ThreadPoolExecutor(self.workers) as pool,
-        ):
-            counts = pool.map(lambda name: self._write(name, masks[name], bar), masks)
-            return {f"{name}.parquet": count for name, count in zip(masks, counts, strict=True)}
-
-    def _write(self, name: str, mask: pa.Array, bar: tqdm) -> int:
+    def write(name: str) -> int:
         split, _, fraction = name.removeprefix(SFT_PREFIX).partition("-")
-        about = {**self.metadata, "split": split, "fraction": fraction or "full"}
+        about = encode_metadata({**metadata, "split": split, "fraction": fraction or "full"})
         columns = SFT_COLUMNS if name.startswith(SFT_PREFIX) else ROLLOUT_COLUMNS
 
         def finish(rows: pa.Table) -> pa.Table:
             bar.update(rows.num_rows)
-            rows = self._with_extra_info(rows, columns, split)
-            return _embed_images(rows) if self.embed_images else rows
+            named = rows.append_column("split", pa.repeat(pa.scalar(split), rows.num_rows))
+            arrays = [named[field].combine_chunks() for field in extra_info]
+            structs = pa.StructArray.from_arrays(arrays, names=extra_info)
+            rows = rows.select(columns).append_column("extra_info", structs)
+            return _embed_images(rows) if settings.embed_images else rows
 
-        rows = self.examples.select([*columns, *(set(self.extra_info) - {"split"})])
-        group = EMBEDDED_ROW_GROUP if self.embed_images else ROW_GROUP
-        path = self.folder / f"{name}.parquet"
-        return write_rows(path, rows, mask, encode_metadata(about), group, finish)
+        rows = examples.select([*columns, *(set(extra_info) - {"split"})])
+        group = EMBEDDED_ROW_GROUP if settings.embed_images else ROW_GROUP
+        return write_rows(folder / f"{name}.parquet", rows, masks[name], about, group, finish)
 
-    def _with_extra_info(self, rows: pa.Table, columns: Sequence[str], split: str) -> pa.Table:
-        """Return the columns, with the fields of `extra_info` as one column of structs."""
-        named = rows.append_column("split", pa.repeat(pa.scalar(split), rows.num_rows))
-        arrays = [named[name].combine_chunks() for name in self.extra_info]
-        extra_info = pa.StructArray.from_arrays(arrays, names=self.extra_info)
-        return rows.select(columns).append_column("extra_info", extra_info)
+    total = sum(pc.sum(mask).as_py() for mask in masks.values())
+    with (
+        tqdm(total=total, desc="writing rows", unit="row", mininterval=1) as bar,
+        ThreadPoolExecutor(settings.workers) as pool,
+    ):
+        counts = pool.map(write, masks)
+        return {f"{name}.parquet": count for name, count in zip(masks, counts, strict=True)}
 
 
 def write_rejects(path: Path, rows: pa.Table, examples: pa.Table, metadata: Any) -> None:
@@ -278,16 +266,8 @@ def write_rows(
 
 
 def _embed_images(rows: pa.Table) -> pa.Table:
-    """Replace the path of each image by its bytes."""
     embedded = [
-        [
-            {
-                "bytes": Path(image["image"]).read_bytes(),
-                "min_pixels": image["min_pixels"],
-                "max_pixels": image["max_pixels"],
-            }
-            for image in images
-        ]
+        [{"bytes": Path(image.pop("image")).read_bytes(), **image} for image in images]
         for images in rows["images"].to_pylist()
     ]
     fields = [("bytes", pa.binary()), ("min_pixels", pa.int64()), ("max_pixels", pa.int64())]

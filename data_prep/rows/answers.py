@@ -170,7 +170,6 @@ def answer_text(answer: Answer) -> str:
 
 
 def compares(text: str) -> bool:
-    """Return whether a text compares with an earlier examination."""
     return _COMPARES.search(text) is not None
 
 

@@ -90,7 +90,6 @@ class SplitText(NamedTuple):
 
 
 def split_at_boxes(text: str) -> SplitText:
-    """Split a free text at the boxes that are read from it."""
     gaps, boxes, position = [], [], 0
     for start, end, box in cited_groups(text):
         gaps.append(text[position:start])

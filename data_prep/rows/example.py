@@ -102,7 +102,6 @@ class ParsedRow(NamedTuple):
     beyond: tuple[str, ...]
 
     def boxes(self) -> list[Box]:
-        """Return every box of the row, in its regions and in its reasoning."""
         boxes = [*(region.box for region in self.regions), *self.split_reasoning.boxes]
         return [box for box in boxes if box is not None]
 
@@ -119,11 +118,7 @@ class Example(NamedTuple):
 
 
 def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
-    """Parse a row with ThinkVG's columns.
-
-    Raises:
-        RowFault: The row is rejected, with a code of `REJECT_CODES`.
-    """
+    """Parse a row with ThinkVG's columns; a RowFault has a code of `REJECT_CODES`."""
     question, question_tags = _clean_text(row.get("question"))
     response, response_tags = _clean_text(row.get("response"))
     if not question:
@@ -190,7 +185,6 @@ def _read_reasoning(value: object) -> tuple[str, SplitText, int]:
 
 
 def _check_unread(text: SplitText) -> None:
-    """Raise RowFault if a text holds something like a box that was not read."""
     if has_unread_box(text.gaps):
         raise RowFault("unread_box")
 
@@ -205,7 +199,6 @@ def _check_boxes(text: str) -> None:
 
 
 def _check_regions(response: str, regions: Sequence[Region]) -> None:
-    """Raise RowFault if a region of a response was not read."""
     if any(region.box is None for region in regions):
         for text in _LOCATION.findall(response):
             _check_boxes(text)
@@ -215,7 +208,6 @@ def _check_regions(response: str, regions: Sequence[Region]) -> None:
 
 
 def _picture_of(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return the image path of a row, its patient and its study."""
     image_path = _text(row.get("image_path"))
     if not image_path:
         raise RowFault("missing_image")
@@ -256,19 +248,13 @@ class Mapper:
     def written(self, box: Box, picture: Picture, image_size: Size) -> tuple[Box, bool]:
         """Return a box as the model must write it, and whether it was clipped.
 
-        `image_size` is the (width, height) at which the model sees the picture.
-
-        Raises:
-            RowFault: The box is too far outside the picture, or has no area in whole units.
+        `image_size` is the (width, height) at which the model sees the picture. A RowFault rejects
+        a box that is too far outside the picture, or has no area in whole units.
         """
         return _write_box(box, self.frame, picture.original, self.family.box_space(image_size))
 
     def example(self, parsed: ParsedRow, picture: Picture) -> Example:
-        """Map every box of a row, in its texts and in its ground truth.
-
-        Raises:
-            RowFault: A box is too far outside the picture, or too small for its pixels.
-        """
+        """Map every box of a row; raise RowFault for one that is too far outside or too small."""
         image_size = self.model_size(picture.size)
         clipped: set[Box] = set()
 

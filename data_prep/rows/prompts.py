@@ -29,18 +29,13 @@ class PromptTemplates:
         return f"{self.name}-{hashlib.sha256(words.encode()).hexdigest()[:8]}"
 
     def render(self, question: str, question_type: str, coordinates: Coordinates) -> str:
-        """Return the user message of a question."""
         text = self.texts[question_type].replace("{units}", UNITS[coordinates])
         # The question comes last, since it may hold "{units}".
         return text.replace("{question}", question)
 
 
 def load_templates(name: str = "thinkvg", folder: Path = PROMPT_FOLDER) -> PromptTemplates:
-    """Read `NAME/TYPE.txt` of each type.
-
-    Raises:
-        InputError: A file, or a field in it, is missing.
-    """
+    """Read `NAME/TYPE.txt` of each type; raise InputError if a file or a field is missing."""
     if not (folder / name).is_dir():
         known = ", ".join(sorted(path.name for path in folder.glob("*") if path.is_dir())) or "none"
         raise InputError(f"--prompts {name}: no folder {folder / name}; known are {known}")
@@ -59,11 +54,7 @@ def _read(folder: Path, kind: str) -> str:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Return the tokenizer in a Hugging Face folder.
-
-    Raises:
-        InputError: The folder holds no tokenizer.
-    """
+    """Return the tokenizer in a Hugging Face folder; raise InputError if it holds none."""
     if not folder.is_dir():
         raise InputError(f"--tokenizer {folder} is not a folder")
     # Slow to import, and needed for this option only.

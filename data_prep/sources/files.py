@@ -5,10 +5,9 @@ Files are parquet, JSON lines, or JSON with one list of objects.
 
 import json
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +22,6 @@ RAW = "row"
 """The only column of a source of JSON rows: the text of each row, unparsed."""
 READ_AHEAD = 4096  # rows decoded at a time
 READ_BUFFER = 1 << 20  # bytes of a column read at a time
-_CHUNK = 1 << 20  # characters read at a time
 _LONGEST_VALUE = 1 << 26  # characters of one row
 _AFTER_VALUE = tuple(" \t\r\n,]")
 
@@ -31,21 +29,10 @@ _AFTER_VALUE = tuple(" \t\r\n,]")
 class Source(Protocol):
     """Rows to prepare, in a fixed order; a source index is the number of a row in all batches."""
 
-    @property
-    def label(self) -> str:
-        """The name for messages."""
-
-    @property
-    def files(self) -> list[str]:
-        """The files that are read, for the audit."""
-
-    @property
-    def rows(self) -> int:
-        """The number of rows."""
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The columns of every batch."""
+    label: str  # the name for messages
+    files: list[str]  # for the audit
+    rows: int
+    schema: pa.Schema  # of every batch
 
     def identity(self) -> str:
         """Return a text that changes when the rows do."""
@@ -62,19 +49,10 @@ class LocalFiles:
 
     def __init__(self, files: list[Path]) -> None:
         self._paths = files
-
-    @property
-    def label(self) -> str:
-        """The name for messages."""
-        return str(self._paths[0] if len(self._paths) == 1 else self._paths[0].parent)
-
-    @property
-    def files(self) -> list[str]:
-        """The files that are read, for the audit."""
-        return [str(path) for path in self._paths]
+        self.label = str(files[0] if len(files) == 1 else files[0].parent)
+        self.files = [str(path) for path in files]
 
     def identity(self) -> str:
-        """Return a text that changes when the rows do."""
         return stamps(self._paths)
 
 
@@ -132,7 +110,6 @@ class ParquetSource(LocalFiles):
         self.schema = joined.with_metadata(schemas[0].metadata)
 
     def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield all rows, `size` in every batch but the last."""
         return rebatch(self._pieces(columns), size)
 
     def _pieces(self, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
@@ -171,11 +148,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def plain_texts(schema: pa.Schema, name: str) -> pa.Schema:
-    """Return the schema with dictionaries and views of text, and empty ThinkVG columns, as strings.
-
-    Raises:
-        InputError: Two columns have the same name.
-    """
+    """Return the schema with texts in other layouts, and empty ThinkVG columns, as strings."""
     for index, field in enumerate(schema):
         if schema.names.index(field.name) != index:
             raise InputError(f"{name} has the column {field.name} twice: rename or drop one")
@@ -208,15 +181,12 @@ class JsonSource(LocalFiles):
     is not JSON is an InputError, since its rows cannot be separated.
     """
 
-    schema = pa.schema([(RAW, pa.string())])
-
-    @cached_property
-    def rows(self) -> int:
-        """The number of rows."""
-        return sum(1 for _ in self._texts())
+    def __init__(self, files: list[Path]) -> None:
+        super().__init__(files)
+        self.schema = pa.schema([(RAW, pa.string())])
+        self.rows = sum(1 for _ in self._texts())
 
     def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield all rows, `size` in every batch but the last."""
         texts = self._texts()
         while batch := list(islice(texts, size)):
             yield pa.RecordBatch.from_arrays([pa.array(batch, pa.string())], schema=self.schema)
@@ -228,26 +198,30 @@ class JsonSource(LocalFiles):
                 beginning = file.read(1024).lstrip("\ufeff \t\r\n")
                 file.seek(0)
                 if beginning.startswith("["):
-                    yield from list_items(iter(partial(file.read, _CHUNK), ""), str(path))
+                    yield from list_items(file, str(path))
                 else:
                     yield from (line.strip("\ufeff \t\r\n") for line in file if line.strip())
 
 
-def list_items(chunks: Iterator[str], name: str) -> Iterator[str]:
-    """Yield the texts of the values of a JSON list that is read in pieces from the file `name`.
+def list_items(file: TextIO, name: str, size: int = 1 << 20) -> Iterator[str]:
+    """Yield the texts of the values of a JSON list, read by `size` characters or more at a time.
 
     Raises:
         InputError: The list is not JSON, is cut off, is not the only content, or holds a value of
             more than 64 million characters.
     """
     decoder = json.JSONDecoder()
-    text = next(chunks, "").lstrip("\ufeff \t\r\n").removeprefix("[")
+    text = file.read(size).lstrip("\ufeff \t\r\n").removeprefix("[")
     position, count, is_end = 0, 0, False
     while True:
         while position < len(text) and text[position] in " \t\r\n,":
             position += 1
         if position < len(text) and text[position] == "]":
-            _check_end(text[position + 1 :], chunks, name)
+            if rest := text[position + 1 :].strip() or file.read().strip():
+                raise InputError(
+                    f"{name} goes on after its list, with {rest[:20]!r}: write one list, or JSON "
+                    "lines of one object each"
+                )
             return
         try:
             _, stop = decoder.raw_decode(text, position)
@@ -270,30 +244,6 @@ def list_items(chunks: Iterator[str], name: str) -> Iterator[str]:
             raise InputError(
                 f"{name}: a value of more than {_LONGEST_VALUE} characters: write JSON lines"
             )
-        more = _next_piece(chunks, len(rest))
+        # A long value is parsed again only after its text has doubled.
+        more = file.read(max(size, len(rest)))
         text, position, is_end = rest + more, 0, not more
-
-
-def _next_piece(chunks: Iterator[str], length: int) -> str:
-    """Return the next chunks, joined to `length` characters or more; "" at the end.
-
-    So a long value is parsed again only after its text has doubled.
-    """
-    parts: list[str] = []
-    size = 0
-    for chunk in chunks:
-        parts.append(chunk)
-        size += len(chunk)
-        if size >= max(1, length):
-            break
-    return "".join(parts)
-
-
-def _check_end(text: str, chunks: Iterator[str], name: str) -> None:
-    """Raise InputError if anything but white space follows the list."""
-    for rest in chain([text], chunks):
-        if rest.strip():
-            raise InputError(
-                f"{name} goes on after its list, with {rest.strip()[:20]!r}: write one list, or "
-                "JSON lines of one object each"
-            )

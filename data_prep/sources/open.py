@@ -91,44 +91,25 @@ class HubSource:
     """The rows of a loaded dataset, read from its memory-mapped files."""
 
     def __init__(self, repository: HubName, dataset: Any) -> None:
-        self._repository = repository
         self._dataset = dataset.with_format("arrow")
+        cached = dataset.cache_files  # in a folder that is named after the commit
+        self.commit = Path(cached[0]["filename"]).parent.name if cached else ""
+        self.label = f"{HUB}{repository.name}@{repository.revision}"
+        self.files = [f"{self.label} (commit {self.commit})"]
         self.rows = len(dataset)
         self.schema = self._dataset.data.schema.remove_metadata()
         check_columns(self.schema, self.label)
 
-    @property
-    def label(self) -> str:
-        """The name for messages."""
-        return f"{HUB}{self._repository.name}@{self._repository.revision}"
-
-    @property
-    def files(self) -> list[str]:
-        """The name and the commit that is read, for the audit."""
-        return [f"{self.label} (commit {self.commit})"]
-
-    @property
-    def commit(self) -> str:
-        """The commit of the rows: the name of their folder in the cache."""
-        files = self._dataset.cache_files
-        return Path(files[0]["filename"]).parent.name if files else ""
-
     def identity(self) -> str:
-        """Return a text that changes when the rows do."""
         return f"{self.label} {self.commit} {self.rows}"
 
     def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield all rows, `size` in every batch but the last."""
         tables = self._dataset.iter(batch_size=size)
         return rebatch((batch for table in tables for batch in table.to_batches()), size)
 
 
 def open_hub(text: str) -> HubSource:
-    """Load `OWNER/NAME` or `OWNER/NAME@REVISION` with `datasets`, its cache and its offline mode.
-
-    Raises:
-        InputError: The dataset, or this revision of it, cannot be loaded.
-    """
+    """Load `OWNER/NAME` or `OWNER/NAME@REVISION` with `datasets`, its cache and offline mode."""
     repository = hub_name(text)
     from datasets import load_dataset  # slow to import
 

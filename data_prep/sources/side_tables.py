@@ -29,11 +29,7 @@ _SEPARATOR = re.compile(r"[,;\t]")
 
 
 class Exclusion:
-    """Names of images, studies and patients to exclude; false if there are none.
-
-    Args:
-        entries: The names that each entry of a list may mean, in lower case.
-    """
+    """Names of images, studies and patients to exclude, in lower case, by entry of a list."""
 
     def __init__(self, entries: Mapping[str, frozenset[str]] | None = None) -> None:
         self._entries = dict(entries or {})
@@ -43,7 +39,6 @@ class Exclusion:
         return len(self._entries)
 
     def has(self, image_path: str, patient: str, study: str) -> bool:
-        """Return whether the image, its study or its patient is on the list."""
         stem = PurePosixPath(image_path).stem.lower()
         return any(name in self._names for name in (stem, patient, study) if name)
 
@@ -91,11 +86,7 @@ def _names_of(entry: str) -> frozenset[str]:
 def check_exclusion(
     exclusion: Exclusion, path: Path, image_paths: Iterable[str], is_complete: bool
 ) -> list[str]:
-    """Return a remark if entries match none of the rows, of which these are the image paths.
-
-    Raises:
-        InputError: No entry matches, and the rows are complete, so none could match.
-    """
+    """Return a remark on entries that match no row; refuse a list that matches none of all rows."""
     unknown = exclusion.unknown(image_paths)
     if not unknown:
         return []
@@ -192,11 +183,7 @@ def findings_of(table: Mapping[str, str], image_path: str, study: str) -> str | 
 def check_coverage(
     table: Mapping[str, str], path: Path, image_paths: Collection[str], is_complete: bool
 ) -> list[str]:
-    """Return a remark if some of the images of rows have no findings.
-
-    Raises:
-        InputError: No image has findings, and the rows are complete, so none could have.
-    """
+    """Return a remark on images without findings; refuse a table with none for any of all rows."""
     missing = 0
     for image in image_paths:
         study = (patient_and_study(image) or ("", ""))[1]

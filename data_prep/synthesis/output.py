@@ -2,20 +2,22 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.convert.source_rows import read_records, with_reasons
+from data_prep.convert.source_rows import chosen_rows, read_records, with_reasons
 from data_prep.program import InputError, remove_leftovers, whole_file, write_whole
 from data_prep.rows.example import REJECT_CODES
 from data_prep.sources.files import COLUMNS, Source, stamps
 from data_prep.sources.gemex import as_thinkvg
 from data_prep.sources.open import open_source
 from data_prep.sources.side_tables import read_findings
-from data_prep.synthesis.run import BATCH, GOES_ON, Journal, Outcome, Run, Writer
+from data_prep.synthesis.run import GOES_ON, Journal, Outcome, Run, Writer
 from data_prep.synthesis.settings import Settings
 from data_prep.synthesis.tasks import CODES, prompt_version, read_prompt
 from llm_client.client import ChatClient
@@ -28,7 +30,9 @@ _REPLY_SETTINGS = ("temperature", "seed", "max_tokens", "structured_output", "ex
 """Settings of the server that change the replies, so a resumed run must have the same ones."""
 
 
-def write_output(settings: Settings, source: Source, journal: Journal, about: Any) -> None:
+def write_output(
+    settings: Settings, source: Source, rows: int, journal: Journal, about: Any
+) -> None:
     """Write ThinkVG's columns of the rows with reasoning, and the rejected rows with reasons.
 
     `about` says what made the replies; it is written into the metadata.
@@ -40,37 +44,25 @@ def write_output(settings: Settings, source: Source, journal: Journal, about: An
     accepted_schema = pa.schema([(name, pa.string()) for name in COLUMNS], metadata)
     rejected_schema = _reject_table(source.schema.empty_table(), []).schema
     with (
-        whole_file(target) as rows,
-        whole_file(settings.out / REJECTS) as rejects,
-        pq.ParquetWriter(rows, accepted_schema) as accepted_file,
-        pq.ParquetWriter(rejects, rejected_schema) as rejected_file,
+        whole_file(target) as accepted_path,
+        whole_file(settings.out / REJECTS) as rejected_path,
+        pq.ParquetWriter(accepted_path, accepted_schema) as accepted_file,
+        pq.ParquetWriter(rejected_path, rejected_schema) as rejected_file,
     ):
-        start = 0
-        for batch in source.batches(BATCH):
-            table = pa.Table.from_batches([batch], source.schema)
-            if settings.limit is not None:
-                table = table.slice(0, max(0, settings.limit - start))
-            accepted, rejected = _divide(table, start, journal)
+        for table, indices in chosen_rows(source, np.arange(rows)):
+            accepted, rejected = _divide(table, [journal.outcome(i) for i in indices.tolist()])
             accepted_file.write_table(pa.Table.from_pylist(accepted, accepted_schema))
             rejected_file.write_table(rejected.cast(rejected_schema))
-            start += batch.num_rows
 
 
-def _divide(table: pa.Table, start: int, journal: Journal) -> tuple[list[dict[str, Any]], pa.Table]:
-    """Return the rows with reasoning, and a table of the rejected ones.
-
-    `start` is the source index of the first row.
-    """
-    accepted, positions, rejected = [], [], []
-    for position, record in enumerate(read_records(table)):
-        outcome = journal.outcome(start + position)
-        if outcome.reason:
-            positions.append(position)
-            rejected.append(outcome)
-        elif record is not None:
-            row = {name: as_thinkvg(record).get(name) for name in COLUMNS}
-            accepted.append(row | {"thinkVG": outcome.reasoning})
-    return accepted, _reject_table(table.take(pa.array(positions, pa.int64())), rejected)
+def _divide(table: pa.Table, outcomes: list[Outcome]) -> tuple[list[dict[str, Any]], pa.Table]:
+    accepted = [
+        {name: as_thinkvg(record).get(name) for name in COLUMNS} | {"thinkVG": outcome.reasoning}
+        for record, outcome in zip(read_records(table), outcomes, strict=True)
+        if record is not None and not outcome.reason
+    ]
+    rejected = table.filter(pa.array([bool(outcome.reason) for outcome in outcomes], pa.bool_()))
+    return accepted, _reject_table(rejected, [outcome for outcome in outcomes if outcome.reason])
 
 
 def _reject_table(table: pa.Table, outcomes: list[Outcome]) -> pa.Table:
@@ -114,11 +106,6 @@ def report(
     return result
 
 
-def write_report(out: Path, result: Mapping[str, Any]) -> None:
-    """Write the report; it comes last, so if it exists, the other files are complete."""
-    write_whole(out / REPORT, json.dumps(result, indent=2) + "\n")
-
-
 async def synthesize(settings: Settings) -> dict[str, Any]:
     """Write reasoning for all rows, then the files, and return the report."""
     prompt = read_prompt(settings.prompt, settings.limits.least, settings.limits.most)
@@ -130,13 +117,16 @@ async def synthesize(settings: Settings) -> dict[str, Any]:
     client = ChatClient(settings.server)
     try:
         about = await _about(settings, client)
-        with Journal(settings.out, about | _identity(settings, source)) as journal:
-            writer = Writer(client, settings.server, prompt, settings.limits, settings.tries)
+        # What a resumed run must have in common with its journal.
+        identity = about | {"source": source.identity(), "findings": stamps([settings.findings])}
+        with closing(Journal(settings.out, identity)) as journal:
             rows = source.rows if settings.limit is None else min(settings.limit, source.rows)
+            writer = Writer(client, settings, prompt)
             await Run(settings, writer, journal).all(source, findings, rows)
-            write_output(settings, source, journal, about)
+            write_output(settings, source, rows, journal, about)
             result = report(settings, source, journal, about)
-            write_report(settings.out, result)
+            # Last, so if it exists, the other files are complete.
+            write_whole(settings.out / REPORT, json.dumps(result, indent=2) + "\n")
     finally:
         await client.aclose()
     return result
@@ -155,8 +145,3 @@ async def _about(settings: Settings, client: ChatClient) -> dict[str, Any]:
         "tries": settings.tries,
         "words": [settings.limits.least, settings.limits.most],
     }
-
-
-def _identity(settings: Settings, source: Source) -> dict[str, Any]:
-    """Return the other settings that a resumed run must have in common with its journal."""
-    return {"source": source.identity(), "findings": stamps([settings.findings])}

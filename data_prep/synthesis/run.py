@@ -6,8 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from tqdm import tqdm
 
@@ -17,8 +18,8 @@ from data_prep.rows.example import RowFault, parse_row
 from data_prep.sources.files import Source
 from data_prep.sources.gemex import as_thinkvg
 from data_prep.sources.side_tables import findings_of
-from data_prep.synthesis.settings import Server, Settings
-from data_prep.synthesis.tasks import SCHEMA, Fault, Limits, Task, faults, read_reply
+from data_prep.synthesis.settings import Settings
+from data_prep.synthesis.tasks import SCHEMA, Fault, Task, faults, read_reply
 from llm_client.client import ChatClient
 from llm_client.protocol import PermanentFault, ServerFault, whole_text
 
@@ -48,11 +49,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """Open the journal of a folder, or create it.
-
-        Raises:
-            InputError: The journal was made from something else, or a line is damaged.
-        """
+        """Open or create the journal of a folder; refuse one that was made from something else."""
         self._path = folder / JOURNAL
         self._offsets: dict[int, int] = {}  # of lines in the file, by source index
         self.counts: Counter[str] = Counter()
@@ -72,25 +69,16 @@ class Journal:
     def __len__(self) -> int:
         return len(self._offsets)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._file.close()
 
     def add(self, outcome: Outcome) -> None:
-        """Write an outcome to the file."""
         self.seconds = self._earlier_seconds + time.monotonic() - self._start
         self._offsets[outcome.index] = self._file.seek(0, 2)
         self._count(outcome)
         self._write({**asdict(outcome), "at": round(self.seconds, 2)})
 
     def outcome(self, index: int) -> Outcome:
-        """Return the outcome of a row.
-
-        Raises:
-            KeyError: The row has no outcome yet.
-        """
         self._file.seek(self._offsets[index])
         entry = json.loads(self._file.readline())
         entry.pop("at")
@@ -144,25 +132,17 @@ def _difference(first_line: Mapping[str, Any], identity: str) -> str:
     return f"another {', '.join(names)}" if names else "something else"
 
 
-class RowUnanswered(Exception):
-    """The server failed for a row, which a resumed run tries again."""
-
-
 class Writer:
     """Writes the reasoning of rows with a model."""
 
-    def __init__(
-        self, client: ChatClient, server: Server, prompt: str, limits: Limits, tries: int
-    ) -> None:
-        self._client, self._server = client, server
-        self._prompt, self._limits, self._tries = prompt, limits, tries
+    def __init__(self, client: ChatClient, settings: Settings, prompt: str) -> None:
+        self._client, self._settings, self._prompt = client, settings, prompt
 
     async def write(self, task: Task) -> Outcome:
         """Return the outcome of a row.
 
         Raises:
-            RowUnanswered: The server gave no reply.
-            PermanentFault: The server refuses every request, for its key, model or a field.
+            ServerFault: The server gave no reply, or refuses every request (PermanentFault).
         """
         messages = [
             {"role": "system", "content": self._prompt},
@@ -171,17 +151,15 @@ class Writer:
         index, tokens = task.row.source_index, [0, 0]
         problems: list[Fault] = []
         text = ""
-        for attempt in range(1, self._tries + 1):
+        for attempt in range(1, self._settings.tries + 1):
             try:
                 text = await self._ask(messages, attempt, tokens)
             except PermanentFault as fault:
                 if not fault.one_request:
                     raise
                 return Outcome(index, "", "refused", str(fault), attempt, *tokens)
-            except ServerFault as fault:
-                raise RowUnanswered(str(fault)) from None
             reply = read_reply(text)
-            problems = faults(reply, task, self._limits)
+            problems = faults(reply, task, self._settings.limits)
             if reply is not None and not problems:
                 return Outcome(index, reply.reasoning, "", "", attempt, *tokens)
             hints = "\n".join(f"- {problem.hint}" for problem in problems)
@@ -190,10 +168,10 @@ class Writer:
                 {"role": "user", "content": f"That cannot be used:\n{hints}\nWrite it again."},
             ]
         detail = f"{'; '.join(problem.hint for problem in problems)} | {text}"[:_LONGEST_DETAIL]
-        return Outcome(index, "", problems[0].code, detail, self._tries, *tokens)
+        return Outcome(index, "", problems[0].code, detail, attempt, *tokens)
 
     async def _ask(self, messages: list[dict[str, str]], attempt: int, tokens: list[int]) -> str:
-        server = self._server
+        server = self._settings.server
         body = server.body(
             await self._client.model_name(),
             messages,
@@ -207,23 +185,14 @@ class Writer:
         return reply.text
 
 
-def records(source: Source, limit: int | None) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
-    """Yield every source index with its row, None for a row that is not valid UTF-8."""
-    index = 0
-    for batch in source.batches(BATCH):
-        for record in read_records(batch):
-            if limit is not None and index >= limit:
-                return
-            yield index, record
-            index += 1
+def records(source: Source, rows: int) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+    """Yield the first rows with their indices, None for a row that is not valid UTF-8."""
+    texts = (record for batch in source.batches(BATCH) for record in read_records(batch))
+    return islice(enumerate(texts), rows)
 
 
 def task_of(index: int, record: Mapping[str, Any] | None, findings: Mapping[str, str]) -> Task:
-    """Return the task of a row.
-
-    Raises:
-        RowFault: The row is rejected.
-    """
+    """Return the task of a row; raise RowFault if the row is rejected."""
     if record is None:
         raise RowFault("bad_text")
     # An existing reasoning is ignored, since it is written again.
@@ -243,17 +212,13 @@ class Run:
         self._unanswered: list[str] = []
 
     async def all(self, source: Source, findings: Mapping[str, str], rows: int) -> None:
-        """Write an outcome of every row to the journal.
-
-        Raises:
-            InputError: The server refuses all requests, or failed for some rows.
-        """
+        """Write an outcome of every row to the journal; raise InputError if the server fails."""
         running: set[asyncio.Task[None]] = set()
         most_running = 2 * self._settings.server.max_concurrency
         done = len(self._journal)
         with tqdm(total=rows, initial=done, desc="reasoning", unit="row", smoothing=0) as bar:
             try:
-                for index, record in records(source, self._settings.limit):
+                for index, record in records(source, rows):
                     if index in self._journal:
                         continue
                     try:
@@ -282,7 +247,7 @@ class Run:
             outcome = await self._writer.write(task)
         except PermanentFault as fault:
             raise InputError(f"{self._settings.server.base_url}: {fault}; {GOES_ON}") from None
-        except RowUnanswered as fault:
+        except ServerFault as fault:
             self._count_failure(task, str(fault), bar)
             return
         self._failed_in_a_row = 0

@@ -36,7 +36,6 @@ class Server(JsonServerSettings):
 
     @classmethod
     def option(cls, key: str) -> str:
-        """Return the option of the command line that sets a key."""
         return f"--{key.replace('_', '-')}"
 
 
@@ -54,6 +53,9 @@ class Settings:
     limit: int | None
     give_up: bool
     prices: tuple[float, float] | None
+
+
+_SAME_NAME = ("source", "findings", "out", "prompt", "tries", "limit", "give_up")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -111,25 +113,14 @@ def _add_server_options(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
-    """Check the options.
-
-    Raises:
-        InputError: An option is wrong; the message names it.
-    """
     _check_numbers(options)
     if options.out.exists() and not options.out.is_dir():
         raise InputError(f"--out {options.out} is a file: name a folder")
     return Settings(
-        source=options.source,
-        findings=options.findings,
-        out=options.out,
         server=_server(options),
         limits=Limits(options.least_words, options.most_words),
-        prompt=options.prompt,
-        tries=options.tries,
-        limit=options.limit,
-        give_up=options.give_up,
         prices=tuple(options.prices) if options.prices else None,
+        **{name: getattr(options, name) for name in _SAME_NAME},
     )
 
 

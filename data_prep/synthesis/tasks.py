@@ -116,11 +116,7 @@ class Reply:
 
 
 def read_prompt(path: Path, least: int, most: int) -> str:
-    """Return the instructions, with the bounds of the number of words.
-
-    Raises:
-        InputError: The file is not readable or lacks a field.
-    """
+    """Return the instructions, with the bounds of the number of words."""
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -11,7 +11,6 @@ from phantom.draw.rows import FILES, NOTICE, Dirt
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m phantom.draw",
         description="Writes a synthetic chest X-ray dataset in the published ThinkVG layout.",
@@ -59,11 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def variant_from(options: argparse.Namespace) -> Variant:
-    """Check the options and return the variant that they describe.
-
-    Raises:
-        InputError: an option is wrong; the message names it.
-    """
+    """Check the options and return the variant that they describe."""
     minimums = dict.fromkeys(("seed", "dirty", "odd", "beyond", "words"), 0)
     minimums |= {"images": 1, "workers": 1, "rows": 1, "long_side": 64}
     for name, minimum in minimums.items():
@@ -83,22 +78,17 @@ def variant_from(options: argparse.Namespace) -> Variant:
         frame = parse_frame(options.frame)
     except ValueError as error:
         raise InputError(f"--frame: {error}") from None
+    as_given = ("fit", "shapes", "long_side", "form", "odd", "beyond")
     return Variant(
         frame=frame,
-        fit=options.fit,
-        shapes=options.shapes,
-        long_side=options.long_side,
         all_regions=options.full_size or options.regions == "all",
         rows=FULL_ROWS if options.full_size else options.rows,
         words=options.words or (FULL_WORDS if options.full_size else 0),
-        form=options.form,
-        odd=options.odd,
-        beyond=options.beyond,
+        **{name: getattr(options, name) for name in as_given},
     )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Draw the set and return the exit code."""
     options = build_parser().parse_args(argv)
 
     def work() -> None:

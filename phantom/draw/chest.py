@@ -61,13 +61,11 @@ class Lung:
 
     @property
     def box(self) -> Box:
-        """Box around the lung."""
         x1, x2 = sorted((self.medial, self.lateral))
         return (x1, self.top, x2, self.bottom)
 
     @property
     def height(self) -> float:
-        """Distance from top to bottom."""
         return self.bottom - self.top
 
     def x_at(self, share: float) -> float:
@@ -154,22 +152,7 @@ def reposition(anatomy: Anatomy, rng: np.random.Generator) -> Anatomy:
     )
 
 
-def with_enlarged_heart(anatomy: Anatomy, rng: np.random.Generator) -> Anatomy:
-    """Return the anatomy with a heart of more than half the chest's width."""
-    return replace(anatomy, heart=_sample_heart(rng, anatomy.lungs, anatomy.midline, enlarged=True))
-
-
-def with_raised_diaphragm(anatomy: Anatomy, side: Side) -> Anatomy:
-    """Return the anatomy with one lung's base, and so its hemidiaphragm, pushed up."""
-    lung = anatomy.lungs[side]
-    raised = replace(
-        lung, bottom=lung.bottom - RAISED_BY * lung.height, dome=min(1.35 * lung.dome, 0.16)
-    )
-    return replace(anatomy, lungs={**anatomy.lungs, side: raised})
-
-
 def region_boxes(anatomy: Anatomy) -> dict[str, Box]:
-    """Return the box of every named region."""
     boxes: dict[str, Box] = {
         "cardiac silhouette": anatomy.heart,
         "trachea": anatomy.trachea,
@@ -184,7 +167,9 @@ def region_boxes(anatomy: Anatomy) -> dict[str, Box]:
         for zone, y1, y2 in zip(ZONES, cuts, cuts[1:], strict=False):
             boxes[f"{side} {zone} lung zone"] = (x1, y1, x2, y2)
         boxes[f"{side} hemidiaphragm"] = (x1, bottom - lung.dome - 0.035, x2, bottom + 0.035)
-        boxes[f"{side} costophrenic angle"] = _angle_box(lung)
+        near, far = sorted((lung.x_at(0.42), lung.x_at(1.06)))
+        angle = (near, bottom - 0.32 * lung.height, far, bottom + 0.03)
+        boxes[f"{side} costophrenic angle"] = angle
         boxes[f"{side} hilar structures"] = anatomy.hila[side]
         boxes[f"{side} clavicle"] = anatomy.clavicles[side]
     return {name: _inside(box) for name, box in boxes.items()}
@@ -301,18 +286,17 @@ def sentence_about(region: str, findings: tuple[Finding, ...]) -> str:
 def with_findings(
     anatomy: Anatomy, findings: tuple[Finding, ...], rng: np.random.Generator
 ) -> Anatomy:
-    """Return the anatomy with the changes in shape that the findings make."""
+    """Return the anatomy with raised hemidiaphragms and an enlarged heart, if they are found."""
+    lungs = dict(anatomy.lungs)
     for finding in findings:
         if finding.kind == "raised":
-            anatomy = with_raised_diaphragm(anatomy, finding.side)
+            lung = lungs[finding.side]
+            bottom, dome = lung.bottom - RAISED_BY * lung.height, min(1.35 * lung.dome, 0.16)
+            lungs[finding.side] = replace(lung, bottom=bottom, dome=dome)
+    heart = anatomy.heart
     if any(finding.kind == "enlarged" for finding in findings):
-        anatomy = with_enlarged_heart(anatomy, rng)
-    return anatomy
-
-
-def _angle_box(lung: Lung) -> Box:
-    x1, x2 = sorted((lung.x_at(0.42), lung.x_at(1.06)))
-    return (x1, lung.bottom - 0.32 * lung.height, x2, lung.bottom + 0.03)
+        heart = _sample_heart(rng, lungs, anatomy.midline, enlarged=True)
+    return replace(anatomy, lungs=lungs, heart=heart)
 
 
 def _sample_lung(

@@ -1,8 +1,6 @@
 """A phantom set: patients, pictures and questions, written in the published layout."""
 
 import hashlib
-import multiprocessing
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +12,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from data_prep.coordinates import Frame, Size
-from data_prep.program import remove_leftovers, whole_file
+from data_prep.program import map_in_processes, remove_leftovers, whole_file
 from phantom.draw.chest import (
     QUIET_REGIONS,
     Anatomy,
@@ -29,7 +27,7 @@ from phantom.draw.chest import (
     with_findings,
 )
 from phantom.draw.drawing import draw_chest
-from phantom.draw.questions import FrameBox, annotated, ask, impression, reasoning, response
+from phantom.draw.questions import FrameBox, ask, impression, reasoning, response
 from phantom.draw.rows import (
     FILES,
     NOTICE,
@@ -72,32 +70,18 @@ PICTURES_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Variant:
-    """Options of a phantom set; the defaults are those of the demo.
+    """Options of a phantom set; the defaults are those of the demo."""
 
-    Attributes:
-        frame: space of the boxes; None for pixels of the picture.
-        fit: how pictures are brought into the frame.
-        shapes: "square" pictures of about the frame's size, or "mixed": upright, lying and square.
-        long_side: about the longer side of pictures of mixed shapes, in pixels.
-        all_regions: whether every published region is asked about.
-        rows: number of good rows of the set; None for three to five for each picture.
-        words: about how many words a reasoning has, with more regions added to reach them; 0 adds
-            none.
-        form: form of the rows' file.
-        odd: share of rows that are written in unusual but valid ways.
-        beyond: share of rows with an answer that compares with an earlier examination or hedges.
-    """
-
-    frame: Size | None = (FRAME, FRAME)
-    fit: Literal["stretch", "pad"] = "stretch"
-    shapes: Shapes = "square"
-    long_side: int = 512
-    all_regions: bool = False
-    rows: int | None = None
-    words: int = 0
-    form: Form = "thinkvg"
-    odd: float = 0.0
-    beyond: float = 0.0
+    frame: Size | None = (FRAME, FRAME)  # space of the boxes; None for pixels of the picture
+    fit: Literal["stretch", "pad"] = "stretch"  # how pictures are brought into the frame
+    shapes: Shapes = "square"  # about the frame's size; "mixed": upright, lying and square
+    long_side: int = 512  # about, of pictures of mixed shapes, in pixels
+    all_regions: bool = False  # whether every published region is asked about
+    rows: int | None = None  # good rows of the set; None for three to five for each picture
+    words: int = 0  # about how many a reasoning has, reached by adding regions; 0 adds none
+    form: Form = "thinkvg"  # of the rows' file
+    odd: float = 0.0  # share of rows that are written in unusual but valid ways
+    beyond: float = 0.0  # share of rows whose answer compares with an earlier image or hedges
 
     def picture_size(self, rng: np.random.Generator, variant_rng: np.random.Generator) -> Size:
         """Draw the size of a picture, with `rng` if square, with `variant_rng` if mixed."""
@@ -197,10 +181,9 @@ def make_study(study: Study, plan: Plan) -> tuple[list[Row], dict[str, Any]]:
     quiet = _quiet_regions(variant, anatomy)
     rows = _rows(study, findings, boxes, quiet, rng, variant_rng, variant.words, count)
     content = _content(study, variant, anatomy, findings)
-    regions = [
-        (region["name"], boxes[region["name"]], region["seen"]) for region in content["regions"]
-    ]
-    return rows, content | {"report": annotated(regions)}
+    described = {region["name"]: region["seen"] for region in content["regions"] if region["seen"]}
+    sentences = (f"The {name} {list(boxes[name])} {seen}." for name, seen in described.items())
+    return rows, content | {"report": " ".join(sentences)}
 
 
 def _content(
@@ -281,7 +264,9 @@ def write_dataset(
     pictures: list[dict[str, Any]] = []
     reports: list[dict[str, str]] = []
     with tqdm(total=images, desc="drawing", unit="image") as bar:
-        for study_rows, content in _make_all(studies, plan, workers):
+        for study_rows, content in map_in_processes(
+            partial(make_study, plan=plan), studies, workers, 32
+        ):
             rows.extend(study_rows)
             reports.append({"image_path": content["image_path"], "findings": content.pop("report")})
             pictures.append(content)
@@ -314,17 +299,6 @@ def _remove_earlier(out: Path, planned: set[str]) -> None:
             if study.is_dir() and not any(study.iterdir()):
                 study.rmdir()
     remove_leftovers(out)
-
-
-def _make_all(
-    studies: list[Study], plan: Plan, workers: int
-) -> Iterator[tuple[list[Row], dict[str, Any]]]:
-    make = partial(make_study, plan=plan)
-    if workers <= 1:
-        yield from map(make, studies)
-        return
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap(make, studies, chunksize=32)
 
 
 def _readme(images: int, rows: int, seed: int, variant: Variant) -> str:

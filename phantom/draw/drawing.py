@@ -22,15 +22,12 @@ class Canvas:
         self._width, self._height = size
 
     def ellipse(self, box: Box, fill: int) -> None:
-        """Draw the ellipse that fills a box."""
         self._draw.ellipse(self._pixels([(box[0], box[1]), (box[2], box[3])]), fill=fill)
 
     def polygon(self, points: Points, fill: int) -> None:
-        """Draw a filled polygon."""
         self._draw.polygon(self._pixels(points), fill=fill)
 
     def rectangle(self, box: Box, fill: int) -> None:
-        """Draw a filled box."""
         x1, y1, x2, y2 = box
         self.polygon([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], fill)
 
@@ -49,13 +46,9 @@ def draw_chest(
     size: Size,
     rng: np.random.Generator,
 ) -> Image.Image:
-    """Draw the picture, in mode "L".
+    """Draw the picture, in mode "L", of `size` (width, height) in pixels.
 
-    Args:
-        anatomy: the chest, already changed by `with_findings`.
-        findings: opacities, effusions and devices among them are painted.
-        size: width and height in pixels.
-        rng: draws shapes, exposure and grain.
+    The anatomy is already changed by `with_findings`; `rng` draws shapes, exposure and grain.
     """
     canvas = Canvas(size, AIR)
     _draw_body(canvas, anatomy)
@@ -155,7 +148,6 @@ def _soft_findings(
     size: Size,
     rng: np.random.Generator,
 ) -> Image.Image:
-    """Draw opacities and effusions on black, their edges blurred."""
     canvas = Canvas(size)
     boxes = region_boxes(anatomy)
     for finding in findings:

@@ -44,25 +44,15 @@ _FORM_SHARES = (0.88, 0.04, 0.04, 0.04)
 
 @dataclass(frozen=True)
 class Item:
-    """One question.
+    """One question."""
 
-    Attributes:
-        question_type: type, as published.
-        question: text, with choices.
-        answer: answer, as the response states it.
-        regions: regions that show the answer.
-        compared: regions that the reasoning only compares with.
-        conclusion: last words of the reasoning.
-        letters: letter of the choice that names each region, if there are choices.
-    """
-
-    question_type: str
-    question: str
-    answer: str
-    regions: tuple[str, ...]
-    compared: tuple[str, ...]
-    conclusion: str
-    letters: tuple[str, ...] = ()
+    question_type: str  # as published
+    question: str  # with choices
+    answer: str  # as the response states it
+    regions: tuple[str, ...]  # that show the answer
+    compared: tuple[str, ...]  # that the reasoning only compares with
+    conclusion: str  # last words of the reasoning
+    letters: tuple[str, ...] = ()  # of the choice that names each region, if there are choices
 
 
 def ask(findings: Findings, rng: np.random.Generator, quiet: Sequence[str] = QUIET_REGIONS) -> Item:
@@ -171,7 +161,6 @@ def ask_multi(findings: Findings, rng: np.random.Generator) -> Item:
 def ask_open(
     findings: Findings, rng: np.random.Generator, quiet: Sequence[str] = QUIET_REGIONS
 ) -> Item:
-    """Ask a question that is answered by a short sentence."""
     opacities = [finding for finding in findings if finding.kind == "opacity"]
     form = rng.random()
     if form < 0.2 and len(opacities) == 1:
@@ -307,22 +296,17 @@ def reasoning(
     bracketed = rng.random() < 0.3
     sentences = [impression(findings)]
     for region, letter in zip_longest((*item.regions, *item.compared), item.letters):
-        box = f"({_box(boxes[region])})" if bracketed else _box(boxes[region])
+        box = f"({list(boxes[region])})" if bracketed else f"{list(boxes[region])}"
         choice = f" (choice {letter})" if letter else ""
         sentences.append(f"The {region} {box} {seen_in(region, findings)}{choice}.")
     cited = {*item.regions, *item.compared}
     length = sum(len(sentence.split()) for sentence in sentences)
     for region in further:
         if region not in cited and length < words:
-            sentences.append(f"The {region} {_box(boxes[region])} {seen_in(region, findings)}.")
+            sentences.append(f"The {region} {list(boxes[region])} {seen_in(region, findings)}.")
             length += len(sentences[-1].split())
     sentences.append(_CLOSERS[rng.integers(len(_CLOSERS))].format(item.conclusion))
     return " ".join(sentences)
-
-
-def annotated(regions: Sequence[tuple[str, FrameBox, str | None]]) -> str:
-    """Return a sentence for each region's name, box and what is seen, without those with None."""
-    return " ".join(f"The {name} {_box(box)} {seen}." for name, box, seen in regions if seen)
 
 
 def response(item: Item, boxes: Mapping[str, FrameBox], rng: np.random.Generator) -> str:
@@ -332,7 +316,7 @@ def response(item: Item, boxes: Mapping[str, FrameBox], rng: np.random.Generator
     and a few have one `<ref>` and one `<box>` that list everything.
     """
     form = int(rng.choice(4, p=_FORM_SHARES))
-    texts = [_box(boxes[region]) for region in item.regions]
+    texts = [str(list(boxes[region])) for region in item.regions]
     if form >= 2:
         separator = ", " if form == 2 else "; "
         listed = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
@@ -344,7 +328,3 @@ def response(item: Item, boxes: Mapping[str, FrameBox], rng: np.random.Generator
         )
     inner = f"<answer>{item.answer}</answer><location>{location}</location>"
     return inner if form == 1 else f"<response>{inner}</response>"
-
-
-def _box(box: FrameBox) -> str:
-    return f"[{box[0]}, {box[1]}, {box[2]}, {box[3]}]"

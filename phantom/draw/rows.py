@@ -18,6 +18,7 @@ from data_prep.sources.files import COLUMNS
 from reward.response import parse_response
 
 Row = dict[str, str | None]
+Change = Callable[[Row], Row]
 Form = Literal["thinkvg", "gemex", "conversations"]
 
 NOTICE = "Synthetic: drawn by a program, not from any patient. Not for clinical use."
@@ -97,45 +98,45 @@ def _conversation(row: Row) -> dict[str, Any]:
     }
 
 
-def _with_boxes(row: Row, form: str, *columns: str) -> Row:
-    """Return the row with each box written as `form`, whose `{0}` to `{3}` are the numbers."""
-    changed = {
-        name: _BOX.sub(lambda match: form.format(*match.groups()), row[name] or "")
-        for name in columns
-    }
-    return {**row, **changed}
+def _replaced(
+    pattern: str | re.Pattern[str], new: str | Callable[[re.Match[str]], str], *columns: str
+) -> Change:
+    return lambda row: row | {name: re.sub(pattern, new, row[name] or "") for name in columns}
 
 
-def _with_response(row: Row, change: Callable[[str], str]) -> Row:
-    return {**row, "response": change(row["response"] or "")}
+def _boxes(form: str, *columns: str) -> Change:
+    """Write each box in these columns as `form`, whose `{0}` to `{3}` are the numbers."""
+    return _replaced(_BOX, lambda match: form.format(*match.groups()), *columns)
+
+
+def _text(column: str, form: str) -> Change:
+    return lambda row: row | {column: form.format(row[column])}
+
+
+def _set(**columns: str | None) -> Change:
+    return lambda row: row | columns
 
 
 # Unusual ways to write a row; each leaves the answer and the boxes as they are.
-ODDITIES: dict[str, Callable[[Row], Row]] = {
-    "braces": lambda row: _with_boxes(row, "{{{0}, {1}, {2}, {3}}}", "thinkVG"),
-    "lenticular": lambda row: _with_boxes(row, "【{0}, {1}, {2}, {3}】", "thinkVG"),
-    "labels": lambda row: _with_boxes(row, "[x1={0}, y1={1}, x2={2}, y2={3}]", "thinkVG"),
-    "no spaces": lambda row: _with_boxes(row, "[{0},{1},{2},{3}]", "thinkVG", "response"),
-    "many spaces": lambda row: _with_boxes(row, "[ {0} ,  {1} , {2} ,{3} ]", "thinkVG", "response"),
-    "decimals": lambda row: _with_boxes(
-        row, "[{0}.0, {1}.0, {2}.0, {3}.00]", "thinkVG", "response"
-    ),
-    "semicolons": lambda row: _with_boxes(row, "[{0}; {1}; {2}; {3}]", "thinkVG", "response"),
-    "round": lambda row: _with_boxes(row, "({0}, {1}, {2}, {3})", "thinkVG"),
-    "two corners": lambda row: _with_boxes(row, "({0}, {1}), ({2}, {3})", "thinkVG"),
-    "region before": lambda row: _with_boxes(row, "(region [{0},{1},{2},{3}])", "thinkVG"),
-    "box tags": lambda row: _with_boxes(row, "<box>[{0}, {1}, {2}, {3}]</box>", "thinkVG"),
-    "no wrapper": lambda row: _with_response(row, lambda text: re.sub("</?response>", "", text)),
-    "capital tags": lambda row: _with_response(
-        row, lambda text: re.sub(r"</?\w+>", lambda tag: tag[0].upper(), text)
-    ),
-    "new lines": lambda row: _with_response(row, lambda text: text.replace("><", ">\n  <")),
-    "unclosed location": lambda row: _with_response(
-        row, lambda text: re.sub("</location>(</response>)?", "", text)
-    ),
-    "unclosed answer": lambda row: _with_response(row, lambda text: text.replace("</answer>", "")),
-    "media tag": lambda row: {**row, "question": f"<image>\n{row['question']}"},
-    "thought tags": lambda row: {**row, "thinkVG": f"<think>\n{row['thinkVG']}\n</think>"},
+ODDITIES: dict[str, Change] = {
+    "braces": _boxes("{{{0}, {1}, {2}, {3}}}", "thinkVG"),
+    "lenticular": _boxes("【{0}, {1}, {2}, {3}】", "thinkVG"),
+    "labels": _boxes("[x1={0}, y1={1}, x2={2}, y2={3}]", "thinkVG"),
+    "no spaces": _boxes("[{0},{1},{2},{3}]", "thinkVG", "response"),
+    "many spaces": _boxes("[ {0} ,  {1} , {2} ,{3} ]", "thinkVG", "response"),
+    "decimals": _boxes("[{0}.0, {1}.0, {2}.0, {3}.00]", "thinkVG", "response"),
+    "semicolons": _boxes("[{0}; {1}; {2}; {3}]", "thinkVG", "response"),
+    "round": _boxes("({0}, {1}, {2}, {3})", "thinkVG"),
+    "two corners": _boxes("({0}, {1}), ({2}, {3})", "thinkVG"),
+    "region before": _boxes("(region [{0},{1},{2},{3}])", "thinkVG"),
+    "box tags": _boxes("<box>[{0}, {1}, {2}, {3}]</box>", "thinkVG"),
+    "no wrapper": _replaced("</?response>", "", "response"),
+    "capital tags": _replaced(r"</?\w+>", lambda tag: tag[0].upper(), "response"),
+    "new lines": _replaced("><", ">\n  <", "response"),
+    "unclosed location": _replaced("</location>(</response>)?", "", "response"),
+    "unclosed answer": _replaced("</answer>", "", "response"),
+    "media tag": _text("question", "<image>\n{}"),
+    "thought tags": _text("thinkVG", "<think>\n{}\n</think>"),
     "type in words": lambda row: {
         **row,
         "question_type": (row["question_type"] or "").replace("_", "-").title(),
@@ -182,100 +183,81 @@ def _with_phrase(row: Row, phrase: str) -> Row:
     return {**row, "question": question.replace(option, f"{option}, {phrase}", 1)}
 
 
-def _with_box(row: Row, box: str) -> Row:
-    return _with_boxes(row, box, "response")
+def _box(box: str) -> Change:
+    return _boxes(box, "response")
 
 
-def _with_answer(row: Row, answer: str) -> Row:
-    return _with_response(row, lambda text: _ANSWER.sub(answer, text))
+def _answer(answer: str) -> Change:
+    return _replaced(_ANSWER, answer, "response")
 
 
-def _with_choice_answer(row: Row, answer: str) -> Row:
-    return {
-        **_with_answer(row, answer),
-        "question": "Which is it? <choices>: [A: one, B: two, C: three, D: four]",
-        "question_type": "single_choice_questions",
-    }
+def _choice_answer(answer: str) -> Change:
+    question = "Which is it? <choices>: [A: one, B: two, C: three, D: four]"
+    kind = "single_choice_questions"
+    return lambda row: _answer(answer)(row) | {"question": question, "question_type": kind}
+
+
+def _reasoning(box: str) -> Change:
+    return _set(thinkVG=f"The left lung {box} is clear.")
+
+
+def _location(location: str) -> Change:
+    def change(row: Row) -> Row:
+        answer = re.sub(r"</?response>|<location>.*</location>", "", row["response"] or "")
+        return {**row, "response": f"{answer}<location>{location}</location>"}
+
+    return change
 
 
 # The reject code that data_prep.thinkvg gives a row, and how to make such a row.
-FAULTS: dict[str, Callable[[Row], Row]] = {
-    "no_response": lambda row: {**row, "response": None},
-    "no_question": lambda row: {**row, "question": "  "},
-    "no_answer": lambda row: _with_answer(row, " "),
-    "unknown_question_type": lambda row: {**row, "question_type": "riddles"},
-    "answer_not_in_choices": lambda row: _with_choice_answer(row, "F"),
-    "bad_box": lambda row: _with_box(row, "[12, 40, 90]"),
-    "degenerate_box": lambda row: _with_box(row, "[90, 40, 12, 80]"),
-    "box_outside": lambda row: _with_box(row, "[20, 40, 400, 80]"),
-    "missing_image": lambda row: {**row, "image_path": f"/{MISSING_IMAGE}"},
-    "unreadable_image": lambda row: {**row, "image_path": f"/{BROKEN_IMAGE}"},
+FAULTS: dict[str, Change] = {
+    "no_response": _set(response=None),
+    "no_question": _set(question="  "),
+    "no_answer": _answer(" "),
+    "unknown_question_type": _set(question_type="riddles"),
+    "answer_not_in_choices": _choice_answer("F"),
+    "bad_box": _box("[12, 40, 90]"),
+    "degenerate_box": _box("[90, 40, 12, 80]"),
+    "box_outside": _box("[20, 40, 400, 80]"),
+    "missing_image": _set(image_path=f"/{MISSING_IMAGE}"),
+    "unreadable_image": _set(image_path=f"/{BROKEN_IMAGE}"),
 }
-
-
-def _with_reasoning(row: Row, box: str) -> Row:
-    return {**row, "thinkVG": f"The left lung {box} is clear."}
-
-
-def _with_location(row: Row, location: str) -> Row:
-    answer = re.sub(r"</?response>|<location>.*</location>", "", row["response"] or "")
-    return {**row, "response": f"{answer}<location>{location}</location>"}
-
-
 # Further faults by name, each with its reject code.
-MORE_FAULTS: dict[str, tuple[str, Callable[[Row], Row]]] = {
-    "null question": ("no_question", lambda row: {**row, "question": None}),
-    "blank response": ("no_response", lambda row: {**row, "response": " \n"}),
-    "no answer block": (
-        "no_answer",
-        lambda row: _with_response(row, lambda text: re.sub("<answer>.*</answer>", "", text)),
-    ),
-    "answer in thought": (
-        "no_answer",
-        lambda row: {**row, "response": f"<think>{row['response']}</think>"},
-    ),
-    "null type": ("unknown_question_type", lambda row: {**row, "question_type": None}),
+MORE_FAULTS: dict[str, tuple[str, Change]] = {
+    "null question": ("no_question", _set(question=None)),
+    "blank response": ("no_response", _set(response=" \n")),
+    "no answer block": ("no_answer", _replaced("(?s)<answer>.*</answer>", "", "response")),
+    "answer in thought": ("no_answer", _text("response", "<think>{}</think>")),
+    "null type": ("unknown_question_type", _set(question_type=None)),
     "neither yes nor no": (
         "answer_not_in_choices",
         lambda row: {
-            **_with_answer(row, "Perhaps"),
+            **_answer("Perhaps")(row),
             "question": "Is it there?",
             "question_type": "closed_ended_questions",
         },
     ),
-    "several for one": (
-        "answer_not_in_choices",
-        lambda row: _with_choice_answer(row, "['A', 'B']"),
-    ),
-    "five numbers": ("bad_box", lambda row: _with_box(row, "[12, 40, 90, 80, 3]")),
-    "no number": ("bad_box", lambda row: _with_box(row, "[12, 40, nan, 80]")),
-    "endless": ("bad_box", lambda row: _with_box(row, "[12, 40, inf, 80]")),
-    "words for a box": ("bad_box", lambda row: _with_box(row, "lower left")),
-    "corners apart": ("unread_box", lambda row: _with_reasoning(row, "[12, 40] to [90, 80]")),
-    "box without bracket": ("unread_box", lambda row: _with_reasoning(row, "12, 40, 90, 80")),
-    "box without tags": ("bad_box", lambda row: _with_location(row, "lung 12, 40, 90, 80")),
-    "region without box": ("bad_box", lambda row: _with_location(row, "<ref>lung</ref>")),
-    "endless reasoning": (
-        "too_long",
-        lambda row: {**row, "thinkVG": "The left lung is clear. " * 1400},
-    ),
-    "bad box in reasoning": ("bad_box", lambda row: _with_reasoning(row, "[12, 40, 90]")),
-    "swapped in y": ("degenerate_box", lambda row: _with_box(row, "[12, 80, 90, 40]")),
-    "equal corners": ("degenerate_box", lambda row: _with_box(row, "[12, 40, 12, 80]")),
-    "swapped in reasoning": (
-        "degenerate_box",
-        lambda row: _with_reasoning(row, "[90, 40, 12, 80]"),
-    ),
-    "before the edge": ("box_outside", lambda row: _with_box(row, "[-40, 40, 90, 80]")),
-    "outside in reasoning": ("box_outside", lambda row: _with_reasoning(row, "[20, 40, 90, 9000]")),
-    "no path": ("missing_image", lambda row: {**row, "image_path": None}),
-    "path upwards": (
-        "missing_image",
-        lambda row: {**row, "image_path": "/p99/p99999999/s99999999/../../../x.jpg"},
-    ),
-    "no patient": ("no_patient", lambda row: {**row, "image_path": "/pictures/1.jpg"}),
-    "empty file": ("unreadable_image", lambda row: {**row, "image_path": f"/{EMPTY_IMAGE}"}),
-    "too narrow": ("image_too_narrow", lambda row: {**row, "image_path": f"/{NARROW_IMAGE}"}),
+    "several for one": ("answer_not_in_choices", _choice_answer("['A', 'B']")),
+    "five numbers": ("bad_box", _box("[12, 40, 90, 80, 3]")),
+    "no number": ("bad_box", _box("[12, 40, nan, 80]")),
+    "endless": ("bad_box", _box("[12, 40, inf, 80]")),
+    "words for a box": ("bad_box", _box("lower left")),
+    "corners apart": ("unread_box", _reasoning("[12, 40] to [90, 80]")),
+    "box without bracket": ("unread_box", _reasoning("12, 40, 90, 80")),
+    "box without tags": ("bad_box", _location("lung 12, 40, 90, 80")),
+    "region without box": ("bad_box", _location("<ref>lung</ref>")),
+    "endless reasoning": ("too_long", _set(thinkVG="The left lung is clear. " * 1400)),
+    "bad box in reasoning": ("bad_box", _reasoning("[12, 40, 90]")),
+    "swapped in y": ("degenerate_box", _box("[12, 80, 90, 40]")),
+    "equal corners": ("degenerate_box", _box("[12, 40, 12, 80]")),
+    "swapped in reasoning": ("degenerate_box", _reasoning("[90, 40, 12, 80]")),
+    "before the edge": ("box_outside", _box("[-40, 40, 90, 80]")),
+    "outside in reasoning": ("box_outside", _reasoning("[20, 40, 90, 9000]")),
+    "no path": ("missing_image", _set(image_path=None)),
+    "path upwards": ("missing_image", _set(image_path="/p99/p99999999/s99999999/../../../x.jpg")),
+    "no patient": ("no_patient", _set(image_path="/pictures/1.jpg")),
+    "empty file": ("unreadable_image", _set(image_path=f"/{EMPTY_IMAGE}")),
+    "too narrow": ("image_too_narrow", _set(image_path=f"/{NARROW_IMAGE}")),
 }
 
 
@@ -286,7 +268,7 @@ class Dirt:
     share: float = 0.0
     all_kinds: bool = False
 
-    def faults(self) -> list[tuple[str, Callable[[Row], Row]]]:
+    def faults(self) -> list[tuple[str, Change]]:
         """Return the faults, each with its reject code."""
         more = list(MORE_FAULTS.values()) if self.all_kinds else []
         return [*FAULTS.items(), *more]

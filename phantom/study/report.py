@@ -34,11 +34,7 @@ CHANGED = " with local changes"
 
 
 def write_report(results_folder: Path, path: Path) -> None:
-    """Write the page, and the plots into the same folder.
-
-    Raises:
-        InputError: the results cannot be read.
-    """
+    """Write the page, and the plots into the same folder."""
     results = read_results(results_folder)
     any_result = next(iter(next(iter(results.values())).values()))
     budget = read_budget(results_folder, any_result["size"])

@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,7 +35,6 @@ Results = Mapping[str, Mapping[int, dict[str, Any]]]
 
 
 def result_file(results: Path, arm: Arm, seed: int) -> Path:
-    """Return the file of a run's result."""
     return results / f"seed-{seed}" / f"{arm.name}.json"
 
 
@@ -62,11 +60,7 @@ def read_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def read_results(folder: Path) -> Results:
-    """Read all results, by arm and seed.
-
-    Raises:
-        InputError: there are no results, or they are of runs of different sizes.
-    """
+    """Read all results, by arm and seed; refuse results of different sizes."""
     results: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     sizes = set()
     for path in sorted(folder.glob("seed-*/*.json")):
@@ -142,7 +136,6 @@ def note(results: Path, event: str, arm: Arm, seed: int, plan: StudyPlan, **more
 
 
 def read_manifest(results: Path) -> list[dict[str, Any]]:
-    """Return all lines of the manifest."""
     path = results / MANIFEST
     if not path.is_file():
         return []
@@ -165,11 +158,7 @@ def write_budget(results: Path, plan: StudyPlan) -> None:
 
 
 def read_budget(results: Path, size: dict[str, int]) -> dict[str, Any] | None:
-    """Return what `write_budget` wrote; None if no run has finished.
-
-    Raises:
-        InputError: it is of a different size than the results.
-    """
+    """Return what `write_budget` wrote, None if no run has finished; refuse another size."""
     path = results / BUDGET
     if not path.is_file():
         return None
@@ -207,26 +196,14 @@ def over_seeds(values: Sequence[pd.Series], patients: pd.Series) -> Estimate:
 def two_way_bootstrap(values: Sequence[pd.Series], patients: pd.Series, seed: int = 0) -> Estimate:
     """Return mean and 95 % interval; seeds and patients are drawn independently.
 
-    Owen, The pigeonhole bootstrap, 2007. With fewer than two patients there is no interval.
-
-    Args:
-        values: values of each seed, indexed by question; none is missing.
-        patients: patient of each question, with the same index.
-        seed: seed of the resampling; the same seed gives the same interval.
-
-    Raises:
-        InputError: the seeds did not answer the same questions.
+    Owen, The pigeonhole bootstrap, 2007. With fewer than two patients there is no interval. The
+    arguments are those of `over_seeds`, and the `seed` of the resampling.
     """
     for series in values:
         if not series.index.equals(patients.index):
             raise InputError("the seeds of an arm did not answer the same questions")
     codes, names = pd.factorize(patients)
-    sums = np.array(
-        [
-            np.bincount(codes, series.to_numpy(dtype=float), minlength=len(names))
-            for series in values
-        ]
-    )
+    sums = np.array([np.bincount(codes, series.astype(float), len(names)) for series in values])
     counts = np.bincount(codes, minlength=len(names)).astype(float)
     draw = np.random.default_rng(seed)
     n_seeds, n_patients = sums.shape
@@ -245,8 +222,7 @@ def student_t(values: Sequence[float]) -> Estimate:
     mean = float(np.mean(values))
     if len(values) < 2:
         return {"mean": mean, "ci95": None}
-    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    half = float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
     return {"mean": mean, "ci95": [mean - half, mean + half]}
 
 
@@ -292,7 +268,6 @@ def seed_differences(results: Results, arm: str, reference: str, *keys: str) -> 
 
 
 def all_seeds(results: Results) -> list[int]:
-    """Return the seeds under which any arm was run."""
     return sorted({seed for runs in results.values() for seed in runs})
 
 
@@ -321,14 +296,12 @@ def _curves(plan: StudyPlan, arm: Arm, seed: int) -> dict[str, list[float | None
     path = plan.training_metrics(arm, seed)
     if arm.reward is None or not path.is_file():
         return {}
-    table = read_metrics(path).table
+    table = read_metrics(path).table.round(4)
+    columns = {name: f"reward/{name}/mean" for name in CURVES}
     return {
-        name: [
-            None if pd.isna(value) else round(float(value), 4)
-            for value in table[f"reward/{name}/mean"]
-        ]
-        for name in CURVES
-        if f"reward/{name}/mean" in table
+        name: [None if pd.isna(value) else float(value) for value in table[column]]
+        for name, column in columns.items()
+        if column in table
     }
 
 

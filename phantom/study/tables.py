@@ -58,24 +58,23 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def arms_table(results: Results) -> str:
-    """Return every arm's metrics over all questions."""
-    rows = [
-        [arm.title, *(_cell(results, arm.name, metric) for metric in METRICS)]
-        for arm in ARMS
-        if arm.name in results
-    ]
-    return table(["", *METRICS.values()], rows)
+    return _by_arm(results, METRICS, lambda arm, metric: _cell(results, arm, metric))
 
 
 def samples_table(results: Results) -> str:
-    """Return the metrics over four samples of each question, for each arm."""
-    return _plain_table(results, SAMPLED, lambda key: ("samples", "overall", key, "mean"))
+    def cell(arm: str, key: str) -> str:
+        return _mean_and_seeds(results, arm, "samples", "overall", key, "mean")
+
+    return _by_arm(results, SAMPLED, cell)
 
 
 def types_table(results: Results) -> str:
     """Return the A-score of greedy answers for each question type and arm."""
-    titles = {kind: kind for kind in QUESTION_TYPES}
-    return _plain_table(results, titles, lambda key: ("intervals", key, "a_score", "mean"))
+
+    def cell(arm: str, kind: str) -> str:
+        return _mean_and_seeds(results, arm, "intervals", kind, "a_score", "mean")
+
+    return _by_arm(results, {kind: kind for kind in QUESTION_TYPES}, cell)
 
 
 def flags(results: Results) -> str:
@@ -178,7 +177,6 @@ def budget_table(budget: dict[str, Any]) -> str:
 
 
 def _arms_on_less_data(results: Results) -> list[str]:
-    """Return the arms to compare with SFT on all of the data."""
     arms = [f"{family}-{fraction}" for fraction in BY_SHARE[:-1] for family in ("sft", "dense")]
     return [arm for arm in arms if arm in results and "sft-full" in results]
 
@@ -223,15 +221,11 @@ def without_format(results: Results) -> str:
     )
 
 
-def _plain_table(
-    results: Results, titles: dict[str, str], keys: Callable[[str], tuple[str, ...]]
-) -> str:
-    """Return a table of means over the seeds and each seed's value."""
-    rows = []
-    for arm in ARMS:
-        if arm.name in results:
-            cells = (seed_values(results, arm.name, *keys(key)) for key in titles)
-            rows.append([arm.title, *(_mean_and_seeds(results, values) for values in cells)])
+def _by_arm(results: Results, titles: dict[str, str], cell: Callable[[str, str], str]) -> str:
+    """Return a table with a row for each arm; `cell` is called with an arm and a key of titles."""
+    rows = [
+        [arm.title, *(cell(arm.name, key) for key in titles)] for arm in ARMS if arm.name in results
+    ]
     return table(["", *titles.values()], rows)
 
 
@@ -247,8 +241,8 @@ def _cell(results: Results, arm: str, metric: str) -> str:
     return f"{estimate(arm_estimate(results, arm, metric))}; {_seeds(results, values)}"
 
 
-def _mean_and_seeds(results: Results, values: dict[int, float]) -> str:
-    if not values:
+def _mean_and_seeds(results: Results, arm: str, *keys: str) -> str:
+    if not (values := seed_values(results, arm, *keys)):
         return NONE
     return f"{statistics.fmean(values.values()):.3f}; {_seeds(results, values)}"
 
@@ -272,31 +266,21 @@ def fractions_plot(results: Results, path: Path) -> bool:
     """Draw A-score and V-score over the share of the data; return whether there were any."""
     families = {"SFT": "sft", "SFT + GRPO, dense": "dense"}
     shares = {share_title(name).removesuffix(" data"): share_of(name) for name in FRACTIONS}
-    drawn = False
     with rc_context(_STYLE):
         figure = Figure(figsize=(9, 3.4), layout="constrained")
         for axes, metric in zip(figure.subplots(1, 2), ("a_score", "v_score"), strict=True):
             for index, (label, family) in enumerate(families.items()):
-                drawn |= _draw_family(axes, results, family, metric, label, index)
+                _draw_family(axes, results, family, metric, label, index)
             _draw_baseline(axes, results, metric)
             axes.set_xscale("log", base=2)
             axes.set_xticks(list(shares.values()), list(shares))
             axes.set_xlabel("share of the training rows")
             axes.set_ylabel(METRICS[metric])
-            axes.grid(alpha=0.3)
-        if drawn:
-            figure.axes[0].legend(frameon=False)
-            _save(figure, path)
-    return drawn
+        return _save(figure, path)
 
 
 def curves_plot(results: Results, arms: Mapping[str, str], path: Path) -> bool:
-    """Draw reward, answers and overlap over GRPO's steps, with a faint line for each seed.
-
-    Returns:
-        Whether there were any curves to draw.
-    """
-    drawn = False
+    """Draw reward, answers and overlap over GRPO's steps; return whether there were any."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(11, 3.2), layout="constrained")
         for axes, (metric, title) in zip(figure.subplots(1, 3), CURVES.items(), strict=True):
@@ -307,19 +291,14 @@ def curves_plot(results: Results, arms: Mapping[str, str], path: Path) -> bool:
                     if metric in result["curves"]
                 ]
                 if curves:
-                    drawn = True
                     _draw_curves(axes, np.array(curves, dtype=float), colour, label)
             axes.set_title(title, fontsize=10)
             axes.set_xlabel("GRPO step")
-            axes.grid(alpha=0.3)
-        if drawn:
-            figure.axes[0].legend(frameon=False)
-            _save(figure, path)
-    return drawn
+        return _save(figure, path)
 
 
 def _draw_curves(axes: Axes, curves: np.ndarray, colour: str, label: str) -> None:
-    """Draw the curve of each seed, (seeds, steps), and their mean."""
+    """Draw a faint curve for each seed, (seeds, steps), and their mean."""
     steps = np.arange(1, curves.shape[1] + 1)
     for curve in curves:
         axes.plot(steps, curve, color=colour, alpha=0.25, linewidth=0.8)
@@ -328,8 +307,7 @@ def _draw_curves(axes: Axes, curves: np.ndarray, colour: str, label: str) -> Non
 
 def _draw_family(
     axes: Axes, results: Results, family: str, metric: str, label: str, index: int
-) -> bool:
-    """Draw means with intervals and a dot for each seed; return whether there were any."""
+) -> None:
     colour, shift = COLOURS[index], 1.08 if index else 1 / 1.08  # so that families do not overlap
     shares, means, low, high = [], [], [], []
     for fraction in BY_SHARE:
@@ -346,7 +324,6 @@ def _draw_family(
     if shares:
         bars = [low, high]
         axes.errorbar(shares, means, yerr=bars, fmt="s-", color=colour, capsize=3, label=label)
-    return bool(shares)
 
 
 def _draw_baseline(axes: Axes, results: Results, metric: str) -> None:
@@ -358,6 +335,13 @@ def _draw_baseline(axes: Axes, results: Results, metric: str) -> None:
             return
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> bool:
+    """Save a figure in which something with a label is drawn; return whether it is."""
+    if not any(axes.get_legend_handles_labels()[0] for axes in figure.axes):
+        return False
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="svg", metadata={"Date": None})
+    return True

@@ -15,13 +15,11 @@ from recipe.run.host import check_output
 
 
 def _texts(path: Path) -> list[str]:
-    """Return every message text of an SFT parquet file."""
     rows = pq.read_table(path, columns=["messages"]).column("messages").to_pylist()
     return [message["content"] for row in rows for message in row]
 
 
 def _pictures(options: argparse.Namespace) -> list[Any]:
-    """Return the pictures for pre-training, all readable and of one size."""
     rollouts = options.data / "train.parquet"
     check_columns(str(rollouts), "--data", ("images", "extra_info"))
 
@@ -41,7 +39,6 @@ def _pictures(options: argparse.Namespace) -> list[Any]:
 
 
 def main() -> None:
-    """Read the options and save model and processor under ``--out``."""
     parser = argparse.ArgumentParser(prog="python -m phantom.tiny", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with sft_train.parquet")
     parser.add_argument("--out", type=Path, required=True, help="Hugging Face folder to write")
@@ -70,11 +67,7 @@ def main() -> None:
 
 
 def make(options: argparse.Namespace) -> None:
-    """Check all input, then make, pre-train and save the model.
-
-    Raises:
-        InputError: an input is wrong; nothing has been made yet.
-    """
+    """Check all input, then make, pre-train and save the model."""
     source = options.data / "sft_train.parquet"
     check_columns(str(source), "--data", ("messages",))
     check_output("--out", options.out)

@@ -77,12 +77,7 @@ def _pieces(names: Sequence[str]) -> Regex:
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Learn a tokenizer from `texts`.
-
-    Args:
-        texts: prompts and responses.
-        vocabulary: upper bound of the number of learned pieces, without added tokens.
-    """
+    """Learn a tokenizer of at most `vocabulary` pieces, besides added tokens, from all texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -114,7 +109,6 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def build_processor(texts: list[str]) -> Qwen2_5_VLProcessor:
-    """Return Qwen2.5-VL's processor with a tokenizer learned from `texts`."""
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(),
         tokenizer=train_tokenizer(texts, LEARNED_PIECES),

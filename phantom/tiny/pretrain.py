@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from data_prep.coordinates import Size, smart_resize
 from data_prep.pictures import to_rgb8
@@ -41,13 +42,7 @@ PRACTICE_RATE = 1e-3
 
 
 def check_images(pictures: Sequence[Picture], cell: int) -> None:
-    """Check that all images can be read and have the same size after the resize.
-
-    `cell` is the side in pixels of what becomes one image token.
-
-    Raises:
-        InputError: an image cannot be read, or is of a different size; the message names it.
-    """
+    """Refuse pictures that do not open or, resized to cells of `cell` pixels, differ in size."""
     first: Size | None = None
     for picture in pictures:
         path, low, high = (picture.image[name] for name in ("image", "min_pixels", "max_pixels"))
@@ -128,7 +123,7 @@ class ReportLoss:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return ids, attention mask and which tokens have a loss, each (reports, length)."""
         tokenizer = self.processor.tokenizer
-        prompts, answers = [], []
+        sequences, starts = [], []
         for report in reports:
             content = [{"type": "text", "text": f"\n{report.question}"}]
             if image_tokens:
@@ -137,19 +132,13 @@ class ReportLoss:
                 [{"role": "user", "content": content}], add_generation_prompt=True
             )
             prompt = prompt.replace(IMAGE, IMAGE * image_tokens) + report.beginning
-            prompts.append(tokenizer(prompt)["input_ids"])
-            answers.append(tokenizer(report.text)["input_ids"])
-        pairs = list(zip(prompts, answers, strict=True))
-        length = max(len(prompt) + len(answer) for prompt, answer in pairs)
-        ids = torch.full((len(reports), length), tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        trained = torch.zeros_like(ids, dtype=torch.bool)
-        for row, (prompt, answer) in enumerate(pairs):
-            end = len(prompt) + len(answer)
-            ids[row, :end] = torch.tensor(prompt + answer)
-            mask[row, :end] = 1
-            trained[row, len(prompt) : end] = True
-        return ids, mask, trained
+            prompt_ids = tokenizer(prompt)["input_ids"]
+            sequences.append(torch.tensor(prompt_ids + tokenizer(report.text)["input_ids"]))
+            starts.append(len(prompt_ids))
+        ids = pad_sequence(sequences, batch_first=True, padding_value=tokenizer.pad_token_id)
+        columns = torch.arange(ids.shape[1])
+        mask = columns < torch.tensor([len(sequence) for sequence in sequences])[:, None]
+        return ids, mask.long(), mask & (columns >= torch.tensor(starts)[:, None])
 
 
 class Targets:
@@ -199,12 +188,7 @@ class Heads(torch.nn.Module):
         self.image = torch.nn.Linear(width, len(targets.findings))
 
     def loss(self, features: torch.Tensor, pictures: Sequence[Picture]) -> torch.Tensor:
-        """Return the weighted sum of cross-entropies.
-
-        Args:
-            features: image tokens, (images, tokens, width).
-            pictures: one for each image.
-        """
+        """Return the weighted sum of cross-entropies; `features` are (images, tokens, width)."""
         coverages = [self.targets.coverage(picture) for picture in pictures]
         pairs = zip(pictures, coverages, strict=True)
         shown = torch.stack([self.targets.shown(*pair) for pair in pairs])
@@ -234,7 +218,6 @@ class Steps:
         )
 
     def take(self, loss: torch.Tensor) -> None:
-        """Lower the loss by one step."""
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)

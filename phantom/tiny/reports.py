@@ -25,21 +25,13 @@ FORM_SHARES = {"regions": 0.25, "letters": 0.25, "selection": 0.5}
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and its content.
+    """A picture and its content."""
 
-    Attributes:
-        image: image of the rollout row: its path and the bounds of its size in pixels.
-        findings: (name, region) of each finding.
-        regions: box of each named region, as fractions of width and height.
-        impression: a sentence with all findings.
-        seen: how each region that may be described looks, as a verb phrase.
-    """
-
-    image: dict[str, Any]
-    findings: tuple[tuple[str, str], ...]
-    regions: dict[str, Box]
-    impression: str = ""
-    seen: dict[str, str] | None = None
+    image: dict[str, Any]  # of the rollout row: its path and the bounds of its size in pixels
+    findings: tuple[tuple[str, str], ...]  # (name, region) of each finding
+    regions: dict[str, Box]  # box of each named region, as fractions of width and height
+    impression: str = ""  # a sentence with all findings
+    seen: dict[str, str] | None = None  # verb phrase about each region that may be described
 
 
 def training_pictures(truth: Path, rollouts: Path) -> list[Picture]:
@@ -64,17 +56,11 @@ def _picture(image: dict[str, Any], row: dict[str, Any]) -> Picture:
 
 @dataclass(frozen=True)
 class Report:
-    """A question and its answer.
+    """A question and its answer."""
 
-    Attributes:
-        question: text of the user's turn.
-        text: the answer, which the model learns to write.
-        beginning: what comes before it in the assistant's turn, and is not learned.
-    """
-
-    question: str
-    text: str
-    beginning: str = ""
+    question: str  # text of the user's turn
+    text: str  # the answer, which the model learns to write
+    beginning: str = ""  # what comes before it in the assistant's turn, and is not learned
 
 
 class Reporter:

@@ -34,7 +34,6 @@ T = TypeVar("T")
 
 
 def request_key(body: Mapping[str, Any]) -> str:
-    """Return the key of a request: equal for equal requests only."""
     return hashlib.sha256(f"{VERSION} {json.dumps(body)}".encode()).hexdigest()
 
 
@@ -42,11 +41,7 @@ class VerdictCache:
     """A folder of verdicts that processes can share. After an error it is no longer used."""
 
     def __init__(self, folder: str) -> None:
-        """Open or make the folder.
-
-        Raises:
-            ValueError: the folder cannot be opened or made.
-        """
+        """Open or make the folder; raise ValueError if that fails."""
         try:
             self._cache = diskcache.Cache(folder, disk=diskcache.JSONDisk, timeout=10)
         except (OSError, sqlite3.Error) as error:
@@ -55,17 +50,14 @@ class VerdictCache:
         self._is_usable = True
 
     async def get(self, key: str) -> Verdict | None:
-        """Return the verdict under a key, or None."""
         stored = await self._run(lambda: self._cache.get(key))
         return Verdict(*stored) if isinstance(stored, list) and len(stored) == 3 else None
 
     async def put(self, key: str, verdict: Verdict) -> None:
-        """Store a verdict."""
         values = [verdict.candidate, verdict.reference, verdict.supported]
         await self._run(lambda: self._cache.set(key, values))
 
     def close(self) -> None:
-        """Close the folder."""
         self._cache.close()
 
     async def _run(self, access: Callable[[], T]) -> T | None:
@@ -84,11 +76,6 @@ class Judge:
     """Judges responses from one event loop. At most `max_concurrency` requests are under way."""
 
     def __init__(self, settings: JudgeSettings) -> None:
-        """Open the cache.
-
-        Raises:
-            ValueError: the cache folder or the key cannot be used.
-        """
         self._settings = settings
         self._client = ChatClient(settings)
         self._cache = VerdictCache(settings.cache_dir) if settings.cache_dir else None
@@ -96,11 +83,7 @@ class Judge:
         self._warnings = _SparseWarnings(str(settings.base_url))
 
     async def ask(self, case: Case) -> Verdict:
-        """Return the verdict on a case, from the cache if it is there.
-
-        Raises:
-            ServerFault: the server gave no verdict.
-        """
+        """Return the verdict on a case, from the cache if possible; raise ServerFault without."""
         settings = self._settings
         form = ("verdict", schema(settings.alignment))
         try:
@@ -155,11 +138,7 @@ _JUDGES = WeakKeyDictionary[asyncio.AbstractEventLoop, dict[JudgeSettings, Judge
 
 
 def judge_for(settings: JudgeSettings) -> Judge:
-    """Return the judge of the running event loop.
-
-    Raises:
-        ValueError: the cache folder or the key of the settings cannot be used.
-    """
+    """Return the judge of the running event loop; raise ValueError for a bad cache or key."""
     judges = _JUDGES.setdefault(asyncio.get_running_loop(), {})
     if settings not in judges:
         judges[settings] = Judge(settings)
@@ -167,7 +146,6 @@ def judge_for(settings: JudgeSettings) -> Judge:
 
 
 async def close_judges() -> None:
-    """Close the judges of the running event loop."""
     for judge in _JUDGES.pop(asyncio.get_running_loop(), {}).values():
         await judge.aclose()
 
@@ -184,10 +162,7 @@ async def judged_components(
     `answer` is 1 or 0 for the question types that are judged. With `judge.alignment`, `alignment`
     becomes 0 if the judge does not find the answer supported. A response without an answer, or with
     one of more than `LONGEST_ANSWER` characters, is 0 by rule and not sent. If the judge gives no
-    verdict, only `judge_failed` changes.
-
-    Raises:
-        ValueError: the cache folder or the key of the settings cannot be used.
+    verdict, only `judge_failed` changes. A ValueError is about the cache folder or the key.
     """
     answer = response.answer or ""
     decides_answer = truth.question_type in settings.question_types

@@ -59,13 +59,8 @@ class Verdict:
 def read_verdict(content: str, candidate_first: bool, asks_support: bool) -> Verdict:
     """Read a reply; text around its object is allowed, for servers without structured output.
 
-    Args:
-        content: the reply.
-        candidate_first: whether the response's answer was `answer_1`.
-        asks_support: whether the judge was asked for `supported`.
-
-    Raises:
-        TransientFault: the object, a key or a score from 1 to 10 is missing.
+    `candidate_first`: whether the response's answer was `answer_1`; `asks_support`: whether the
+    judge was asked for `supported`. A TransientFault says what is missing.
     """
     reply = read_object(content)
     first, second = _score(reply, "score_1"), _score(reply, "score_2")
@@ -137,7 +132,6 @@ def messages(case: Case, asks_support: bool) -> list[Message]:
 
 
 def schema(asks_support: bool) -> dict[str, Any]:
-    """Return the JSON schema of a reply."""
     score = {"type": "integer", "enum": list(range(1, 11))}
     properties: dict[str, Any] = {"reason": {"type": "string", "maxLength": 400}}
     properties |= {"score_1": score, "score_2": score}

@@ -32,20 +32,13 @@ class JudgeSettings(JsonServerSettings):
 
     @classmethod
     def from_kwargs(cls, kwargs: Any) -> "JudgeSettings":
-        """Check a preset's `judge`.
-
-        The address may be missing: presets have none, and verl passes that of its router later.
-
-        Raises:
-            ValueError: a wrong setting, named in one line.
-        """
+        """Check a preset's `judge`; verl passes the address of its router later."""
         if not isinstance(kwargs, Mapping):
             raise ValueError("reward_kwargs.judge is not an object of settings")
         return cls.parse(kwargs)
 
     @classmethod
     def option(cls, key: str) -> str:
-        """Return the option that sets a key, for messages."""
         return f"judge.{key}"
 
     @field_validator("question_types")
@@ -62,10 +55,8 @@ class JudgeSettings(JsonServerSettings):
     def at(self, router_address: str | None) -> "JudgeSettings":
         """Return the settings with their address, or that of verl's router if they have none.
 
-        The router is part of the run's cluster, so it needs no permission.
-
-        Raises:
-            ValueError: there is no address.
+        The router is part of the run's cluster, so it needs no permission. Without either address
+        this is a ValueError.
         """
         if self.base_url is not None:
             return self
@@ -78,14 +69,9 @@ class JudgeSettings(JsonServerSettings):
 
 
 def check_ready(kwargs: Any, router_address: str | None = None) -> JudgeSettings:
-    """Check a preset's `judge` and return it with an address.
+    """Check a preset's `judge` and return it with an address, that of verl's router if it has none.
 
-    Args:
-        kwargs: the settings.
-        router_address: HOST:PORT of the judge that verl serves, if it does.
-
-    Raises:
-        ValueError: a wrong setting, or a missing address, key or package, in one line.
+    A ValueError names a wrong setting, or a missing address, key or package, in one line.
     """
     settings = JudgeSettings.from_kwargs(kwargs).at(router_address)
     check_packages("diskcache")
@@ -94,11 +80,7 @@ def check_ready(kwargs: Any, router_address: str | None = None) -> JudgeSettings
 
 
 def check_health(settings: JudgeSettings) -> None:
-    """Check that the judge's server answers and offers the model; `settings` have an address.
-
-    Raises:
-        ValueError: it does not, in one line.
-    """
+    """Raise ValueError unless the judge's server answers and offers the model."""
     patience = {"attempts": 1, "timeout_s": min(settings.timeout_s, LONGEST_WAIT_S)}
     try:
         model, offered = asyncio.run(_model_and_offered(settings.model_copy(update=patience)))

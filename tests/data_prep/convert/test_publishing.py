@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.convert.training_files import TrainingFiles, check_whole, output_names, publish
+from data_prep import pipeline
+from data_prep.convert.training_files import check_whole, output_names, publish
 from data_prep.program import NAME, InputError, alone_in
 from data_prep.thinkvg import main
 
@@ -55,14 +56,14 @@ def test_a_killed_run_holds_its_folder_no_longer(tmp_path):
 
 
 def test_a_file_that_changed_is_not_published(make_dataset, paths, tmp_path, capsys, monkeypatch):
-    write = TrainingFiles.write
+    write = pipeline.write_training_files
 
-    def write_and_spoil(self, masks):
-        counts = write(self, masks)
-        pq.write_table(pa.table({"a": [1, 2, 3]}), self.folder / "train.parquet")
+    def write_and_spoil(folder, *arguments):
+        counts = write(folder, *arguments)
+        pq.write_table(pa.table({"a": [1, 2, 3]}), folder / "train.parquet")
         return counts
 
-    monkeypatch.setattr(TrainingFiles, "write", write_and_spoil)
+    monkeypatch.setattr(pipeline, "write_training_files", write_and_spoil)
     assert main(paths(make_dataset({}), tmp_path / "out")) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "train.parquet does not hold the 1 rows that were written" in error

@@ -1,3 +1,4 @@
+import io
 import json
 
 import pyarrow as pa
@@ -122,14 +123,13 @@ JSON_VALUES = st.recursive(
 @given(st.lists(JSON_VALUES, max_size=8), st.integers(1, 40), st.sampled_from([None, 1]))
 def test_a_list_is_read_whole_wherever_it_is_cut(values, size, indent):
     text = json.dumps(values, indent=indent)
-    pieces = (text[start : start + size] for start in range(0, len(text), size))
-    assert [json.loads(item) for item in list_items(pieces, "a.json")] == values
+    assert [json.loads(item) for item in list_items(io.StringIO(text), "a.json", size)] == values
 
 
 @pytest.mark.parametrize("text", ["[1, 2", "[1, {]", "[1 2 x]", "[", '["open'])
 def test_a_list_that_is_no_json_is_a_fault_of_the_file(text):
     with pytest.raises(InputError, match=r"a\.json is no JSON list after its value number"):
-        list(list_items(iter([text]), "a.json"))
+        list(list_items(io.StringIO(text), "a.json"))
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,8 @@ def test_a_list_that_is_no_json_is_a_fault_of_the_file(text):
 )
 @pytest.mark.parametrize("size", [3, 1000])
 def test_what_follows_a_list_is_refused(text, size):
-    pieces = (text[start : start + size] for start in range(0, len(text), size))
     with pytest.raises(InputError, match=r"a\.json goes on after its list"):
-        list(list_items(pieces, "a.json"))
+        list(list_items(io.StringIO(text), "a.json", size))
 
 
 @pytest.mark.parametrize("other", ["b.json", "c.parquet"])
