@@ -1,9 +1,9 @@
 """How long a report takes to write and to open, at 2,000 cases with an image each.
 
-`python -m benchmarks.report [--cases N] [--repeat R] [--keep DIR]` draws a phantom set, makes up
-the responses of two models (reference responses with moved boxes and some wrong answers, so that
-texts have a real length), writes the report of that run, and opens it in a headless Chromium, each
-time with an empty profile.
+`python -m benchmarks.report [--cases N] [--repeat R]` draws a phantom set, makes up the responses
+of two models (reference responses with moved boxes and some wrong answers, so that texts have a
+real length), writes the report of that run, and opens it in a headless Chromium, each time with an
+empty profile.
 """
 
 import argparse
@@ -172,11 +172,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the run folder here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.keep or Path(temporary)
-        run = folder if (folder / "summary.json").is_file() else make_run(folder, options.cases)
+        run = make_run(Path(temporary), options.cases)
         start = time.perf_counter()
         _succeed(report_main([str(run), "--cases", str(options.cases)]))
         written = time.perf_counter() - start

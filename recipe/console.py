@@ -71,18 +71,12 @@ _PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 class _Console:
-    """The console of this process; `begin` makes the only one.
-
-    Attributes:
-        log: path of the log.
-        failed: whether an error has been shown.
-        process: id of the process that created the console.
-    """
+    """The console of this process; `begin` makes the only one."""
 
     def __init__(self, folder: Path, show_all: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log, lines = (folder.resolve() / name for name in (LOG, LINES))
-        self.failed = False
+        self.failed = False  # whether an error has been shown
         self.process = os.getpid()
         self._source = self.log if show_all else lines
         self._show_all = show_all
@@ -269,14 +263,12 @@ def duration(seconds: float) -> str:
 def validation(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the validation metrics of a step, under the names of `GRPO` and `SFT`."""
     means = {match[1]: value for key, value in data.items() if (match := _VALIDATED.match(key))}
-    metrics = {f"reward/{name}/mean": means[name] for name in COMPONENTS if name in means}
-    sources = {"critic/score/mean": "score", "timing_s/step": "timing_s/testing"}
-    values = {**data, **means}
+    names = {f"reward/{name}/mean": name for name in COMPONENTS}
+    names |= {"critic/score/mean": "score", "train/loss": "val/loss"}
     if means:
-        metrics |= {name: values[key] for name, key in sources.items() if key in values}
-    if "val/loss" in data:
-        metrics["train/loss"] = data["val/loss"]
-    return metrics
+        names["timing_s/step"] = "timing_s/testing"
+    values = {**data, **means}
+    return {name: values[source] for name, source in names.items() if source in values}
 
 
 def notes(data: Mapping[str, Any], step: int) -> list[str]:
@@ -389,10 +381,7 @@ def _wandb_address() -> str | None:
 def log_to_console(total: int, done: int, validates_only: bool = False) -> None:
     """Make `StepLines` verl's ``console`` logger, before verl creates its loggers.
 
-    Args:
-        total: the last step of the training.
-        done: steps that an earlier start has done.
-        validates_only: whether the run only validates step `done`.
+    An earlier start has done `done` of the `total` steps; with `validates_only`, no more follow.
     """
     from verl.utils import logger
 

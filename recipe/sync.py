@@ -45,15 +45,9 @@ def append_histograms(histograms: Mapping[str, tuple[np.ndarray, np.ndarray]], s
 
 
 def save_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], step: int) -> Any:
-    """Save a table of rollouts in the run folder of this process.
+    """Save a table of rollouts in the run folder of this process; return it as ``wandb.Table``.
 
-    Args:
-        columns: titles.
-        rows: texts, numbers and pictures.
-        step: of the training.
-
-    Returns:
-        The ``wandb.Table``.
+    Its cells are texts, numbers and pictures.
     """
     folder = _run_dir() / TABLES / str(step)
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,13 +64,7 @@ def save_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], step: int)
 
 
 def upload(run_dir: Path) -> int:
-    """Log the steps that the W&B run does not have yet, each once and in order.
-
-    Args:
-        run_dir: folder of a training run.
-
-    Returns:
-        The number of steps that were added.
+    """Log the steps that the W&B run does not have yet, in order, and return their number.
 
     Raises:
         InputError: the folder names no W&B run or has no metrics, or W&B refuses the run.

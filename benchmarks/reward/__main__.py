@@ -225,10 +225,7 @@ def speed_table() -> str:
     times: dict[str, list[float]] = {name: [] for name in scorers}
     for begin in tqdm(range(0, len(pairs), CHUNK), desc="speed", delay=2):
         for name, score in scorers.items():
-            start = time.process_time()
-            for text, truth in pairs[begin : begin + CHUNK]:
-                score(text, truth)
-            times[name].append((time.process_time() - start) / CHUNK)
+            times[name].append(_seconds(score, pairs[begin : begin + CHUNK]))
     quick = {name: _quick(values) for name, values in times.items()}
     slowest = max(FORMULAS, key=quick.__getitem__)
     words = statistics.mean(len(text.split()) for text, _ in pairs)
@@ -241,6 +238,14 @@ def speed_table() -> str:
     return "\n".join([about, "", *rows, "", _linear_line(pairs, scorers["all of `dense`"])])
 
 
+def _seconds(score: Scorer, pairs: list[tuple[str, str]]) -> float:
+    """Return the processor time for each response."""
+    start = time.process_time()
+    for text, truth in pairs:
+        score(text, truth)
+    return (time.process_time() - start) / len(pairs)
+
+
 def _quick(values: list[float]) -> float:
     return statistics.mean(sorted(values)[: max(1, len(values) // 4)])
 
@@ -249,13 +254,8 @@ def _linear_line(pairs: list[tuple[str, str]], score: Scorer) -> str:
     """Time growing numbers of responses with `dense`, and return a sentence."""
     cells = []
     for count in (750, 1500, 3000, 6000):
-        seconds = []
-        for _ in range(3):
-            start = time.process_time()
-            for text, truth in pairs[:count]:
-                score(text, truth)
-            seconds.append(time.process_time() - start)
-        cells.append(f"{count:,}: {1e6 * min(seconds) / count:.0f} µs")
+        seconds = min(_seconds(score, pairs[:count]) for _ in range(3))
+        cells.append(f"{count:,}: {1e6 * seconds:.0f} µs")
     return f"Microseconds for each response of `dense`, by their number: {', '.join(cells)}."
 
 
