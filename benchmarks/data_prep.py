@@ -8,13 +8,11 @@ processes, only decodes and encodes. Missing inputs are made, are synthetic, and
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,61 +26,49 @@ from tqdm import tqdm
 from data_prep.pictures import Recipe, draft_size
 from phantom.draw.rows import PARQUET
 
-PIXELS = (12_544, 1_003_520)
+MIN_PIXELS, MAX_PIXELS = 12_544, 1_003_520
 COPIES = Recipe(long_side=1024, ending="jpg", quality=90)
 RUNS = 3
 RADIOGRAPHS, RADIOGRAPH_SIDE, TIMES = 120, 3000, 10
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Wall time, core time and peak memory of a process and its children together."""
+def measure(*arguments: object) -> float:
+    """Run Python with these arguments; print its wall time, core time and peak memory.
 
-    seconds: float
-    cpu_seconds: float
-    bytes: int
+    All three are of the process and its children together. Memory is the sum of the proportional
+    set sizes, in which a shared page counts once. It is read only twice a second, since the kernel
+    stops the process meanwhile.
 
-    def __str__(self) -> str:
-        return (
-            f"{self.seconds:8.1f} s  {self.cpu_seconds:8.1f} s of cores  "
-            f"{self.bytes / 2**20:8.0f} MiB"
-        )
-
-
-def measure(*arguments: str) -> Measured:
-    """Run Python with these arguments and measure it with its children.
-
-    Memory is the sum of the proportional set sizes, in which a shared page counts once. It is read
-    only twice a second, since the kernel stops the process meanwhile.
+    Returns:
+        The seconds of wall time.
 
     Raises:
         SystemExit: the program failed; the message is the end of its output.
     """
-    start, cpu = time.perf_counter(), _cpu_seconds()
+    start, cpu = time.perf_counter(), _core_seconds()
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=log)
-        root, peak = psutil.Process(process.pid), 0
-        while not _ends_within(process, 0.5):
-            peak = max(peak, _memory(root))
+        command = [sys.executable, *map(str, arguments)]
+        process, peak = psutil.Popen(command, stdout=log, stderr=log), 0
+        while True:
+            try:
+                process.wait(0.5)
+                break
+            except psutil.TimeoutExpired:
+                peak = max(peak, _memory(process))
         seconds = time.perf_counter() - start
         if process.returncode:
             log.seek(0)
             sys.exit(log.read().decode()[-2000:])
-    return Measured(seconds, _cpu_seconds() - cpu, peak)
+    cores = _core_seconds() - cpu
+    name = f"{arguments[1]}:"
+    print(f"  {name:40} {seconds:8.1f} s  {cores:8.1f} s of cores  {peak / 2**20:8.0f} MiB")
+    return seconds
 
 
-def _cpu_seconds() -> float:
+def _core_seconds() -> float:
     """Return the core time of all child processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
+    times = psutil.Process().cpu_times()
+    return times.children_user + times.children_system
 
 
 def _memory(process: psutil.Process) -> int:
@@ -95,77 +81,47 @@ def _memory(process: psutil.Process) -> int:
     return total
 
 
-def run(*arguments: object) -> None:
-    """Run Python with these arguments."""
-    subprocess.run([sys.executable, *map(str, arguments)], check=True)
-
-
-def full_set(folder: Path) -> Path:
-    """Return a phantom set of the published size, made if it is missing.
-
-    Its pictures are small, since the preparation of rows reads only their headers.
-    """
-    source = folder / "full"
-    if not (source / PARQUET).is_file():
-        small = ("--shapes", "mixed", "--long-side", 128)
-        run("-m", "phantom.draw", "--full-size", *small, "--out", source)
-    return source
-
-
-def prepare(source: Path, out: Path, workers: int) -> Measured:
-    """Measure the preparation of rows, and check that it lost none."""
-    options = ("--min-pixels", str(PIXELS[0]), "--max-pixels", str(PIXELS[1]))
-    folders = ("--source", str(source), "--images", str(source), "--out", str(out))
-    command = ("-m", "data_prep.thinkvg", *folders, *options, "--workers", str(workers))
-    measured = measure(*command)
-    rows = json.loads((out / "audit.json").read_text())["rows"]
-    assert rows["conserved"], rows
-    return measured
+def phantom_set(folder: Path, *options: object) -> Path:
+    """Return a phantom set in a folder, drawn if it is missing."""
+    if not (folder / PARQUET).is_file():
+        command = ("-m", "phantom.draw", "--shapes", "mixed", *options, "--out", folder)
+        subprocess.run([sys.executable, *map(str, command)], check=True)
+    return folder
 
 
 def measure_rows(folder: Path, workers: int) -> None:
-    """Print how long the preparation of rows takes."""
-    source, runs = full_set(folder), []
+    """Print how long the preparation of rows takes, and check that it loses none.
+
+    Pictures are small, since it reads only their headers.
+    """
+    source = phantom_set(folder / "full", "--full-size", "--long-side", 128)
+    rows, seconds = pq.read_metadata(source / PARQUET).num_rows, []
+    print(f"text to 14 files and the audit, {rows:,} rows, {workers} workers, {RUNS} runs")
+    options = ("--min-pixels", MIN_PIXELS, "--max-pixels", MAX_PIXELS, "--workers", workers)
     for _ in tqdm(range(RUNS), "rows", unit="run"):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            runs.append(prepare(source, Path(scratch) / "out", workers))
-    rows = pq.read_metadata(source / PARQUET).num_rows
-    print(f"text to 14 files and the audit, {rows:,} rows, {workers} workers, {RUNS} runs")
-    for measured in runs:
-        print(f"  data_prep.thinkvg                        {measured}")
-    seconds = median(measured.seconds for measured in runs)
-    print(f"  rows a second (median)                   {rows / seconds:8.0f}")
+            out = Path(scratch) / "out"
+            folders = ("--source", source, "--images", source, "--out", out)
+            seconds.append(measure("-m", "data_prep.thinkvg", *folders, *options))
+            counts = json.loads((out / "audit.json").read_text())["rows"]
+            assert counts["conserved"], counts
+    print(f"  rows a second (median)                   {rows / median(seconds):8.0f}")
 
 
-def decode_and_encode(jobs: list[tuple[Path, bool]]) -> None:
-    """Decode each picture, in full or reduced size, and encode as many pixels as its copy has."""
-    for path, is_whole in jobs:
+def decode_and_encode(paths: list[Path]) -> None:
+    """Decode each picture in reduced size, and encode as many pixels as its copy has."""
+    for path in paths:
         with Image.open(path) as picture:
             size = COPIES.target(picture.size)
-            if not is_whole:
-                picture.draft(picture.mode, draft_size(size))
+            picture.draft(picture.mode, draft_size(size))
             picture.load()
             picture.crop((0, 0, *size)).save(BytesIO(), "JPEG", quality=COPIES.quality)
 
 
-def time_codec(paths: list[Path], is_whole: bool, workers: int) -> float:
-    """Return the seconds of `decode_and_encode` over all pictures."""
-    start = time.perf_counter()
-    chunks = [
-        [(path, is_whole) for path in paths[first : first + 16]]
-        for first in range(0, len(paths), 16)
-    ]
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        list(pool.map(decode_and_encode, chunks))
-    return time.perf_counter() - start
-
-
 def measure_images(folder: Path, workers: int) -> None:
     """Print how long copies of pictures take, and how long only decoding and encoding."""
-    radiographs = folder / "radiographs"
-    if not (radiographs / PARQUET).is_file():
-        shapes = ("--shapes", "mixed", "--long-side", RADIOGRAPH_SIDE, "--images", RADIOGRAPHS)
-        run("-m", "phantom.draw", *shapes, "--out", radiographs)
+    shapes = ("--long-side", RADIOGRAPH_SIDE, "--images", RADIOGRAPHS)
+    radiographs = phantom_set(folder / "radiographs", *shapes)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         links = Path(scratch) / "links"
         links.mkdir()
@@ -173,15 +129,17 @@ def measure_images(folder: Path, workers: int) -> None:
         for number, path in enumerate(sorted((radiographs / "files").rglob("*.jpg")) * TIMES):
             (links / f"{number}.jpg").hardlink_to(path)
         paths = sorted(links.iterdir())
-        options = ("--long-side", str(COPIES.long_side), "--quality", str(COPIES.quality))
-        folders = ("--images", str(links), "--out", f"{scratch}/out", "--workers", str(workers))
-        ours = measure("-m", "data_prep.images", *folders, *options)
-        reduced, full = (time_codec(paths, is_whole, workers) for is_whole in (False, True))
-    print(f"copies of {len(paths)} pictures, {RADIOGRAPH_SIDE} to {COPIES.long_side} pixels")
-    print(f"  data_prep.images                         {ours}")
-    print(f"  decoding (reduced, as it does), encoding {reduced:8.1f} s")
-    print(f"  decoding (whole), encoding               {full:8.1f} s")
-    print(f"  its time to theirs: {ours.seconds / reduced:.2f} (whole: {ours.seconds / full:.2f})")
+        print(f"copies of {len(paths)} pictures, {RADIOGRAPH_SIDE} to {COPIES.long_side} pixels")
+        options = ("--long-side", COPIES.long_side, "--quality", COPIES.quality)
+        folders = ("--images", links, "--out", f"{scratch}/out", "--workers", workers)
+        copies = measure("-m", "data_prep.images", *folders, *options)
+        start = time.perf_counter()
+        chunks = [paths[first : first + 16] for first in range(0, len(paths), 16)]
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            list(pool.map(decode_and_encode, chunks))
+        alone = time.perf_counter() - start
+    print(f"  decoding and encoding alone:             {alone:8.1f} s")
+    print(f"  its time to theirs: {copies / alone:.2f}")
 
 
 PARTS = {"rows": measure_rows, "images": measure_images}

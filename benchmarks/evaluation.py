@@ -9,32 +9,27 @@ answer. Questions come from the training split of DATA, which has enough of them
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.shared import run_again
+from recipe import program
+
 ENGINES = ("vllm", "transformers")
-PROMPT_LENGTH = 256
 
 
 def answer_with_vllm(options: argparse.Namespace, prompts: list[Any]) -> tuple[float, list[str]]:
     """Return seconds and responses with the engine of `recipe.evaluate`."""
     from recipe.evaluate.generation import LocalModel
-    from recipe.program import compose_config
 
-    config = compose_config(
-        "evaluate",
-        [
-            *("cluster=cpu", "model=tiny", f"model.path={options.model}"),
-            *(f"data.dir={options.data}", f"data.max_prompt_length={PROMPT_LENGTH}"),
-            f"data.max_response_length={options.limit}",
-        ],
-    )
-    model = LocalModel(config)
+    overrides = [
+        *("cluster=cpu", "model=tiny", f"model.path={options.model}", f"data.dir={options.data}"),
+        *("data.max_prompt_length=256", f"data.max_response_length={options.limit}"),
+    ]
+    model = LocalModel(program.compose_config("evaluate", overrides))
     with tqdm(total=len(prompts), desc="vllm", unit="question") as bar:
         start = time.perf_counter()
         answers = model.answer(prompts, temperature=0.0, samples=1, progress=bar)
@@ -76,12 +71,10 @@ def answer_with_transformers(
 
 def run_engine(options: argparse.Namespace) -> None:
     """Answer with the engine of the options and print the result as the last line."""
-    from recipe import program
     from recipe.evaluate.generation import read_prompts
-    from recipe.program import compose_config
 
     begin = time.perf_counter()
-    program.set_environment(compose_config("evaluate", ["cluster=cpu", "data.dir=D"]))
+    program.set_environment(program.compose_config("evaluate", ["cluster=cpu", "data.dir=D"]))
     prompts = read_prompts(options.data / "train.parquet")[: options.questions]
     answer = answer_with_vllm if options.engine == "vllm" else answer_with_transformers
     seconds, answers = answer(options, prompts)
@@ -93,11 +86,7 @@ def compare_engines(options: argparse.Namespace) -> None:
     """Run each engine in a process and print their times."""
     results: dict[str, Any] = {}
     for engine in ENGINES:
-        command = [sys.executable, "-m", "benchmarks.evaluation", *sys.argv[1:]]
-        done = subprocess.run(
-            [*command, "--engine", engine], stdout=subprocess.PIPE, text=True, check=True
-        )
-        result = results[engine] = json.loads(done.stdout.splitlines()[-1])
+        result = results[engine] = run_again("benchmarks.evaluation", "--engine", engine)
         print(
             f"{engine}: {options.questions} questions in {result['seconds']:.1f} s "
             f"({options.questions / result['seconds']:.1f}/s), and "

@@ -27,6 +27,7 @@ from recipe.evaluate.generation import Prompt, read_prompts
 from reward.settings import load_preset
 from reward.thinkvg import compute_score
 
+PRESET = "dense"
 LONGEST = 176  # tokens of a response
 PROMPTS_PER_PASS = 4
 
@@ -56,9 +57,9 @@ def encode(processor: Any, prompts: list[Prompt], copies: int) -> Any:
     )
 
 
-def advantages(texts: list[str], prompts: list[Prompt], settings: dict[str, Any]) -> torch.Tensor:
+def advantages(texts: list[str], prompts: list[Prompt], copies: int) -> torch.Tensor:
     """Return GRPO's advantages: (reward - group mean) / group standard deviation; (rollouts,)."""
-    copies = len(texts) // len(prompts)
+    settings = load_preset(PRESET)
     rewards = torch.tensor(
         [
             compute_score("", text, prompts[i // copies].ground_truth, {}, **settings)["score"]
@@ -69,9 +70,7 @@ def advantages(texts: list[str], prompts: list[Prompt], settings: dict[str, Any]
     return (centred / (rewards.std(dim=1, keepdim=True) + 1e-6)).flatten()
 
 
-def add_gradient(
-    model: Any, processor: Any, prompts: list[Prompt], copies: int, settings: dict[str, Any]
-) -> None:
+def add_gradient(model: Any, processor: Any, prompts: list[Prompt], copies: int) -> None:
     """Add the gradient of sum(advantage x log-probability) over these prompts' rollouts."""
     inputs = encode(processor, prompts, copies)
     start = inputs["input_ids"].shape[1]
@@ -81,32 +80,31 @@ def add_gradient(
             **inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=LONGEST
         )
     answers = sequences[:, start:]
+    # The first end counts, and nothing after it.
     mask = (answers == tokenizer.eos_token_id).cumsum(dim=1) <= 1
-    mask &= ~(
-        (answers == tokenizer.pad_token_id) & (tokenizer.pad_token_id != tokenizer.eos_token_id)
-    )
+    if tokenizer.pad_token_id != tokenizer.eos_token_id:
+        mask &= answers != tokenizer.pad_token_id
     texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
-    weights = advantages(texts, prompts, settings)[:, None] * mask
-    extended = {
+    weights = advantages(texts, prompts, copies)[:, None] * mask
+    inputs |= {
         "input_ids": sequences,
         "attention_mask": torch.cat([inputs["attention_mask"], mask.long()], dim=1),
         "mm_token_type_ids": torch.nn.functional.pad(
             inputs["mm_token_type_ids"], (0, answers.shape[1])
         ),
     }
-    logits = model(**{**inputs, **extended}).logits[:, start - 1 : -1]
+    logits = model(**inputs).logits[:, start - 1 : -1]
     log_probs = torch.log_softmax(logits, dim=-1).gather(2, answers[..., None])[..., 0]
     (log_probs * weights).sum().backward()
 
 
 def gradient(
-    model: Any, processor: Any, prompts: list[Prompt], copies: int, settings: dict[str, Any]
+    model: Any, processor: Any, prompts: list[Prompt], copies: int
 ) -> dict[str, torch.Tensor]:
     """Return the gradient of one batch, flattened for each part of the model."""
     model.zero_grad()
     for first in range(0, len(prompts), PROMPTS_PER_PASS):
-        batch = prompts[first : first + PROMPTS_PER_PASS]
-        add_gradient(model, processor, batch, copies, settings)
+        add_gradient(model, processor, prompts[first : first + PROMPTS_PER_PASS], copies)
     parts: dict[str, list[torch.Tensor]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
@@ -122,7 +120,6 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=6)
     parser.add_argument("--prompts", type=int, default=16, help="of a batch")
     parser.add_argument("--rollouts", type=int, default=8, help="of a prompt")
-    parser.add_argument("--preset", default="dense")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
@@ -132,12 +129,11 @@ def main() -> None:
     )
     rows = read_prompts(options.data / "train.parquet")
     order = np.random.default_rng(options.seed).permutation(len(rows))
-    settings = load_preset(options.preset)
     gradients = []
     for batch in tqdm(range(options.batches), unit="batch"):
         indices = order[batch * options.prompts : (batch + 1) * options.prompts]
         prompts = [rows[index] for index in indices]
-        gradients.append(gradient(model, processor, prompts, options.rollouts, settings))
+        gradients.append(gradient(model, processor, prompts, options.rollouts))
     for part in gradients[0]:
         cosines = [
             float(torch.nn.functional.cosine_similarity(first[part], second[part], dim=0))

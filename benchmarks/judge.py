@@ -14,21 +14,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.reward.formulas import closed_truth
 from reward.judge.judge import close_judges
 from reward.settings import load_preset
 from reward.thinkvg import compute_score_judged
 
 SERVER = Path(__file__).resolve().parent.parent / "tests" / "fault_server.py"
+REGION = {"ref": "left lung", "box": [63, 20, 98, 80]}
 TRUTH = json.dumps(
-    {
-        "question_type": "open",
-        "answer": "There is a small left effusion.",
-        "choices": None,
-        "regions": [{"ref": "left lung", "box": [63, 20, 98, 80]}],
-        "think_regions": [{"ref": "left lung", "box": [63, 20, 98, 80]}],
-        "image_size": [112, 112],
-        "coordinates": "absolute",
-    }
+    closed_truth("There is a small left effusion.", [REGION]) | {"question_type": "open"}
 )
 
 
@@ -41,14 +35,14 @@ def response(number: int) -> str:
     )
 
 
-async def judge_all(kwargs: dict[str, Any], first: int, count: int) -> float:
-    """Return the seconds for `count` concurrent responses, with new connections.
+async def judge_all(kwargs: dict[str, Any], numbers: range) -> float:
+    """Return the seconds for the concurrent responses of these numbers, with new connections.
 
     Raises:
         SystemExit: the judge failed for some of them.
     """
     info = {"question": "What does the left lung show?"}
-    texts = [response(first + number) for number in range(count)]
+    texts = map(response, numbers)
     start = time.perf_counter()
     scores = await asyncio.gather(
         *(compute_score_judged("thinkvg", text, TRUTH, info, **kwargs) for text in texts)
@@ -56,8 +50,8 @@ async def judge_all(kwargs: dict[str, Any], first: int, count: int) -> float:
     seconds = time.perf_counter() - start
     await close_judges()
     used = sum(score["judge_used"] for score in scores)
-    if used != count:
-        raise SystemExit(f"only {used:.0f} of {count} responses were judged")
+    if used != len(numbers):
+        raise SystemExit(f"only {used:.0f} of {len(numbers)} responses were judged")
     return seconds
 
 
@@ -78,8 +72,8 @@ def main() -> None:
             kwargs["judge"] = kwargs["judge"] | {"base_url": address}
             limit = kwargs["judge"]["max_concurrency"]
             for turn in range(options.repeat):
-                first = turn * options.responses
-                seconds = asyncio.run(judge_all(kwargs, first, options.responses))
+                numbers = range(turn * options.responses, (turn + 1) * options.responses)
+                seconds = asyncio.run(judge_all(kwargs, numbers))
                 print(
                     f"{options.responses} responses at {options.delay * 1000:g} ms each, at most "
                     f"{limit} at a time: {seconds:.2f} s"

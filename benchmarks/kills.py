@@ -31,10 +31,9 @@ from pathlib import Path
 import psutil
 from tqdm import tqdm
 
-from benchmarks.docs import replace_section
+from benchmarks.shared import write_section
 from recipe.run.checkpoints import last_step
 
-ROOT = Path(__file__).resolve().parents[1]
 MARK = "THINKVG_KILLS_RUN"
 TARGETS = {
     "program": r"-m recipe\.train",
@@ -61,23 +60,21 @@ class Outcome:
     """What happened to the run after one kill; times in seconds since the kill."""
 
     target: str
-    age: float
-    step: int
+    when: str
     ended: float
     code: int
     said: str
-    left: int
     checkpoint: int
     loads: bool
+    left: int
     resumed: float | None = None
 
     def row(self) -> str:
         """Return a line of the table."""
-        moment = f"after step {self.step}" if self.step else "before its first step"
         checkpoint = f"step {self.checkpoint}"
         cells = (
             self.target,
-            f"{moment}, {self.age:.0f} s since the start",
+            self.when,
             f"{self.ended:.0f}",
             str(self.code),
             self.said.replace("|", "/"),
@@ -132,13 +129,20 @@ class Run:
                 if process.environ().get(MARK) == self.mark and not is_zombie:
                     yield process
 
-    def find(self, pattern: str) -> psutil.Process | None:
-        """Return the first process whose command line contains `pattern`, or None."""
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                if re.search(pattern, " ".join(process.cmdline())):
-                    return process
-        return None
+    def find(self, target: str) -> psutil.Process:
+        """Wait for a process of the run and return it.
+
+        Raises:
+            SystemExit: it does not appear.
+        """
+        deadline = time.monotonic() + STARTS_LIMIT
+        while self.process.poll() is None and time.monotonic() < deadline:
+            for process in self.processes():
+                with contextlib.suppress(psutil.Error):
+                    if re.search(TARGETS[target], " ".join(process.cmdline())):
+                        return process
+            time.sleep(0.2)
+        raise SystemExit(f"error: no process for {target}; the log is {self.log}")
 
     def steps(self) -> list[int]:
         """Return the steps in the metrics file, from complete lines only."""
@@ -151,13 +155,14 @@ class Run:
         """Return the last step logged, 0 if there is none."""
         return max(self.steps(), default=0)
 
-    def wait_for_end(self, limit: float) -> float | None:
-        """Return the seconds until the program has ended, or None after `limit` seconds."""
+    def wait_for_end(self) -> float:
+        """Return the seconds until the program has ended; after END_LIMIT it is killed."""
         begin = time.monotonic()
         try:
-            self.process.wait(limit)
+            self.process.wait(END_LIMIT)
         except subprocess.TimeoutExpired:
-            return None
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
         return time.monotonic() - begin
 
     def said(self) -> str:
@@ -198,46 +203,29 @@ def checkpoints_are_whole(run_dir: Path) -> tuple[int, bool]:
     return step, {"model", "optim", "extra_state", "data.pt"} <= kinds
 
 
-def find(run: Run, target: str) -> psutil.Process:
-    """Wait for a process of the run and return it.
-
-    Raises:
-        SystemExit: it does not appear.
-    """
-    deadline = time.monotonic() + STARTS_LIMIT
-    while (process := run.find(TARGETS[target])) is None:
-        if run.process.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit(f"error: no process for {target}; the log is {run.log}")
-        time.sleep(0.2)
-    return process
-
-
 def kill(run: Run, target: str, wait: float) -> Outcome:
     """Kill a process of the run, `wait` seconds after it is found, and wait for the run's end."""
-    victims = [] if target == EVERYTHING else [find(run, target)]
+    victims = [] if target == EVERYTHING else [run.find(target)]
     limit = time.monotonic() + wait
     while time.monotonic() < limit and run.process.poll() is None:
         time.sleep(0.02)
     age, step = time.time() - run.process_began, run.last_logged()
+    moment = f"after step {step}" if step > run.begun else "before its first step"
     for victim in victims or run.processes():
         with contextlib.suppress(psutil.Error):
             victim.kill()
-    ended = run.wait_for_end(END_LIMIT)
-    if ended is None:
-        os.killpg(run.process.pid, signal.SIGKILL)
-        run.process.wait()
+    ended = run.wait_for_end()
     left = run.clear()
     checkpoint, loads = checkpoints_are_whole(run.run_dir)
     return Outcome(
         target=target,
-        age=age,
-        step=step if step > run.begun else 0,
-        ended=END_LIMIT if ended is None else ended,
+        when=f"{moment}, {age:.0f} s since the start",
+        ended=ended,
         code=run.process.returncode,
         said="" if target in ("program", EVERYTHING) else run.said(),
-        left=left,
         checkpoint=checkpoint,
         loads=loads,
+        left=left,
     )
 
 
@@ -255,16 +243,16 @@ def await_step(run: Run, step: int, since: float) -> float | None:
 def check_history(run: Run) -> str:
     """Return, in words, whether the metrics file, from which W&B is filled, has each step once."""
     steps = run.steps()
-    expected = list(range(1, run.last_logged() + 1))
-    if steps == expected:
-        return f"{len(steps)} steps; metrics.jsonl: every step once"
-    missing = sorted(set(expected) - set(steps))
+    missing = sorted(set(range(1, run.last_logged() + 1)) - set(steps))
     repeated = sorted({step for step in steps if steps.count(step) > 1})
-    return f"{len(expected)} steps; metrics.jsonl: without steps {missing}, twice {repeated}"
+    if not missing and not repeated:
+        return f"{len(steps)} steps; metrics.jsonl: every step once"
+    return f"{run.last_logged()} steps; metrics.jsonl: without steps {missing}, twice {repeated}"
 
 
-def series(run: Run, count: int, names: list[str], rng: random.Random) -> list[Outcome]:
-    """Make `count` kills of `names` in turns of three, each in a new attempt, then stop the run."""
+def series(run: Run, count: int, rng: random.Random) -> list[Outcome]:
+    """Make `count` kills in turns of three, each in a new attempt, then stop the run."""
+    names = list(TARGETS)
     outcomes: list[Outcome] = []
     waiting: list[tuple[Outcome, float]] = []
     run.start()
@@ -283,7 +271,7 @@ def series(run: Run, count: int, names: list[str], rng: random.Random) -> list[O
             tqdm.write(pending.row())
         waiting = []
     (run.run_dir / "stop").touch()
-    run.wait_for_end(END_LIMIT)
+    run.wait_for_end()
     run.clear()
     return outcomes
 
@@ -313,32 +301,24 @@ def verdict(outcomes: list[Outcome]) -> str:
 
 def main() -> None:
     """Make the kills and print the table."""
-    options = _options()
-    options.out.mkdir(parents=True, exist_ok=True)
-    run = Run(options.model.resolve(), options.data.resolve(), options.out.resolve())
-    if run.run_dir.exists():
-        raise SystemExit(f"error: {run.run_dir} is there already: give another --out, or remove it")
-    names = options.only or list(TARGETS)
-    outcomes = series(run, options.kills, names, random.Random(options.seed))
-    text = f"{table(outcomes)}\n\n{verdict(outcomes)} Kept: {check_history(run)}."
-    print(text)
-    (options.out / "kills.md").write_text(text + "\n", encoding="utf-8")
-    if options.docs:
-        page = ROOT / "docs" / "cluster.md"
-        page.write_text(replace_section(page.read_text(encoding="utf-8"), "kills", text), "utf-8")
-
-
-def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=__doc__)
     parser.add_argument("model", type=Path, help="folder of the tiny model")
     parser.add_argument("data", type=Path, help="folder of data_prep.thinkvg")
     parser.add_argument("--kills", type=int, default=24, help="how many (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (%(default)s)")
-    targets = ", ".join(TARGETS)
-    parser.add_argument("--only", nargs="+", choices=list(TARGETS), metavar="PART", help=targets)
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/kills"))
     parser.add_argument("--docs", action="store_true", help="update docs/cluster.md as well")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    run = Run(options.model.resolve(), options.data.resolve(), options.out.resolve())
+    if run.run_dir.exists():
+        raise SystemExit(f"error: {run.run_dir} is there already: give another --out, or remove it")
+    outcomes = series(run, options.kills, random.Random(options.seed))
+    text = f"{table(outcomes)}\n\n{verdict(outcomes)} Kept: {check_history(run)}."
+    print(text)
+    (options.out / "kills.md").write_text(text + "\n", encoding="utf-8")
+    if options.docs:
+        write_section("cluster.md", "kills", text)
 
 
 if __name__ == "__main__":

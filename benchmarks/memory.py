@@ -17,8 +17,11 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from phantom.stages import MAX_PIXELS, Stage, draw_stage, prepare_stage, run_stages
 from recipe.preflight.memory import estimate
 from recipe.preflight.model import read_shape
 from recipe.preflight.values import GIB, read_workload
@@ -26,28 +29,20 @@ from recipe.program import compose_config
 
 TOLERANCE = 0.25
 WIDTH, INNER, LAYERS = 1024, 2816, 17
-PIXELS = 15680
+ROWS = 8  # of a batch
+TIMEOUT_S = 300  # of each run
 
 
 def make_data(folder: Path) -> None:
     """Write a phantom set, and the tiny model with its tokenizer."""
-    phantom = str(folder / "phantom")
-    for command in (
-        ("phantom.draw", "--out", phantom, "--images", "60", "--seed", "3"),
-        (
-            *("data_prep.thinkvg", "--source", phantom, "--images", f"{phantom}/files"),
-            *("--out", str(folder / "data"), "--min-pixels", "12544"),
-            *("--max-pixels", str(PIXELS), "--val", "0.1", "--test", "0.1"),
-        ),
-        ("phantom.tiny", "--data", str(folder / "data"), "--out", str(folder / "tiny")),
-    ):
-        subprocess.run([sys.executable, "-m", *command], check=True, stdout=subprocess.DEVNULL)
+    out = folder / "tiny"
+    command = ("phantom.tiny", "--data", str(folder / "data"), "--out", str(out))
+    tiny = Stage("model", "make a tiny model", command, out)
+    run_stages([draw_stage(folder, 60, seed=3), prepare_stage(folder, 0, test=0.1), tiny], folder)
 
 
 def make_model(tiny: Path, out: Path) -> None:
     """Write a wider and deeper model with the tiny model's tokenizer and vision tower."""
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
-
     config = AutoConfig.from_pretrained(tiny)
     text = config.text_config
     text.hidden_size, text.intermediate_size, text.num_hidden_layers = WIDTH, INNER, LAYERS
@@ -60,33 +55,13 @@ def make_model(tiny: Path, out: Path) -> None:
     AutoProcessor.from_pretrained(tiny).save_pretrained(out)
 
 
-def overrides(folder: Path, model: str, rows: int, checkpointing: bool) -> list[str]:
-    """Return the overrides of the run's command."""
-    return [
-        "cluster=cpu",
-        "model=tiny",
-        f"model.path={folder / model}",
-        f"data.dir={folder / 'data'}",
-        f"run_dir={folder / 'runs' / model}",
-        f"cluster.gradient_checkpointing={str(checkpointing).lower()}",
-        f"data.train_batch_size={rows}",
-        f"data.micro_batch_size_per_gpu={rows}",
-        "data.max_length=256",
-        "trainer.total_training_steps=3",
-        "trainer.save_freq=-1",
-        "trainer.test_freq=-1",
-        "trainer.logger=[console,file]",
-    ]
-
-
-def peak(command: list[str], log: Path, timeout: float) -> float:
+def peak(command: list[str], log: Path) -> float:
     """Return the largest resident memory, in bytes, of any process until a run logged two steps.
 
     Raises:
-        SystemExit: the run ended, or logged no two steps in `timeout` seconds.
+        SystemExit: the run ended, or took too long.
     """
-    log.unlink(missing_ok=True)
-    largest, deadline = 0, time.monotonic() + timeout
+    largest, deadline = 0, time.monotonic() + TIMEOUT_S
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True
     ) as process:
@@ -107,34 +82,38 @@ def peak(command: list[str], log: Path, timeout: float) -> float:
 
 def longest_tokens(folder: Path) -> float:
     """Return the tokens of the longest SFT sequence, to which verl pads a batch."""
-    import pyarrow.parquet as pq
-    from transformers import AutoProcessor
-
     processor = AutoProcessor.from_pretrained(folder / "tiny")
     rows = pq.read_table(folder / "data" / "sft_train.parquet").to_pylist()
     texts = ["".join(str(message["content"]) for message in row["messages"]) for row in rows]
-    lengths = [len(ids) for ids in processor.tokenizer(texts)["input_ids"]]
-    return max(lengths) + PIXELS / 28**2
+    return max(map(len, processor.tokenizer(texts)["input_ids"])) + MAX_PIXELS / 28**2
 
 
-def measure(folder: Path, rows: int, checkpointing: bool, timeout: float) -> bool:
+def measure(folder: Path, checkpointing: bool) -> bool:
     """Run both models, print the comparison, and return whether it is within the tolerance."""
     measured, estimated = {}, {}
     length = longest_tokens(folder)
     for model in ("tiny", "wide"):
-        arguments = overrides(folder, model, rows, checkpointing)
+        run_dir = folder / "runs" / model
+        overrides = [
+            *("cluster=cpu", "model=tiny", f"model.path={folder / model}"),
+            *(f"data.dir={folder / 'data'}", f"run_dir={run_dir}", "data.max_length=256"),
+            f"cluster.gradient_checkpointing={str(checkpointing).lower()}",
+            *(f"data.train_batch_size={ROWS}", f"data.micro_batch_size_per_gpu={ROWS}"),
+            *("trainer.total_training_steps=3", "trainer.save_freq=-1", "trainer.test_freq=-1"),
+            "trainer.logger=[console,file]",
+        ]
         shape = read_shape(str(folder / model))
-        config = compose_config("sft", [*arguments, f"data.max_length={round(length)}"])
-        memory = estimate(shape, read_workload(config, "sft", PIXELS))
+        config = compose_config("sft", [*overrides, f"data.max_length={round(length)}"])
+        memory = estimate(shape, read_workload(config, "sft", MAX_PIXELS))
         estimated[model] = max(memory.moments.values())
-        command = [sys.executable, "-m", "recipe.sft", *arguments]
-        measured[model] = peak(command, folder / "runs" / model / "metrics.jsonl", timeout)
+        command = [sys.executable, "-m", "recipe.sft", *overrides]
+        measured[model] = peak(command, run_dir / "metrics.jsonl")
         print(f"{model}: {shape.parameters:,} parameters, {memory.as_gib()['training']}")
     growth = (measured["wide"] - measured["tiny"]) / GIB
     expected = (estimated["wide"] - estimated["tiny"]) / GIB
     error = expected / growth - 1
     print(
-        f"{rows} rows of up to {length:.0f} tokens, checkpointing {checkpointing}: measured growth "
+        f"{ROWS} rows of up to {length:.0f} tokens, checkpointing {checkpointing}: measured growth "
         f"{growth:.2f} GiB (libraries and tiny model {measured['tiny'] / GIB:.2f}), estimated "
         f"{expected:.2f} GiB, {error:+.1%}"
     )
@@ -142,20 +121,15 @@ def measure(folder: Path, rows: int, checkpointing: bool, timeout: float) -> boo
 
 
 def main() -> None:
-    """Make data and models if they are missing, and compare."""
+    """Make data and models, and compare."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
-    parser.add_argument("--rows", type=int, default=8, help="rows of a batch")
     parser.add_argument("--checkpointing", action="store_true", help="with checkpointing")
-    parser.add_argument("--timeout", type=float, default=300, help="seconds for each run")
-    parser.add_argument("--folder", type=Path, help="where data and models are kept")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "wide").is_dir():
-            make_data(folder)
-            make_model(folder / "tiny", folder / "wide")
-        if not measure(folder, options.rows, options.checkpointing, options.timeout):
+        folder = Path(temporary)
+        make_data(folder)
+        make_model(folder / "tiny", folder / "wide")
+        if not measure(folder, options.checkpointing):
             raise SystemExit(1)
 
 

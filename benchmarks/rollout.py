@@ -12,13 +12,13 @@ to the engine are those of its pickled requests, bytes to storage those that Tra
 
 import argparse
 import asyncio
+import contextlib
 import cProfile
 import json
 import os
 import pickle
 import pstats
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +26,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
+from PIL import Image
+
+from benchmarks.shared import run_again
+from recipe import program
 
 LOOPS = ("verl", "by group")
 SIDES = (112, 504, 1008)
@@ -99,43 +104,30 @@ class Reward:
         return [self.compute_score(data) for _ in range(len(data))]
 
 
-def draw_pictures(folder: Path, side: int, count: int) -> list[Path]:
-    """Write `count` different square pictures."""
-    import numpy as np
-    from PIL import Image
-
-    paths = []
+def make_prompts(folder: Path, side: int, count: int) -> list[Any]:
+    """Return `count` prompts, each with a different square picture of noise."""
+    pixels = {"min_pixels": side * side, "max_pixels": side * side}
+    prompts = []
     for number in range(count):
-        pixels = np.random.default_rng(number).integers(0, 256, (side, side), dtype=np.uint8)
-        paths.append(folder / f"{number}.png")
-        Image.fromarray(pixels).convert("RGB").save(paths[-1])
-    return paths
+        noise = np.random.default_rng(number).integers(0, 256, (side, side), dtype=np.uint8)
+        picture = folder / f"{number}.png"
+        Image.fromarray(noise).convert("RGB").save(picture)
+        image = {"type": "image", "image": str(picture), **pixels}
+        content = [image, {"type": "text", "text": QUESTION}]
+        prompts.append([{"role": "user", "content": content}])
+    return prompts
 
 
-def batch_of(pictures: list[Path], side: int) -> Any:
+def batch_of(prompts: list[Any]) -> Any:
     """Return prompts in the form of verl's trainer."""
-    import numpy as np
     from verl.utils import tensordict_utils
 
-    pixels = {"min_pixels": side * side, "max_pixels": side * side}
-    rows = [
-        [
-            {
-                "role": "user",
-                "content": [
-                    {"type": "image", "image": str(picture), **pixels},
-                    {"type": "text", "text": QUESTION},
-                ],
-            }
-        ]
-        for picture in pictures
-    ]
     columns = {
-        "raw_prompt": np.empty(len(rows), dtype=object),
-        "uid": np.array([str(uuid.uuid4()) for _ in rows], dtype=object),
-        "index": np.arange(len(rows)),
+        "raw_prompt": np.empty(len(prompts), dtype=object),
+        "uid": np.array([str(uuid.uuid4()) for _ in prompts], dtype=object),
+        "index": np.arange(len(prompts)),
     }
-    columns["raw_prompt"][:] = rows
+    columns["raw_prompt"][:] = prompts
     batch = tensordict_utils.get_tensordict(columns)
     tensordict_utils.assign_non_tensor_data(batch, "global_steps", 1)
     return batch
@@ -167,17 +159,13 @@ def run_loop(
     loop: str, side: int, options: argparse.Namespace, profile: cProfile.Profile | None = None
 ) -> dict[str, float]:
     """Run one loop on pictures of one size, and return what it took for each rollout."""
-    from recipe import program
-
-    config = program.compose_config(
-        "train",
-        [
-            *("cluster=cpu", "model=tiny", f"model.path={options.model}", "data.dir=none"),
-            *("run_dir=none", f"actor_rollout_ref.rollout.n={options.group}"),
-            f"data.max_prompt_length={(side // PATCH) ** 2 + 512}",
-            f"data.max_response_length={options.tokens}",
-        ],
-    )
+    overrides = [
+        *("cluster=cpu", "model=tiny", f"model.path={options.model}", "data.dir=none"),
+        *("run_dir=none", f"actor_rollout_ref.rollout.n={options.group}"),
+        f"data.max_prompt_length={(side // PATCH) ** 2 + 512}",
+        f"data.max_response_length={options.tokens}",
+    ]
+    config = program.compose_config("train", overrides)
     program.set_environment(config)
     OmegaConf.resolve(config)
     import ray
@@ -200,30 +188,23 @@ def run_loop(
     async def generate() -> dict[str, float]:
         worker, engine = worker_of(loop, config, options.tokens)
         with tempfile.TemporaryDirectory() as folder:
-            pictures = draw_pictures(Path(folder), side, options.prompts + 1)
-            await _finish(
-                worker, batch_of(pictures[:1], side), options.group
-            )  # imports and first calls
-            before, first_bytes, first_stored = (
-                time.process_time(),
-                await engine.received.remote(),
-                stored,
-            )
-            if profile:
-                profile.enable()
-            for start in range(1, len(pictures), AT_ONCE):
-                batch = batch_of(pictures[start : start + AT_ONCE], side)
-                await _finish(worker, batch, options.group)
-            if profile:
-                profile.disable()
+            prompts = make_prompts(Path(folder), side, options.prompts + 1)
+            # The first pays for imports and first calls.
+            await _finish(worker, batch_of(prompts[:1]), options.group)
+            before, first_stored = time.process_time(), stored
+            first_bytes = await engine.received.remote()
+            with profile or contextlib.nullcontext():
+                for start in range(1, len(prompts), AT_ONCE):
+                    batch = batch_of(prompts[start : start + AT_ONCE])
+                    await _finish(worker, batch, options.group)
             seconds = time.process_time() - before
-            rollouts = options.prompts * options.group
             sent = await engine.received.remote() - first_bytes
-            return {
-                "ms": 1000 * seconds / rollouts,
-                "engine": sent / rollouts,
-                "storage": (stored - first_stored) / rollouts,
-            }
+        rollouts = options.prompts * options.group
+        return {
+            "ms": 1000 * seconds / rollouts,
+            "engine": sent / rollouts,
+            "storage": (stored - first_stored) / rollouts,
+        }
 
     return asyncio.run(generate())
 
@@ -259,10 +240,14 @@ def main() -> None:
     if options.loop:
         print(json.dumps(run_loop(options.loop, options.sides[0], options)))
         return
+    os.environ["OMP_NUM_THREADS"] = "1"
     print("| picture | loop | ms a rollout | KB to the engine | KB to storage |")
     print("|---|---|---|---|---|")
     for side in options.sides:
-        results = {loop: _measured(loop, side, options) for loop in LOOPS}
+        results = {
+            loop: run_again("benchmarks.rollout", "--loop", loop, "--sides", str(side))
+            for loop in LOOPS
+        }
         for loop, result in results.items():
             kilobytes = " | ".join(f"{result[part] / 1000:,.0f}" for part in ("engine", "storage"))
             print(f"| {side} | {loop} | {result['ms']:.1f} | {kilobytes} |", flush=True)
@@ -284,21 +269,6 @@ def print_profile(options: argparse.Namespace) -> None:
     }
     for part, function in PARTS.items():
         print(f"| {part} | {1000 * seconds.get(function, 0.0) / rollouts:.2f} |")
-
-
-def _measured(loop: str, side: int, options: argparse.Namespace) -> dict[str, float]:
-    arguments = [str(options.model), "--loop", loop, "--sides", str(side)]
-    for name in ("prompts", "group", "tokens"):
-        arguments += [f"--{name}", str(getattr(options, name))]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.rollout", *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
 
 
 if __name__ == "__main__":

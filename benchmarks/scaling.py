@@ -6,16 +6,14 @@ before large, long micro-batches before short ones. Nothing here was run on a GP
 """
 
 import itertools
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
-from benchmarks.docs import replace_section
+from benchmarks.shared import write_section
 from recipe.preflight.memory import Estimate, estimate, traffic
 from recipe.preflight.model import ModelShape, read_shape
 from recipe.preflight.values import GIB, Workload, read_workload
 from recipe.program import compose_config
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "scaling.md"
 MODELS = ("3B", "7B", "32B", "72B")
 GPUS = (1, 2, 4, 8, 16, 32, 64)
 PIXELS = 1280 * 28 * 28
@@ -26,18 +24,6 @@ TOKENS = 1024
 """Assumed mean tokens of prompt and response together, for the traffic."""
 NETWORK = 50e9
 """Assumed bytes a second into one GPU: 400 Gbit/s; NVLink within a node is faster."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The first setting that fits."""
-
-    parallel: int
-    offload: bool
-    share: float
-    tokens: int
-    work: Workload
-    memory: Estimate
 
 
 def shipped(size: str) -> Workload:
@@ -65,7 +51,7 @@ def fits(memory: Estimate, work: Workload) -> bool:
     return enough and max(memory.moments.values()) <= memory.available
 
 
-def choose(shape: ModelShape, base: Workload, gpus: int) -> Choice | None:
+def choose(shape: ModelShape, base: Workload, gpus: int) -> tuple[Workload, Estimate] | None:
     """Return the first setting that fits, from fast to slow; None if there is none."""
     for offload, tokens, parallel, share in itertools.product(
         (False, True), LENGTHS, PARALLEL, SHARES
@@ -75,7 +61,7 @@ def choose(shape: ModelShape, base: Workload, gpus: int) -> Choice | None:
         work = replace(on(base, gpus, parallel, offload, share), tokens=tokens)
         memory = estimate(shape, work)
         if fits(memory, work):
-            return Choice(parallel, offload, share, tokens, work, memory)
+            return work, memory
     return None
 
 
@@ -87,32 +73,37 @@ def memory_table(shapes: dict[str, ModelShape]) -> str:
         "node | traffic a step, GB a GPU | at 50 GB/s, s |",
         "|" + "---|" * 13,
     ]
-    bases = {size: shipped(size) for size in MODELS}
-    for size, gpus in itertools.product(MODELS, GPUS):
-        choice = choose(shapes[size], bases[size], gpus)
-        if choice is None:
-            lines.append(f"| {size} | {gpus} | does not fit |" + " |" * 10)
-            continue
-        moments = choice.memory.moments
-        moved_bytes = traffic(shapes[size], choice.work, TOKENS).total
-        assert choice.memory.serving is not None
-        lines.append(
-            f"| {size} | {gpus} | {choice.parallel} | {'yes' if choice.offload else 'no'} | "
-            f"{choice.share} | {choice.tokens} | {moments['backward'] / GIB:.0f} | "
-            f"{moments['update'] / GIB:.0f} | {moments['rollout'] / GIB:.0f} | "
-            f"{choice.memory.serving.cache_tokens // choice.work.sequence} | "
-            f"{choice.memory.host / GIB:.0f} | {moved_bytes / 1e9:.0f} | "
-            f"{moved_bytes / NETWORK:.0f} |"
-        )
+    for size, shape in shapes.items():
+        base = shipped(size)
+        for gpus in GPUS:
+            choice = choose(shape, base, gpus)
+            cells = cells_of(shape, *choice) if choice else ["does not fit"]
+            lines.append(f"| {size} | {gpus} | {' | '.join(cells)} |" + " |" * (11 - len(cells)))
     return "\n".join(lines)
+
+
+def cells_of(shape: ModelShape, work: Workload, memory: Estimate) -> list[str]:
+    """Return the columns of a setting: what to set, GiB of memory, traffic."""
+    assert work.rollout is not None
+    assert memory.serving is not None
+    moved_bytes = traffic(shape, work, TOKENS).total
+    return [
+        f"{work.rollout.tensor_parallel}",
+        "yes" if work.offload_optimizer else "no",
+        f"{work.rollout.share}",
+        f"{work.tokens}",
+        *(f"{memory.moments[name] / GIB:.0f}" for name in ("backward", "update", "rollout")),
+        f"{memory.serving.cache_tokens // work.sequence}",
+        f"{memory.host / GIB:.0f}",
+        f"{moved_bytes / 1e9:.0f}",
+        f"{moved_bytes / NETWORK:.0f}",
+    ]
 
 
 def main() -> None:
     """Write the table into the document."""
     shapes = {size: read_shape(f"Qwen/Qwen2.5-VL-{size}-Instruct") for size in MODELS}
-    text = DOCUMENT.read_text(encoding="utf-8")
-    DOCUMENT.write_text(replace_section(text, "memory", memory_table(shapes)), encoding="utf-8")
-    print(DOCUMENT)
+    write_section("scaling.md", "memory", memory_table(shapes))
 
 
 if __name__ == "__main__":

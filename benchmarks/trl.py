@@ -37,25 +37,18 @@ PARTS = {
 }
 
 
-def micro_batch(options: argparse.Namespace) -> int:
-    """Return the number of rollouts in a forward pass."""
-    return min(MICRO_BATCH, options.prompts * options.group)
-
-
 def train_with_ours(options: argparse.Namespace) -> list[dict[str, float]]:
     """Train with `recipe.train`, and return the metrics of each step."""
     run_dir = options.out / "ours"
-    command = [sys.executable, "-m", "recipe.train", "cluster=cpu", "model=tiny"]
-    command += [
+    command = [
+        *(sys.executable, "-m", "recipe.train", "cluster=cpu", "model=tiny"),
         *("experiment=demo_grpo", f"model.path={options.model}", f"data.dir={options.data}"),
         *(f"run_dir={run_dir}", f"seed={options.seed}", "trainer.logger=[console,file]"),
         *(f"trainer.total_training_steps={options.steps}", "trainer.save_freq=-1"),
-        *(
-            f"data.train_batch_size={options.prompts}",
-            f"actor_rollout_ref.rollout.n={options.group}",
-        ),
+        f"data.train_batch_size={options.prompts}",
+        f"actor_rollout_ref.rollout.n={options.group}",
         f"actor_rollout_ref.actor.ppo_mini_batch_size={options.prompts}",
-        f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={micro_batch(options)}",
+        f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={options.micro_batch}",
         f"actor_rollout_ref.actor.optim.lr={RATE}",
         "actor_rollout_ref.actor.optim.lr_scheduler_type=constant",
         "actor_rollout_ref.actor.optim.lr_warmup_steps=0",
@@ -101,10 +94,7 @@ def rows(options: argparse.Namespace, patch_size: int) -> Any:
         [
             {
                 "prompt": [
-                    {
-                        "role": message["role"],
-                        "content": message["content"].replace("<image>", ""),
-                    }
+                    message | {"content": message["content"].replace("<image>", "")}
                     for message in prompt.messages
                 ],
                 "image": load_image(prompt, patch_size),
@@ -119,12 +109,11 @@ def settings_of_trl(options: argparse.Namespace) -> Any:
     """Return the settings that both share, as TRL names them."""
     from trl.trainer.grpo_config import GRPOConfig
 
-    rollouts = options.prompts * options.group
     return GRPOConfig(
         output_dir=str(options.out / "trl"),
         max_steps=options.steps,
-        per_device_train_batch_size=micro_batch(options),
-        gradient_accumulation_steps=rollouts // micro_batch(options),
+        per_device_train_batch_size=options.micro_batch,
+        gradient_accumulation_steps=options.rollouts // options.micro_batch,
         num_generations=options.group,
         max_completion_length=RESPONSE_LENGTH,
         learning_rate=RATE,
@@ -161,9 +150,8 @@ def score(completions: Any, ground_truth: Any, **_: Any) -> list[float]:
 def run_trl(options: argparse.Namespace) -> None:
     """Train with TRL and write its metrics of each step."""
     from recipe import program
-    from recipe.program import compose_config
 
-    program.set_environment(compose_config("evaluate", ["cluster=cpu", "data.dir=D"]))
+    program.set_environment(program.compose_config("evaluate", ["cluster=cpu", "data.dir=D"]))
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
     from trl.trainer.grpo_trainer import GRPOTrainer
@@ -228,7 +216,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.steps < 4:
         parser.error("--steps: 4 or more, for means and their errors")
-    if options.prompts * options.group % micro_batch(options):
+    options.rollouts = options.prompts * options.group
+    options.micro_batch = min(MICRO_BATCH, options.rollouts)  # rollouts in a forward pass
+    if options.rollouts % options.micro_batch:
         parser.error(f"--prompts times --group: choose a multiple of {MICRO_BATCH}, or less")
     if options.trl_only:
         run_trl(options)
@@ -248,13 +238,7 @@ def main() -> None:
 def print_comparison(
     theirs: list[dict[str, float]], ours: list[dict[str, float]], totals: dict[str, float]
 ) -> None:
-    """Print rewards and times.
-
-    Args:
-        theirs: TRL's metrics of each step.
-        ours: this recipe's metrics of each step.
-        totals: seconds of each training with start-up.
-    """
+    """Print rewards and times from the metrics of each step and the seconds in all."""
     # Both make some preparations in their first step.
     seconds = {
         "TRL": [step["seconds"] for step in theirs][1:],

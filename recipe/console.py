@@ -76,7 +76,7 @@ class _Console:
     def __init__(self, folder: Path, show_all: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log, lines = (folder.resolve() / name for name in (LOG, LINES))
-        self.failed = False
+        self.failed = False  # whether an error has been shown
         self.process = os.getpid()
         self._source = self.log if show_all else lines
         self._show_all = show_all
@@ -262,14 +262,12 @@ def duration(seconds: float) -> str:
 def validation(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the validation metrics of a step, under the names of `GRPO` and `SFT`."""
     means = {match[1]: value for key, value in data.items() if (match := _VALIDATED.match(key))}
-    metrics = {f"reward/{name}/mean": means[name] for name in COMPONENTS if name in means}
-    sources = {"critic/score/mean": "score", "timing_s/step": "timing_s/testing"}
-    values = {**data, **means}
+    names = {f"reward/{name}/mean": name for name in COMPONENTS}
+    names |= {"critic/score/mean": "score", "train/loss": "val/loss"}
     if means:
-        metrics |= {name: values[key] for name, key in sources.items() if key in values}
-    if "val/loss" in data:
-        metrics["train/loss"] = data["val/loss"]
-    return metrics
+        names["timing_s/step"] = "timing_s/testing"
+    values = {**data, **means}
+    return {name: values[source] for name, source in names.items() if source in values}
 
 
 def notes(data: Mapping[str, Any], step: int) -> list[str]:
@@ -382,7 +380,7 @@ def _wandb_address() -> str | None:
 def log_to_console(total: int, done: int, validates_only: bool = False) -> None:
     """Make `StepLines` verl's ``console`` logger, before verl creates its loggers.
 
-    The training ends at step `total`; an earlier start has done `done` steps.
+    An earlier start has done `done` of the `total` steps; with `validates_only`, no more follow.
     """
     from verl.utils import logger
 

@@ -6,6 +6,7 @@ filled in from the run. It loads in transformers 4.57 and 5, and in the vLLM ver
 
 import argparse
 import json
+import math
 import re
 import shutil
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from tqdm import tqdm
 
 from data_prep.program import InputError, whole_folder, write_whole
@@ -57,7 +59,7 @@ def write_model(source: Source, out: Path, base: Path | None, dtype: str) -> Non
     Raises:
         InputError: the weights cannot be merged, or the processor has no chat template.
     """
-    from transformers import AutoProcessor
+    from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -70,7 +72,9 @@ def write_model(source: Source, out: Path, base: Path | None, dtype: str) -> Non
                 if file.is_file():
                     shutil.copy2(file, unfinished)
         else:
-            _convert(source.folder, unfinished, precision)
+            model = AutoModelForImageTextToText.from_pretrained(source.folder, dtype=precision)
+            model.save_pretrained(unfinished)
+            AutoProcessor.from_pretrained(source.folder).save_pretrained(unfinished)
         add_older_forms(unfinished)
         if not getattr(AutoProcessor.from_pretrained(unfinished), "chat_template", None):
             raise InputError(f"{source.folder}: the processor has no chat template to export")
@@ -83,13 +87,6 @@ def _named_base(source: Source) -> Path | None:
     return Path(named) if named and Path(named).is_dir() else None
 
 
-def _convert(folder: Path, out: Path, dtype: torch.dtype) -> None:
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).save_pretrained(out)
-    AutoProcessor.from_pretrained(folder).save_pretrained(out)
-
-
 def merge(source: Source, base: Path | None, out: Path, dtype: torch.dtype | None) -> None:
     """Merge a checkpoint's shards into the Hugging Face folder `out`, which is empty or new.
 
@@ -100,14 +97,22 @@ def merge(source: Source, base: Path | None, out: Path, dtype: torch.dtype | Non
         InputError: shards are missing, or adapters have no base or are of an unknown kind.
     """
     from accelerate import init_empty_weights  # type: ignore[import-untyped]
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers import (
+        AutoConfig,
+        AutoModelForImageTextToText,
+        AutoProcessor,
+        GenerationConfig,
+    )
     from verl.utils.transformers_compat import drop_tied_target_keys
 
     assert source.shards is not None
     state = read_shards(source.shards)
     if source.lora:
         meta = load_json(source.shards / "lora_train_meta.json")
-        state = merge_adapters(state, meta, _base_weights(base) if base else {})
+        weights = {}
+        if base:
+            weights = AutoModelForImageTextToText.from_pretrained(base, dtype="auto").state_dict()
+        state = merge_adapters(state, meta, weights)
     if dtype:
         state = {name: weight.to(dtype) for name, weight in state.items()}
     config = AutoConfig.from_pretrained(source.folder)
@@ -117,8 +122,6 @@ def merge(source: Source, base: Path | None, out: Path, dtype: torch.dtype | Non
     model.to_empty(device="cpu")
     drop_tied_target_keys(state, model, config)
     if (source.folder / "generation_config.json").is_file():
-        from transformers import GenerationConfig
-
         model.generation_config = GenerationConfig.from_pretrained(source.folder)
     model.save_pretrained(out, state_dict=state)
     AutoProcessor.from_pretrained(source.folder).save_pretrained(out)
@@ -189,14 +192,6 @@ def merge_adapters(
     return merged
 
 
-def _base_weights(folder: Path) -> dict[str, torch.Tensor]:
-    from transformers import AutoModelForImageTextToText
-
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
-    weights: dict[str, torch.Tensor] = model.state_dict()
-    return weights
-
-
 def _world_size(folder: Path) -> int:
     names = (path.name for path in folder.glob("model_world_size_*_rank_*.pt"))
     return max(int(name.split("_")[3]) for name in names)
@@ -248,15 +243,13 @@ def _with_dtype(config: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _weights_dtype(folder: Path) -> str | None:
-    """Return the most used precision by the headers of the safetensors files, None without any."""
+    """Return the precision of most weights in the safetensors files, None without any."""
     sizes: Counter[str] = Counter()
     for file in folder.glob("*.safetensors"):
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        header.pop("__metadata__", None)
-        for tensor in header.values():
-            begin, end = tensor["data_offsets"]
-            sizes[tensor["dtype"]] += end - begin
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (it is no mapping)
+                tensor = tensors.get_slice(name)
+                sizes[tensor.get_dtype()] += math.prod(tensor.get_shape())
     known = [_DTYPES[kind] for kind, _ in sizes.most_common() if kind in _DTYPES]
     return known[0] if known else None
 
@@ -295,22 +288,6 @@ DTYPES = ("keep", "float32", "bfloat16", "float16")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export and print the folder; on failure print one line to stderr and return 2."""
-    options = _parser().parse_args(arguments)
-    try:
-        if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
-            raise InputError(f"{options.out}: exists and is not empty; name another folder")
-        source = find_model(options.checkpoint, "CHECKPOINT")
-        text = card(options.out.name, source, options.evaluation)
-        write_model(source, options.out, options.base, options.dtype)
-        (options.out / "README.md").write_text(text, encoding="utf-8")
-    except (InputError, OSError) as error:
-        print(f"recipe.export: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(options.out)
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m recipe.export", description=__doc__)
     add = parser.add_argument
     add(
@@ -334,7 +311,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="folder of recipe.evaluate, whose numbers go into the model card",
     )
-    return parser
+    options = parser.parse_args(arguments)
+    try:
+        if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+            raise InputError(f"{options.out}: exists and is not empty; name another folder")
+        source = find_model(options.checkpoint, "CHECKPOINT")
+        text = card(options.out.name, source, options.evaluation)
+        write_model(source, options.out, options.base, options.dtype)
+        (options.out / "README.md").write_text(text, encoding="utf-8")
+    except (InputError, OSError) as error:
+        print(f"recipe.export: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(options.out)
+    return 0
 
 
 if __name__ == "__main__":

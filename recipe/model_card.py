@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from data_prep.program import InputError, read_metadata
 from recipe.evaluate.metrics import METHOD
@@ -41,13 +42,13 @@ _DATA_NOTES = {
 
 
 def card(name: str, source: Source, evaluation: Path | None) -> str:
-    """Return the text of README.md.
+    """Return the text of README.md, with the numbers of a folder of `recipe.evaluate`.
 
     Raises:
         InputError: `evaluation`, a folder of `recipe.evaluate`, has no metrics.json.
     """
     run = run_folder(source)
-    config = read_run_config(run) if run else {}
+    config = OmegaConf.create(read_run_config(run) if run else {})
     origin = _origin(config)
     base = _shown(_get(config, "model.path"))
     metrics = _metrics(evaluation)
@@ -73,7 +74,7 @@ def card(name: str, source: Source, evaluation: Path | None) -> str:
     return "\n".join(parts)
 
 
-def _training(source: Source, config: Mapping[str, Any], base: str) -> dict[str, str]:
+def _training(source: Source, config: DictConfig, base: str) -> dict[str, str]:
     is_rl = "actor_rollout_ref" in config
     step = next((part for part in source.folder.parts if part.startswith("global_step_")), UNKNOWN)
     rows = {
@@ -148,7 +149,7 @@ def _evaluation(metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _limits(config: Mapping[str, Any]) -> dict[str, str]:
+def _limits(config: DictConfig) -> dict[str, str]:
     file = Path(_get(config, "data.train_files"))
     try:
         metadata = read_metadata(file)
@@ -160,17 +161,15 @@ def _limits(config: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _origin(config: Mapping[str, Any]) -> str:
+def _origin(config: DictConfig) -> str:
     file = Path(_get(config, "data.train_files"))
     if not file.is_file():
         return "unknown"
     return origin_of_patients(patients_of(read_columns(file, ("extra_info",))["extra_info"]))
 
 
-def _get(config: Mapping[str, Any], key: str) -> str:
-    value: Any = config
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
+def _get(config: DictConfig, key: str) -> str:
+    value = OmegaConf.select(config, key, throw_on_resolution_failure=False)
     return UNKNOWN if value is None else str(value)
 
 

@@ -6,7 +6,6 @@ to a file instead, which needs neither.
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +14,58 @@ from recipe.program import one_line_at_the_end
 from reward.ground_truth import QUESTION_TYPES
 from reward.settings import COMPONENTS
 
-Panels = Mapping[str, Sequence[str]]
-"""Line plots over steps: title -> metrics."""
-
 TITLES = {name: name.replace("_", " ") for name in ("score", *COMPONENTS)}
 STAGES = ("gen", "old_log_prob", "update_actor", "update_weights")
-SECTIONS: dict[str, Panels] = {
-    "Reward: means": {title: [f"reward/{name}/mean"] for name, title in TITLES.items()},
-    "Reward: standard deviations": {
-        title: [f"reward/{name}/std"] for name, title in TITLES.items()
-    },
+DEVIATIONS = "Reward: standard deviations"
+"""This section is closed at first."""
+GRADIENT_NORM = "Gradient norm"
+"""This panel has a logarithmic scale."""
+
+Layout = dict[str, dict[str, tuple[str, ...]]]
+"""Section -> panel -> the metrics that it plots over steps."""
+
+LAYOUT: Layout = {
+    "Reward: means": {title: (f"reward/{name}/mean",) for name, title in TITLES.items()},
+    DEVIATIONS: {title: (f"reward/{name}/std",) for name, title in TITLES.items()},
     "Reward by question type": {
-        f"{title} by question type": [f"by_type/{kind}/{name}/mean" for kind in QUESTION_TYPES]
+        f"{title} by question type": tuple(f"by_type/{kind}/{name}/mean" for kind in QUESTION_TYPES)
         for name, title in TITLES.items()
     },
     "Responses": {
-        "Response length, tokens": ["response_length/mean", "response_length/max"],
-        "Cut off at the limit": ["response_length/clip_ratio"],
-        "Reasoning length, tokens": ["reasoning_length/mean", "reasoning_length/max"],
-        "Responses without a reasoning": ["reasoning_length/none"],
-        "Rollouts that failed": ["training/failed_rollouts"],
-        "Groups drawn anew": ["training/redrawn_groups"],
-        "Boxes in the answer": ["reward/n_boxes/mean", "reward/box_count_match/mean"],
-        "Boxes in the reasoning": ["reward/n_think_boxes/mean"],
+        "Response length, tokens": ("response_length/mean", "response_length/max"),
+        "Cut off at the limit": ("response_length/clip_ratio",),
+        "Reasoning length, tokens": ("reasoning_length/mean", "reasoning_length/max"),
+        "Responses without a reasoning": ("reasoning_length/none",),
+        "Rollouts that failed": ("training/failed_rollouts",),
+        "Groups drawn anew": ("training/redrawn_groups",),
+        "Boxes in the answer": ("reward/n_boxes/mean", "reward/box_count_match/mean"),
+        "Boxes in the reasoning": ("reward/n_think_boxes/mean",),
     },
     "Policy": {
-        "Spread within a group": ["reward/group_std/mean"],
-        "Groups without a signal": ["reward/group_std/zero"],
-        "Rollout against actor, probability": ["training/rollout_probs_diff_mean"],
-        "Rollout against actor, log-probability": ["training/rollout_actor_log_prob_diff/mean"],
-        "Gradient norm": ["actor/grad_norm"],
-        "Entropy": ["actor/entropy"],
-        "KL of the update": ["actor/ppo_kl"],
+        "Spread within a group": ("reward/group_std/mean",),
+        "Groups without a signal": ("reward/group_std/zero",),
+        "Rollout against actor, probability": ("training/rollout_probs_diff_mean",),
+        "Rollout against actor, log-probability": ("training/rollout_actor_log_prob_diff/mean",),
+        GRADIENT_NORM: ("actor/grad_norm",),
+        "Entropy": ("actor/entropy",),
+        "KL of the update": ("actor/ppo_kl",),
     },
     "Time and tokens": {
-        "Time of a step, s": ["timing_s/step"],
-        "Time by stage, s": [f"timing_s/{stage}" for stage in STAGES],
-        "Tokens of a step": ["perf/total_num_tokens"],
-        "Tokens a second and GPU": ["perf/throughput"],
+        "Time of a step, s": ("timing_s/step",),
+        "Time by stage, s": tuple(f"timing_s/{stage}" for stage in STAGES),
+        "Tokens of a step": ("perf/total_num_tokens",),
+        "Tokens a second and GPU": ("perf/throughput",),
     },
 }
-REFERENCE = {"KL to the reference": ["actor/kl_loss"]}
+REFERENCE = {"KL to the reference": ("actor/kl_loss",)}
 JUDGE = {
-    "Faults, share": ["judge/failed_share"],
-    "Asked and failed": ["judge/asked", "judge/failed"],
+    "Faults, share": ("judge/failed_share",),
+    "Asked and failed": ("judge/asked", "judge/failed"),
 }
-CLOSED = ("Reward: standard deviations",)
-LOG_SCALE = ("Gradient norm",)
 
 
 def main() -> None:
+    """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m recipe.workspace", description=__doc__)
     parser.add_argument("--entity", required=True, help="user or team")
     parser.add_argument("--project", default="thinkvg", help="(thinkvg)")
@@ -73,9 +74,12 @@ def main() -> None:
     parser.add_argument("--reference", action="store_true", help="the runs have the KL loss")
     parser.add_argument("--out", type=Path, help="write the definition here, upload nothing")
     options = parser.parse_args()
-    workspace = build(
-        options.entity, options.project, options.name, layout(options.judged, options.reference)
-    )
+    layout = dict(LAYOUT)
+    if options.reference:
+        layout["Policy"] = layout["Policy"] | REFERENCE
+    if options.judged:
+        layout["Judge"] = JUDGE
+    workspace = build(options.entity, options.project, options.name, layout)
     if options.out:
         view = workspace._to_model().model_dump(by_alias=True, mode="json")
         write_whole(options.out, json.dumps(view, indent=2) + "\n")
@@ -85,28 +89,20 @@ def main() -> None:
         print(upload(workspace))
 
 
-def layout(judged: bool = False, reference: bool = False) -> dict[str, Panels]:
-    """Lay out the sections; runs with a judge, and those with the KL loss, log further metrics."""
-    sections = dict(SECTIONS)
-    if reference:
-        sections["Policy"] = {**SECTIONS["Policy"], **REFERENCE}
-    return {**sections, "Judge": JUDGE} if judged else sections
-
-
-def build(entity: str, project: str, name: str, layout: Mapping[str, Panels]) -> Any:
+def build(entity: str, project: str, name: str, layout: Layout) -> Any:
     """Build the workspace as an object of `wandb_workspaces`, without saving it."""
     import wandb_workspaces.reports.v2.interface as reports
     import wandb_workspaces.workspaces as workspaces
 
     sections = []
-    for section, plots in layout.items():
+    for section, metrics_of in layout.items():
         panels: list[Any] = [
             reports.LinePlot(
-                title=title, x="Step", y=list(metrics), log_y=title in LOG_SCALE or None
+                title=title, x="Step", y=list(metrics), log_y=title == GRADIENT_NORM or None
             )
-            for title, metrics in plots.items()
+            for title, metrics in metrics_of.items()
         ]
-        is_open = section not in CLOSED
+        is_open = section != DEVIATIONS
         sections.append(workspaces.Section(name=section, panels=panels, is_open=is_open))
     return workspaces.Workspace(entity=entity, project=project, name=name, sections=sections)
 

@@ -12,14 +12,12 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.contrib.concurrent import process_map
 
 from reward.settings import COMPONENTS, load_preset
 from reward.thinkvg import SCORE_KEYS, compute_score
@@ -48,17 +46,6 @@ _WORDS = _SENTENCE.split()
 _REGIONS = ("left lung", "right lung", "cardiac silhouette", "spine", "")
 
 _load_preset = cache(load_preset)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A response whose result broke a rule."""
-
-    preset: str
-    fault: str
-    seconds: float
-    response: str
-    ground_truth: str
 
 
 def random_box(rng: Random, largest: int = 112) -> list[int]:
@@ -186,14 +173,14 @@ def fault_of(scores: dict[str, float]) -> str:
     return ""
 
 
-def check(response: str, truth: str, preset: str) -> tuple[float, Finding | None]:
+def check(response: str, truth: str, preset: str) -> tuple[float, str]:
     """Score one response, up to five times if it takes too long.
 
     Returns:
-        The shortest time in seconds, and the finding, if any.
+        The shortest time in seconds, and what is wrong, or "".
     """
     kwargs = _load_preset(preset)
-    seconds, fault = math.inf, ""
+    seconds = math.inf
     for _ in range(5):
         begin = time.process_time()
         try:
@@ -202,66 +189,56 @@ def check(response: str, truth: str, preset: str) -> tuple[float, Finding | None
             fault = f"raised {type(error).__name__}: {error}"
         seconds = min(seconds, time.process_time() - begin)
         if seconds <= LONGEST_SECONDS or fault:
-            break
-    if not fault and seconds > LONGEST_SECONDS:
-        fault = f"took {seconds:.3f} s"
-    return seconds, Finding(preset, fault, seconds, response, truth) if fault else None
+            return seconds, fault
+    return seconds, f"took {seconds:.3f} s"
 
 
-def run_chunk(seed: int, count: int) -> tuple[int, float, list[Finding]]:
-    """Check `count` responses, and return their number, the longest time and the findings."""
+def run_chunk(seed: int, count: int) -> tuple[float, list[dict[str, Any]]]:
+    """Check `count` responses, and return the longest time and those that failed."""
     slowest, findings = 0.0, []
     for number, (response, truth) in enumerate(responses(seed, count)):
-        seconds, finding = check(response, truth, PRESETS[number % len(PRESETS)])
+        preset = PRESETS[number % len(PRESETS)]
+        seconds, fault = check(response, truth, preset)
         slowest = max(slowest, seconds)
-        if finding:
-            findings.append(finding)
-    return count, slowest, findings
+        if fault:
+            finding = {"preset": preset, "fault": fault, "seconds": seconds}
+            findings.append({**finding, "response": response, "ground_truth": truth})
+    return slowest, findings
 
 
 def main() -> int:
     """Run the command and return its exit code."""
-    options = _parser().parse_args()
-    chunks = [min(CHUNK, options.count - done) for done in range(0, options.count, CHUNK)]
-    total, slowest, findings = 0, 0.0, []
-    with (
-        ProcessPoolExecutor(options.workers) as pool,
-        tqdm(total=options.count, unit="response", desc="fuzz", delay=2) as progress,
-    ):
-        tasks = [
-            pool.submit(run_chunk, options.seed * 1_000_003 + index, count)
-            for index, count in enumerate(chunks)
-        ]
-        for task in as_completed(tasks):
-            count, seconds, chunk_findings = task.result()
-            total, slowest = total + count, max(slowest, seconds)
-            findings += chunk_findings
-            progress.update(count)
-    print(f"{total} responses, {len(findings)} faults, slowest {1000 * slowest:.1f} ms")
-    if findings:
-        options.failures.parent.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(vars(finding)) + "\n" for finding in findings]
-        options.failures.write_text("".join(lines), encoding="utf-8")
-        print(f"first fault: {findings[0].fault}; all in {options.failures}", file=sys.stderr)
-    return 1 if findings else 0
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fuzz_reward", description="Throw random and mutated responses at the reward."
     )
-    parser.add_argument("--count", type=int, default=1_000_000, help="responses (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the responses (%(default)s)")
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes (%(default)s)"
+    add = parser.add_argument
+    failures = Path("outputs/fuzz/failures.jsonl")
+    add("--count", type=int, default=1_000_000, help="responses (%(default)s)")
+    add("--seed", type=int, default=0, help="of the responses (%(default)s)")
+    add("--workers", type=int, default=os.cpu_count(), help="processes (%(default)s)")
+    add("--failures", type=Path, default=failures, help="for faulty responses (%(default)s)")
+    options = parser.parse_args()
+    counts = [min(CHUNK, options.count - done) for done in range(0, options.count, CHUNK)]
+    seeds = [options.seed * 1_000_003 + index for index in range(len(counts))]
+    results = process_map(
+        run_chunk,
+        seeds,
+        counts,
+        max_workers=options.workers,
+        chunksize=1,
+        desc="fuzz",
+        unit="chunk",
+        delay=2,
     )
-    parser.add_argument(
-        "--failures",
-        type=Path,
-        default=Path("outputs/fuzz/failures.jsonl"),
-        help="where faulty responses go (%(default)s)",
-    )
-    return parser
+    slowest = max(seconds for seconds, _ in results)
+    findings = [finding for _, chunk_findings in results for finding in chunk_findings]
+    print(f"{options.count} responses, {len(findings)} faults, slowest {1000 * slowest:.1f} ms")
+    if findings:
+        options.failures.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(finding) + "\n" for finding in findings]
+        options.failures.write_text("".join(lines), encoding="utf-8")
+        print(f"first fault: {findings[0]['fault']}; all in {options.failures}", file=sys.stderr)
+    return 1 if findings else 0
 
 
 if __name__ == "__main__":

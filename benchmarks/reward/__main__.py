@@ -21,8 +21,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 from tqdm import tqdm
 
-from benchmarks.docs import replace_section
 from benchmarks.reward.formulas import FORMULAS, SIDE, Boxes, Formula, cases, closed_truth
+from benchmarks.shared import DOCS, write_section
 from reward.boxes_in_text import Box
 from reward.ground_truth import GroundTruth, place
 from reward.grounding import dense_score, iou
@@ -32,10 +32,10 @@ from reward.thinkvg import compute_score
 
 mpl.use("Agg")
 
-ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = (*FORMULAS, "paper", "dense")
 TARGET: Box = (0.1, 0.3, 0.4, 0.6)
 STEPS = 301
+Scorer = Callable[[str, str], float]
 
 
 def dense(predicted: Boxes, reference: Boxes) -> float:
@@ -98,23 +98,13 @@ def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def write_responses(path: Path) -> int:
-    """Write the cases as input of `python -m reward`, and return their number."""
-    lines = [json.dumps(case.row) + "\n" for case in cases()]
-    path.write_text("".join(lines), encoding="utf-8")
-    return len(lines)
-
-
-def grounding_table(path: Path) -> str:
-    """Score a file of responses with every formula, and return a Markdown table."""
+def grounding_table() -> str:
+    """Score every case with every formula, and return a Markdown table."""
     presets = {name: load_preset(name) for name in ("paper", "dense")}
     rows = [f"| response | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in cases():
         truth = GroundTruth.parse(row["ground_truth"])
-        regions = place(parse_response(row["response"]).regions, truth)
-        predicted = [box for _, box in regions if box]
-        reference = [box for _, box in truth.placed_regions if box]
+        predicted, reference = _boxes(row["response"], truth)
         values = [formula(predicted, reference) for formula in FORMULAS.values()]
         for kwargs in presets.values():
             scores = compute_score("bench", row["response"], row["ground_truth"], **kwargs)
@@ -124,27 +114,14 @@ def grounding_table(path: Path) -> str:
     return "\n".join(rows)
 
 
+def _boxes(response: str, truth: GroundTruth) -> tuple[list[Box], list[Box]]:
+    """Return the boxes of a response, by this project's parsing, and those of its reference."""
+    regions = place(parse_response(response).regions, truth)
+    return [box for _, box in regions if box], [box for _, box in truth.placed_regions if box]
+
+
 def main() -> None:
     """Compare the formulas, and write the results."""
-    options = _parser().parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    responses = options.out / "responses.jsonl"
-    count = write_responses(responses)
-    table = grounding_table(responses)
-    print(f"{count} responses on a {SIDE} x {SIDE} image\n\n{table}\n")
-    draw_curves(options.out / "reward.svg")
-    speed = f"{speed_table()}\n\n{memory_table(options.memory)}"
-    print(speed)
-    (options.out / "reward.md").write_text(f"{table}\n\n{speed}\n", encoding="utf-8")
-    if options.docs:
-        page = ROOT / "docs" / "reward.md"
-        text = replace_section(page.read_text(encoding="utf-8"), "formulas", table)
-        page.write_text(replace_section(text, "speed", speed), encoding="utf-8")
-        draw_curves(ROOT / "docs" / "reward.svg")
-    print(f"\n{options.out}: responses.jsonl, reward.md, reward.svg")
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.reward",
         description="Compare grounding rewards and their speed.",
@@ -156,7 +133,21 @@ def _parser() -> argparse.ArgumentParser:
         "--memory", type=int, default=100_000, help="responses scored for memory (%(default)s)"
     )
     parser.add_argument("--docs", action="store_true", help="update docs/reward.md as well")
-    return parser
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(row) + "\n" for row in cases()]
+    (options.out / "responses.jsonl").write_text("".join(lines), encoding="utf-8")
+    table = grounding_table()
+    print(f"{len(lines)} responses on a {SIDE} x {SIDE} image\n\n{table}\n")
+    draw_curves(options.out / "reward.svg")
+    speed = f"{speed_table()}\n\n{memory_table(options.memory)}"
+    print(speed)
+    (options.out / "reward.md").write_text(f"{table}\n\n{speed}\n", encoding="utf-8")
+    if options.docs:
+        write_section("reward.md", "formulas", table)
+        write_section("reward.md", "speed", speed)
+        draw_curves(DOCS / "reward.svg")
+    print(f"\n{options.out}: responses.jsonl, reward.md, reward.svg")
 
 
 CHUNK = 100
@@ -174,8 +165,6 @@ CLOSING = (
     "Taken together these findings speak for a local change, and the remaining regions look "
     "regular. Therefore, the answer is yes."
 )
-
-Scorer = Callable[[str, str], float]
 
 
 def typical_group(rng: Random, size: int = 8) -> list[tuple[str, str]]:
@@ -212,12 +201,7 @@ def _peer(formula: Formula) -> Scorer:
     parse_truth = cache(GroundTruth.parse)
 
     def score(response: str, ground_truth: str) -> float:
-        truth = parse_truth(ground_truth)
-        regions = place(parse_response(response).regions, truth)
-        return formula(
-            [box for _, box in regions if box],
-            [box for _, box in truth.placed_regions if box],
-        )
+        return formula(*_boxes(response, parse_truth(ground_truth)))
 
     return score
 
@@ -241,10 +225,7 @@ def speed_table() -> str:
     times: dict[str, list[float]] = {name: [] for name in scorers}
     for begin in tqdm(range(0, len(pairs), CHUNK), desc="speed", delay=2):
         for name, score in scorers.items():
-            start = time.process_time()
-            for text, truth in pairs[begin : begin + CHUNK]:
-                score(text, truth)
-            times[name].append((time.process_time() - start) / CHUNK)
+            times[name].append(_seconds(score, pairs[begin : begin + CHUNK]))
     quick = {name: _quick(values) for name, values in times.items()}
     slowest = max(FORMULAS, key=quick.__getitem__)
     words = statistics.mean(len(text.split()) for text, _ in pairs)
@@ -257,6 +238,14 @@ def speed_table() -> str:
     return "\n".join([about, "", *rows, "", _linear_line(pairs, scorers["all of `dense`"])])
 
 
+def _seconds(score: Scorer, pairs: list[tuple[str, str]]) -> float:
+    """Return the processor time for each response."""
+    start = time.process_time()
+    for text, truth in pairs:
+        score(text, truth)
+    return (time.process_time() - start) / len(pairs)
+
+
 def _quick(values: list[float]) -> float:
     return statistics.mean(sorted(values)[: max(1, len(values) // 4)])
 
@@ -265,13 +254,8 @@ def _linear_line(pairs: list[tuple[str, str]], score: Scorer) -> str:
     """Time growing numbers of responses with `dense`, and return a sentence."""
     cells = []
     for count in (750, 1500, 3000, 6000):
-        seconds = []
-        for _ in range(3):
-            start = time.process_time()
-            for text, truth in pairs[:count]:
-                score(text, truth)
-            seconds.append(time.process_time() - start)
-        cells.append(f"{count:,}: {1e6 * min(seconds) / count:.0f} µs")
+        seconds = min(_seconds(score, pairs[:count]) for _ in range(3))
+        cells.append(f"{count:,}: {1e6 * seconds:.0f} µs")
     return f"Microseconds for each response of `dense`, by their number: {', '.join(cells)}."
 
 

@@ -6,7 +6,6 @@ coordinates are absolute.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from reward.boxes_in_text import Box
@@ -153,28 +152,13 @@ FULL = (0, 0, SIDE, SIDE)
 Corners = Sequence[float]
 
 
-@dataclass(frozen=True)
-class Case:
-    """One response: its name, the location block as written, and the reference boxes."""
-
-    name: str
-    location: str
-    reference: tuple[Corners, ...]
-
-    @property
-    def row(self) -> dict[str, Any]:
-        """The case as an input line of `python -m reward`."""
-        regions = [
-            {"ref": name, "box": list(box)}
-            for name, box in zip(NAMES, self.reference, strict=False)
-        ]
-        cited = ", ".join(f"the {item['ref']} {item['box']}" for item in regions)
-        think = f"Reviewing {cited or 'the whole image'} shows no opacity."
-        response = (
-            f"<think>{think}</think>\n<answer>No</answer>\n<location>{self.location}</location>"
-        )
-        truth = closed_truth("No", regions)
-        return {"id": self.name, "response": response, "ground_truth": truth}
+def _case(name: str, location: str, reference: Sequence[Corners]) -> dict[str, Any]:
+    """Return a case: its name, the location block as written, and the reference boxes."""
+    regions = [{"ref": ref, "box": list(box)} for ref, box in zip(NAMES, reference, strict=False)]
+    cited = ", ".join(f"the {item['ref']} {item['box']}" for item in regions)
+    think = f"Reviewing {cited or 'the whole image'} shows no opacity."
+    response = f"<think>{think}</think>\n<answer>No</answer>\n<location>{location}</location>"
+    return {"id": name, "response": response, "ground_truth": closed_truth("No", regions)}
 
 
 def closed_truth(answer: str, regions: list[dict[str, Any]]) -> dict[str, Any]:
@@ -206,37 +190,37 @@ def shifted(box: Corners, iou: float) -> Corners:
     return (x1 + step, y1, x2 + step, y2)
 
 
-def cases() -> Iterator[Case]:
-    """Yield every case."""
+def cases() -> Iterator[dict[str, Any]]:
+    """Yield every case as an input line of `python -m reward`."""
     for count in range(1, 6):
-        yield Case(f"perfect, {count} of {count}", written(FIVE[:count]), FIVE[:count])
+        yield _case(f"perfect, {count} of {count}", written(FIVE[:count]), FIVE[:count])
     single, triple = REFERENCE[:1], REFERENCE
     for overlap in (0.9, 0.76, 0.75, 0.5, 0.25, 0.1, 0.0):
-        yield Case(f"shifted to IoU {overlap:g}", written([shifted(single[0], overlap)]), single)
-    yield Case("far away", written([(230, 230, 330, 330)]), single)
-    yield Case("full image", written([FULL]), single)
-    yield Case("full image, 3 wanted", written([FULL] * 3), triple)
-    yield Case("most of the image", written([(10, 10, 326, 326)]), single)
-    yield Case("twice the same", written([single[0], single[0]]), single)
-    yield Case("each of 3 twice", written([*triple, *triple]), triple)
-    yield Case("two guesses, one right", written([single[0], (230, 230, 330, 330)]), single)
-    yield Case("spam: 100 boxes", written(_grid(10)), single)
-    yield Case("right one among 100", written([single[0], *_grid(10)]), single)
-    yield Case("missing 1 of 3", written(triple[:2]), triple)
-    yield Case("missing 2 of 3", written(triple[:1]), triple)
-    yield Case("extra: 3 and a wrong one", written([*triple, (10, 300, 40, 330)]), triple)
-    yield Case("3 in another order", written(triple[::-1]), triple)
-    yield Case("swapped corners", written([(130, 140, 30, 40)]), single)
-    yield Case("wholly outside", written([(400, 400, 500, 500)]), single)
-    yield Case("partly outside", written([(30, 40, 5000, 5000)]), single)
-    yield Case("0 to 1000 instead", written([[round(v / SIDE * 1000) for v in single[0]]]), single)
-    yield Case("0 to 1 instead", written([[round(v / SIDE, 3) for v in single[0]]]), single)
-    yield Case("malformed: words", "<ref>left lung</ref><box>upper left</box>", single)
-    yield Case("malformed: 3 numbers", "<ref>left lung</ref><box>[30, 40, 130]</box>", single)
-    yield Case("malformed: unclosed", "<ref>left lung</ref><box>[30, 40, 130, 140", single)
-    yield Case("nothing given", "", single)
-    yield Case("empty truth, nothing given", "", ())
-    yield Case("empty truth, one given", written(single), ())
+        yield _case(f"shifted to IoU {overlap:g}", written([shifted(single[0], overlap)]), single)
+    yield _case("far away", written([(230, 230, 330, 330)]), single)
+    yield _case("full image", written([FULL]), single)
+    yield _case("full image, 3 wanted", written([FULL] * 3), triple)
+    yield _case("most of the image", written([(10, 10, 326, 326)]), single)
+    yield _case("twice the same", written([single[0], single[0]]), single)
+    yield _case("each of 3 twice", written([*triple, *triple]), triple)
+    yield _case("two guesses, one right", written([single[0], (230, 230, 330, 330)]), single)
+    yield _case("spam: 100 boxes", written(_grid(10)), single)
+    yield _case("right one among 100", written([single[0], *_grid(10)]), single)
+    yield _case("missing 1 of 3", written(triple[:2]), triple)
+    yield _case("missing 2 of 3", written(triple[:1]), triple)
+    yield _case("extra: 3 and a wrong one", written([*triple, (10, 300, 40, 330)]), triple)
+    yield _case("3 in another order", written(triple[::-1]), triple)
+    yield _case("swapped corners", written([(130, 140, 30, 40)]), single)
+    yield _case("wholly outside", written([(400, 400, 500, 500)]), single)
+    yield _case("partly outside", written([(30, 40, 5000, 5000)]), single)
+    yield _case("0 to 1000 instead", written([[round(v / SIDE * 1000) for v in single[0]]]), single)
+    yield _case("0 to 1 instead", written([[round(v / SIDE, 3) for v in single[0]]]), single)
+    yield _case("malformed: words", "<ref>left lung</ref><box>upper left</box>", single)
+    yield _case("malformed: 3 numbers", "<ref>left lung</ref><box>[30, 40, 130]</box>", single)
+    yield _case("malformed: unclosed", "<ref>left lung</ref><box>[30, 40, 130, 140", single)
+    yield _case("nothing given", "", single)
+    yield _case("empty truth, nothing given", "", ())
+    yield _case("empty truth, one given", written(single), ())
 
 
 def _grid(side: int) -> list[Corners]:

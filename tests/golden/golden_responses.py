@@ -194,7 +194,7 @@ def _mutated_rows(examples: Sequence[Example]) -> Iterator[Row]:
 
 def _case_rows() -> Iterator[Row]:
     for case in cases():
-        yield _row(case.row["response"], case.row["ground_truth"])
+        yield _row(case["response"], case["ground_truth"])
 
 
 def _test_rows() -> Iterator[Row]:

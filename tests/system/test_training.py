@@ -15,7 +15,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from recipe.workspace import layout
+from recipe.workspace import LAYOUT
 from reward.ground_truth import QUESTION_TYPES
 from reward.settings import COMPONENTS
 from reward.thinkvg import SCORE_KEYS
@@ -178,7 +178,7 @@ def test_the_workspace_names_only_what_runs_log(uninterrupted: Any, uploaded: An
     run_dir, _ = uninterrupted
     points = uploaded(run_dir)
     logged = {name for point in points for name in point}
-    named = {name for panels in layout().values() for names in panels.values() for name in names}
+    named = {name for panels in LAYOUT.values() for metrics in panels.values() for name in metrics}
     # In so few rollouts a question type may not occur; its share is logged and always 0 then.
     absent = {
         kind

@@ -18,6 +18,67 @@ TRUTH = (245, 230, 99)
 LAYERS = "[...document.querySelectorAll('.legend button')].map((each) => each.dataset.layer)"
 
 
+class Browser:
+    """A page that is painted anew after each action, and what it has complained of and asked for.
+
+    Attributes:
+        complaints: warnings and errors of the console, and uncaught exceptions.
+        requests: addresses requested since the start, without `data:` ones.
+    """
+
+    def __init__(self, page):
+        self.page = page
+        self.evaluate = page.evaluate
+        self.complaints, self.requests = [], []
+        page.on("console", self.note_message)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", self.note_request)
+
+    def note_message(self, message):
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def note_request(self, request):
+        if not request.url.startswith("data:"):
+            self.requests.append(request.url)
+
+    def open(self, file, fragment):
+        # With only a new fragment, the browser would scroll and not load the file again.
+        self.page.goto("about:blank")
+        self.page.goto(file.resolve().as_uri() + fragment, wait_until="load")
+        self.settle()
+
+    def settle(self):
+        """Wait until two frames have been painted."""
+        frames = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        self.page.evaluate(f"{frames}.then(() => true)")
+
+    def box_of(self, selector):
+        """The box of the first element, which must be visible."""
+        box = self.page.locator(selector).first.bounding_box()
+        assert box is not None, f"{selector} is not visible"
+        return box
+
+    def move(self, x, y):
+        self.page.mouse.move(x, y)
+        self.settle()
+
+    def click(self, selector):
+        self.page.locator(selector).first.click()
+        self.settle()
+
+    def press(self, key):
+        self.page.keyboard.press(key)
+        self.settle()
+
+    def write(self, text):
+        self.page.keyboard.insert_text(text)
+        self.settle()
+
+    def screenshot(self, file):
+        self.page.screenshot(path=file)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, chromium):
     folder = make_run(tmp_path_factory.mktemp("viewer"), CASES)
@@ -41,7 +102,7 @@ def rows(run):
 @pytest.fixture(scope="module")
 def browser(chromium):
     with open_chromium() as opened:
-        yield opened
+        yield Browser(opened)
 
 
 @pytest.fixture
