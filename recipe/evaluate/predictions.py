@@ -124,22 +124,18 @@ AR_PRESET = "paper_judge"
 
 @dataclass(frozen=True)
 class Prediction:
-    """One generated response to one question of the rollout parquet.
-
-    `index` is the row's `extra_info.index`; `sample` counts from 0, which is also greedy decoding.
-    The response is complete, with the `<think>` that a chat template may write into the prompt, and
-    its boxes are in the model's coordinates, as in `ground_truth`. `scores` are those of
-    `reward.thinkvg.compute_score`; empty before scoring.
-    """
+    """One generated response to one question of the rollout parquet."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
     id: str
-    index: int
-    sample: int
+    index: int  # the row's `extra_info.index`
+    sample: int  # from 0, which is also greedy decoding
+    # complete, with a `<think>` of the chat template; boxes in the model's coordinates
     response: str
     ground_truth: dict[str, Any]
     extra_info: dict[str, Any] = field(default_factory=dict)
+    # of `reward.thinkvg.compute_score`; empty before scoring
     scores: dict[str, FiniteFloat] = field(default_factory=dict)
 
     @property

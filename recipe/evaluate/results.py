@@ -46,15 +46,13 @@ REGION_METRICS = ("v_score", "iou_50", "iou_75", "a_score")
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Scored predictions of a model: a greedy one for each question, and several sampled or none.
+    """Scored predictions of a model."""
 
-    `controls` has greedy ones by the keys of `IMAGE_CONTROLS`, `beside` those of other models on
-    the same questions by their titles.
-    """
-
-    greedy: Sequence[Prediction]
-    sampled: Sequence[Prediction] = ()
+    greedy: Sequence[Prediction]  # one for each question
+    sampled: Sequence[Prediction] = ()  # several for each question, or none
+    # greedy predictions by the keys of `IMAGE_CONTROLS`
     controls: Mapping[str, Sequence[Prediction]] = field(default_factory=dict)
+    # greedy predictions of other models on the same questions, by their titles
     beside: Mapping[str, Sequence[Prediction]] = field(default_factory=dict)
 
 

@@ -33,26 +33,22 @@ ALL = (TRAIN, SFT, EVALUATE)
 
 @dataclass
 class Plan:
-    """A run as the checks read it, with their results; a part that could not be read is None.
-
-    A run that is `elsewhere` is for other machines, so that this one is not checked. `lengths` has
-    tokens of prompts and of responses, by the key of the file, for rollouts. `problems` are certain
-    faults, one line each, without repeats; `warnings` are likely ones.
-    """
+    """A run as the checks read it, with their results; a part that could not be read is None."""
 
     config: DictConfig
-    program: str
-    elsewhere: bool = False
+    program: str  # one of `ALL`
+    elsewhere: bool = False  # for other machines: this one is not checked
     files: list[DataFile] = field(default_factory=list)
-    model: dict[str, Any] | None = None
+    model: dict[str, Any] | None = None  # its config.json
     processor: Any = None
     shape: ModelShape | None = None
     work: Workload | None = None
     memory: Estimate | None = None
     traffic: Traffic | None = None
+    # for rollouts: tokens of prompts and of responses, by the key of the file
     lengths: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # certain faults, a line each
+    warnings: list[str] = field(default_factory=list)  # likely faults
 
     @property
     def starts_engine(self) -> bool:
@@ -62,20 +58,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the list.
+    """One line of the list."""
 
-    The `faults` come from a function that yields them, or raises an `InputError`, and may set a
-    part of the plan; `subject` follows "could not check". They stop a run where it `is_certain`,
-    and are warnings otherwise. After one that `is_basic` the later checks are impossible.
-    """
-
-    subject: str
+    subject: str  # in words that follow "could not check"
+    # yields faults or raises an InputError; it may set a part of the plan
     faults: Callable[[Plan], Iterable[str] | None]
     programs: tuple[str, ...] = ALL
-    is_certain: bool = True
-    is_basic: bool = False
+    is_certain: bool = True  # its faults stop a run; otherwise they are warnings
+    is_basic: bool = False  # after a fault of it the later checks are impossible
     of_machine: bool = False
-    only_ahead: bool = False
+    only_ahead: bool = False  # only `recipe.preflight` makes it
 
     def applies(self, plan: Plan, ahead: bool) -> bool:
         is_here = not (self.of_machine and plan.elsewhere)

@@ -45,19 +45,15 @@ MOST_DROPPED = 0.02
 
 @dataclass(frozen=True)
 class DataFile:
-    """One parquet file of a run, under the `key` of the configuration below ``data``.
+    """One parquet file of a run."""
 
-    `prompt_limit` is the most tokens of a prompt, in SFT of a complete conversation, where
-    `response_limit` is None. `left_out` counts the rows that the run leaves out as too long.
-    """
-
-    key: str
+    key: str  # of the configuration, below ``data``
     path: str
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, Any]  # that `data_prep.thinkvg` wrote into it
     rows: int
-    prompt_limit: int
-    response_limit: int | None
-    left_out: int = 0
+    prompt_limit: int  # tokens of a prompt; in SFT of a complete conversation
+    response_limit: int | None  # tokens of a response; None in SFT
+    left_out: int = 0  # rows that are too long
 
     @property
     def used(self) -> int:

@@ -38,15 +38,12 @@ Part = tuple[str, int]
 
 @dataclass(frozen=True)
 class Viewer:
-    """The cases of a page: titles of models by key, plain objects for JSON, and data URIs.
+    """The cases of a page."""
 
-    The `image` of a case is a position in `images`. Questions that are no case are `left_out`.
-    """
-
-    models: dict[str, str]
-    cases: list[dict[str, Any]]
-    images: list[str]
-    left_out: int
+    models: dict[str, str]  # titles by key
+    cases: list[dict[str, Any]]  # for JSON; the `image` of a case is a position in `images`
+    images: list[str]  # data URIs
+    left_out: int  # questions that are no case
 
 
 def build_viewer(run: RunFolder, count: int, with_images: bool = True) -> Viewer | None:

@@ -41,21 +41,17 @@ class Missing:
 
 @dataclass
 class RunFolder:
-    """The parts that a run has.
-
-    Predictions and contents of metrics.json are those of each evaluated model, by its short name,
-    of which `titles` has the titles. `stages` has logs of training by the titles of `STAGES`, and
-    `train` and `test` are the parquet files of these splits.
-    """
+    """The parts that a run has."""
 
     path: Path
     summary: dict[str, Any] | None = None
+    # by the short name of each evaluated model: predictions, contents of metrics.json, titles
     greedy: dict[str, list[Prediction]] = field(default_factory=dict)
     sampled: dict[str, list[Prediction]] = field(default_factory=dict)
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     titles: Mapping[str, str] = field(default_factory=lambda: dict(MODELS))
-    stages: dict[str, MetricsLog] = field(default_factory=dict)
-    train: Path | None = None
+    stages: dict[str, MetricsLog] = field(default_factory=dict)  # by the titles of `STAGES`
+    train: Path | None = None  # parquet of the training split
     test: Path | None = None
     missing: list[Missing] = field(default_factory=list)
 

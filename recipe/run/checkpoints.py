@@ -26,14 +26,11 @@ MOST_KEPT = {"train": "max_actor_ckpt_to_keep", "sft": "max_ckpt_to_keep"}
 
 @dataclass(frozen=True)
 class Source:
-    """A Hugging Face folder with configuration and tokenizer, and perhaps weights.
+    """Location of a model."""
 
-    Otherwise these are in `shards`, the folder of the ranks' shards, which may hold LoRA adapters.
-    """
-
-    folder: Path
-    shards: Path | None = None
-    lora: bool = False
+    folder: Path  # a Hugging Face folder with configuration and tokenizer
+    shards: Path | None = None  # folder of the ranks' shards; None where `folder` has the weights
+    lora: bool = False  # whether the shards hold LoRA adapters
 
 
 def find_model(path: str | Path, key: str) -> Source:

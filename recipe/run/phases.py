@@ -37,21 +37,15 @@ SHOWN_ROWS = 8
 
 @dataclass(frozen=True)
 class Phase:
-    """Something that the run waits for.
+    """Something that the run waits for."""
 
-    `doing` is what is done, in words that follow "while", and `part` is the part of the run that
-    has to answer. `number` grows, and the local time `since` is set anew, with each phase and
-    whenever one makes progress. Without progress a phase may take `limit` seconds. `step` is 0
-    before the first step of the training. `rest` says what is not done yet; it may be empty.
-    """
-
-    number: int
-    doing: str
-    part: str
-    step: int
-    since: str
-    limit: float
-    rest: str = ""
+    number: int  # grows with each phase and whenever one makes progress
+    doing: str  # in words that follow "while"
+    part: str  # the part of the run that has to answer
+    step: int  # of the training; 0 before the first
+    since: str  # local time at which the phase began or last made progress
+    limit: float  # seconds that it may take without progress
+    rest: str = ""  # what is not done yet, in words
 
 
 class Phases:
