@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.shared import run_again
+from benchmarks import run_again
 from recipe import program
 
 ENGINES = ("vllm", "transformers")

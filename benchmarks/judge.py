@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reward.formulas import closed_truth
+from benchmarks.reward_formulas import closed_truth
 from reward.judge.judge import close_judges
 from reward.settings import load_preset
 from reward.thinkvg import compute_score_judged

@@ -31,7 +31,7 @@ from pathlib import Path
 import psutil
 from tqdm import tqdm
 
-from benchmarks.shared import write_section
+from benchmarks import write_section
 from recipe.run.checkpoints import last_step
 
 MARK = "THINKVG_KILLS_RUN"

@@ -30,7 +30,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from PIL import Image
 
-from benchmarks.shared import run_again
+from benchmarks import run_again
 from recipe import program
 
 LOOPS = ("verl", "by group")

@@ -8,7 +8,7 @@ before large, long micro-batches before short ones. Nothing here was run on a GP
 import itertools
 from dataclasses import replace
 
-from benchmarks.shared import write_section
+from benchmarks import write_section
 from recipe.preflight.memory import Estimate, estimate, traffic
 from recipe.preflight.model import ModelShape, read_shape
 from recipe.preflight.values import GIB, Workload, read_workload

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.convert.source_rows import Scan, sampled_boxes
+from data_prep.convert.examples import Scan, sampled_boxes
 from data_prep.coordinates import Fit, Frame, Size, parse_frame
 from data_prep.pictures import Picture
 from data_prep.program import InputError

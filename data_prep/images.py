@@ -91,8 +91,8 @@ def list_pictures(images: Path, source: str | None) -> tuple[list[Path], int]:
     # Slow to import, and the processes that make copies do not need them.
     import numpy as np
 
-    from data_prep.convert.source_rows import image_names
-    from data_prep.sources.open import open_source
+    from data_prep.convert.examples import image_names
+    from data_prep.sources.files import open_source
 
     rows = open_source(source)
     names = image_names(rows, np.arange(rows.rows))

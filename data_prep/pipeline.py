@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_prep.audit import build_audit, choose_rows, read_rows, write_audit
-from data_prep.convert.examples import ABOUT, Converter, convert_rows
-from data_prep.convert.source_rows import Scan, scan
+from data_prep.convert.examples import ABOUT, Converter, Scan, convert_rows, scan
 from data_prep.convert.training_files import (
     REJECTS,
     check_whole,
@@ -42,8 +41,7 @@ from data_prep.program import InputError, alone_in, write_list
 from data_prep.rows.example import Mapper
 from data_prep.rows.prompts import PromptTemplates, load_templates, load_tokenizer
 from data_prep.settings import Settings
-from data_prep.sources.files import Source
-from data_prep.sources.open import open_source
+from data_prep.sources.files import Source, open_source
 from data_prep.sources.side_tables import (
     Exclusion,
     check_coverage,

@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         settings = settings_from(options)
         # Imports packages of the extra `judge`; `settings_from` has checked that they exist.
-        from data_prep.synthesis.output import synthesize
+        from data_prep.synthesis.run import synthesize
 
         report = asyncio.run(synthesize(settings))
         for line in _summary(report):

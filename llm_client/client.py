@@ -14,14 +14,14 @@ import openai
 import tenacity
 from openai.types.chat import ChatCompletion
 
-from llm_client.protocol import (
+from llm_client.server import (
     BreakerOpen,
     PermanentFault,
     ServerFault,
+    ServerSettings,
     TransientFault,
     refused_fields,
 )
-from llm_client.server import ServerSettings
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -165,7 +165,7 @@ class ChatClient:
         """Return what `read` makes of the reply to a request.
 
         Args:
-            body: The request, from `llm_client.protocol.chat_body`.
+            body: The request, from `llm_client.server.chat_body`.
             read: Receives a reply with at least one choice. If it raises TransientFault, the
                 request is repeated.
 

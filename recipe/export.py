@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data_prep.program import InputError, whole_folder, write_whole
 from recipe.model_card import card
 from recipe.run.checkpoints import Source, find_model, load_json, run_folder
-from recipe.run.identity import read_run_config
+from recipe.run.folder import read_run_config
 
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _PROCESSORS = {

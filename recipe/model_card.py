@@ -16,7 +16,7 @@ from recipe.evaluate.predictions import read_columns
 from recipe.evaluate.tables import beside_table, markdown_table, verdict
 from recipe.report.run_folder import origin_of_patients, patients_of, read_results
 from recipe.run.checkpoints import Source, run_folder
-from recipe.run.identity import read_run_config
+from recipe.run.folder import read_run_config
 
 PACKAGES = ("verl", "ray", "vllm", "torch", "transformers", "TransferQueue", "datasets")
 ROOT = Path(__file__).resolve().parents[2]

@@ -27,8 +27,7 @@ from tqdm import tqdm
 from data_prep.program import InputError
 from recipe.console import hide_secrets
 from recipe.metrics_log import read_metrics
-from recipe.run.folder import lock
-from recipe.run.identity import WANDB_ID, read_run_config
+from recipe.run.folder import WANDB_ID, lock, read_run_config
 
 HISTOGRAMS = "histograms.jsonl"
 TABLES, TABLE = "rollout_tables", "table.json"

@@ -1,12 +1,15 @@
 """The reward of a grounded answer, in the form that verl calls: `compute_score`, and with an LLM
-judge the asynchronous `compute_score_judged`.
+judge the asynchronous `compute_score_judged`; `score_many` has many of these in progress.
 
 `score` is the weighted mean of five components in [0, 1]: `format` (the strict form),
 `answer`, `grounding` (final boxes), `think_grounding` (boxes cited in the reasoning) and
 `alignment` (reasoning and final answer agree). The rest are diagnostics.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -22,7 +25,7 @@ from reward.grounding import (
     matched_ious,
     matched_share,
 )
-from reward.judge.settings import JudgeSettings
+from reward.judge.settings import FailureWatch, JudgeFailing, JudgeSettings, check_ready
 from reward.reasoning import Citation, citation_value, citations, distinct_citations
 from reward.response import Region, Response, parse_response, whole_response
 from reward.settings import COMPONENTS, Settings
@@ -34,6 +37,9 @@ SCORE_KEYS = (
     *("judge_used", "judge_failed", "response_chars"),
 )
 """The keys of every result, in order."""
+
+BLOCK = 256
+"""Responses that count as one step of `judge.failed_window`."""
 
 # The rollouts of a prompt share their ground truth.
 _parse_json = lru_cache(maxsize=4096)(GroundTruth.parse)
@@ -107,6 +113,71 @@ async def compute_score_judged(
     scores |= await judged_components(response, truth, extra_info, scores["alignment"], judge)
     scores["score"] = weighted_mean(scores, settings)
     return scores
+
+
+@dataclass(frozen=True)
+class Item:
+    """A response to score, as `compute_score` takes it."""
+
+    response: str
+    ground_truth: str | Mapping[str, Any]
+    extra_info: Mapping[str, Any] | None = None
+
+
+async def score_many(
+    items: Iterable[Item], kwargs: Mapping[str, Any], data_source: str = "thinkvg"
+) -> AsyncIterator[dict[str, float]]:
+    """Yield the judged result of each item, in order.
+
+    Items are read when they are needed: at most twice `judge.max_concurrency` ahead of the results.
+
+    Raises:
+        ValueError: a setting is wrong, or the item next in order.
+        JudgeFailing: the judge fails too often, in some consecutive items or in all of them.
+    """
+    settings = check_ready(kwargs["judge"])
+    from reward.judge.judge import close_judges  # needs the extra `judge`
+
+    tally = _Tally(FailureWatch(settings))
+    waiting: deque[asyncio.Task[dict[str, float]]] = deque()
+    try:
+        for item in items:
+            scoring = compute_score_judged(
+                data_source, item.response, item.ground_truth, item.extra_info, **kwargs
+            )
+            waiting.append(asyncio.create_task(scoring))
+            if len(waiting) >= 2 * settings.max_concurrency:
+                yield tally.count(await waiting.popleft())
+        while waiting:
+            yield tally.count(await waiting.popleft())
+        tally.end_block(at_end=True)
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await close_judges()
+
+
+class _Tally:
+    """Counts results in blocks, and raises JudgeFailing if too many of them failed."""
+
+    def __init__(self, watch: FailureWatch) -> None:
+        self._watch = watch
+        self._asked = self._failed = 0
+
+    def count(self, scores: dict[str, float]) -> dict[str, float]:
+        self._asked += int(scores["judge_used"] + scores["judge_failed"])
+        self._failed += int(scores["judge_failed"])
+        if self._asked >= BLOCK:
+            self.end_block()
+        return scores
+
+    def end_block(self, at_end: bool = False) -> None:
+        self._watch.add(self._asked, self._failed)
+        self._asked = self._failed = 0
+        fault = self._watch.fault(at_end)
+        if fault:
+            raise JudgeFailing(fault)
 
 
 def _import_judge() -> Callable[..., Any]:

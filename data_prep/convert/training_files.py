@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from data_prep.convert.source_rows import with_reasons
+from data_prep.convert.examples import with_reasons
 from data_prep.pictures import MISSING
 from data_prep.program import InputError, encode_metadata
 from data_prep.settings import Settings

@@ -11,7 +11,7 @@ from typing import Any
 from data_prep.program import InputError
 from data_prep.rows.answers import answer_text, normalise_answer
 from data_prep.rows.example import ParsedRow
-from llm_client.protocol import TransientFault, read_object
+from llm_client.server import TransientFault, read_object
 from reward.alignment import alignment_score
 from reward.answers import answer_is_correct
 from reward.boxes_in_text import Box, name_words

@@ -24,8 +24,7 @@ def _pictures(options: argparse.Namespace) -> list[Any]:
     check_columns(str(rollouts), "--data", ("images", "extra_info"))
 
     from phantom.tiny.model import IMAGE_CELL
-    from phantom.tiny.pretrain import BATCH, check_images
-    from phantom.tiny.reports import COLUMNS, training_pictures
+    from phantom.tiny.pretrain import BATCH, COLUMNS, check_images, training_pictures
 
     check_columns(str(options.pictures), "--pictures", COLUMNS, "phantom.draw")
     pictures = training_pictures(options.pictures, rollouts)

@@ -236,7 +236,7 @@ def score_predictions(
 async def _judged_scores(
     predictions: Sequence[Prediction], kwargs: Mapping[str, Any]
 ) -> list[dict[str, float]]:
-    from reward.offline import Item, score_many  # needs the extra `judge`
+    from reward.thinkvg import Item, score_many  # needs the extra `judge`
 
     items = (Item(p.response, p.ground_truth, p.extra_info) for p in predictions)
     scores = score_many(items, kwargs, DATA_SOURCE)
@@ -303,7 +303,7 @@ async def _ar_scores(
 
 
 async def _ar_score(prediction: Prediction, settings: JudgeSettings) -> float | None:
-    from llm_client.protocol import ServerFault
+    from llm_client.server import ServerFault
     from reward.judge.judge import judge_for
     from reward.judge.prompt import make_case
 

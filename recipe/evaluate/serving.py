@@ -24,15 +24,18 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from data_prep.program import InputError
-from llm_client.protocol import (
+from llm_client.server import (
     NEUTRAL_SAMPLING,
     TOKEN_IDS,
+    Count,
+    Positive,
     ServerFault,
+    ServerSettings,
     chat_body,
+    check_packages,
     counted,
     reasoning_of,
 )
-from llm_client.server import Count, Positive, ServerSettings, check_packages
 from recipe import console
 from recipe.data.prompts import content_parts, prompt_text
 from recipe.evaluate.generation import Prompt, load_image

@@ -23,8 +23,8 @@ from recipe.preflight.memory import Estimate, Traffic
 from recipe.preflight.model import ModelShape, check_model_folder, load_processor, read_shape
 from recipe.preflight.values import Workload, read_workload
 from recipe.run.checkpoints import check_resumable
+from recipe.run.folder import check_same_run
 from recipe.run.host import check_outputs
-from recipe.run.identity import check_same_run
 
 TRAIN, SFT, EVALUATE = "train", "sft", "evaluate"
 TRAINING = (TRAIN, SFT)

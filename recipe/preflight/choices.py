@@ -104,8 +104,7 @@ def _checkpoints(config: DictConfig, key: str) -> Iterator[str]:
 def _algorithm(config: DictConfig) -> Iterator[str]:
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
 
-    import recipe.algorithms.gdpo
-    import recipe.algorithms.segments  # noqa: F401 (both register their estimator)
+    import recipe.algorithms.advantages  # noqa: F401 (registers its estimators)
 
     yield from _select_one_of(config, "algorithm.adv_estimator", ADV_ESTIMATOR_REGISTRY)
     yield from _select_one_of(config, f"{ACTOR}.policy_loss.loss_mode", POLICY_LOSS_REGISTRY)

@@ -18,7 +18,7 @@ from data_prep.pictures import is_deep
 from data_prep.program import InputError, read_metadata
 from recipe.data.overlong import Overlong, overlong_rows
 from recipe.program import FRACTIONS
-from recipe.run.identity import MORE_EPOCHS
+from recipe.run.folder import MORE_EPOCHS
 from reward.ground_truth import GroundTruth
 
 ROLLOUT_COLUMNS = ("data_source", "prompt", "images", "ability", "reward_model", "extra_info")

@@ -8,9 +8,8 @@ from omegaconf import DictConfig
 from recipe import console, program
 from recipe.preflight.checklist import refuse_faulty
 from recipe.run import fork_server
-from recipe.run.folder import STOPPED, StopRequest, open_run, resolve_paths, take_run
+from recipe.run.folder import STOPPED, EndedEarly, StopRequest, open_run, resolve_paths, take_run
 from recipe.run.host import leave_on_sigterm, run_child
-from recipe.run.identity import EndedEarly
 
 IMPORTS = ("recipe.sft.trainer", "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl")
 """What a training process imports."""

@@ -23,9 +23,8 @@ from recipe.algorithms.soft_targets import (
 )
 from recipe.export import add_older_forms
 from recipe.loggers import continue_from
-from recipe.run.folder import STOPPED_AFTER, StopRequest
+from recipe.run.folder import STOPPED_AFTER, StopRequest, check_steps
 from recipe.run.host import cores_for_each
-from recipe.run.identity import check_steps
 
 SOFT_LOG_PROBS = "soft_log_probs"
 

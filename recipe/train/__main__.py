@@ -12,8 +12,7 @@ from recipe import cluster, console, program
 from recipe.preflight.checklist import refuse_faulty
 from recipe.run import fork_server
 from recipe.run.checkpoints import last_step
-from recipe.run.folder import STOPPED, STOPPED_AFTER, StopRequest, open_run, take_run
-from recipe.run.identity import EndedEarly
+from recipe.run.folder import STOPPED, STOPPED_AFTER, EndedEarly, StopRequest, open_run, take_run
 from recipe.run.watches import ActorWatch, StuckWatch
 from recipe.train.early_start import EarlyStorage
 from recipe.train.failures import NoSignal, RolloutsFailing

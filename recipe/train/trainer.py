@@ -22,14 +22,12 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 from recipe import console, loggers
-from recipe.algorithms.gdpo import components_of_step
-from recipe.algorithms.segments import Scored, rollouts_of_step
+from recipe.algorithms.advantages import Scored, rollouts_of_step
 from recipe.export import add_older_forms
 from recipe.program import GDPO, SEGMENTS
 from recipe.run.checkpoints import last_step, mark_step
-from recipe.run.folder import StopRequest
+from recipe.run.folder import StopRequest, check_steps
 from recipe.run.host import cores_for_each
-from recipe.run.identity import check_steps
 from recipe.run.phases import Phases, publish, watch_trainer
 from recipe.train import metrics as step_metrics
 from recipe.train.agent_loops import AgentLoopManagerByGroup
@@ -259,12 +257,8 @@ class ThinkVGTrainer(PPOTrainerSync):
             keys=batch.keys, partition_id=batch.partition_id, select_fields=fields
         )
         rows = [row["reward_extra_info"] for row in list(data["extra_fields"])]
-        if estimator == GDPO:
-            context = components_of_step(rows)
-        else:
-            responses = list(data["responses"].unbind())
-            context = rollouts_of_step(Scored(rows, responses, self.tokenizer))
-        with context:
+        responses = list(data["responses"].unbind()) if estimator == SEGMENTS else []
+        with rollouts_of_step(Scored(rows, responses, self.tokenizer)):
             return super()._compute_advantage(batch, metrics)
 
     def _compute_metrics(

@@ -2,7 +2,7 @@
 
 verl finds this module by the entry-point group ``verl.plugins``; the installed package is never
 edited. The CPU platform is installed only where ``VERL_PLATFORM=cpu`` asks for it, as
-``cluster=cpu`` does: on a GPU cluster nothing under `recipe.verl_fixes.cpu` is imported.
+``cluster=cpu`` does: on a GPU cluster no `cpu_…` of `recipe.verl_fixes` is imported.
 
 Equal lengths
     Multimodal position ids of one sample have shape (4, L): text, time, height, width. verl keeps a
@@ -53,9 +53,9 @@ def load() -> None:
     """Install the guards and, if ``VERL_PLATFORM=cpu``, the CPU platform."""
     install_guards()
     if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
-        from recipe.verl_fixes.cpu import platform
+        from recipe.verl_fixes import cpu_platform
 
-        platform.install()
+        cpu_platform.install()
 
 
 def install_guards() -> None:

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import diskcache
 
 from llm_client.client import ChatClient, SharedTasks
-from llm_client.protocol import ServerFault, whole_text
+from llm_client.server import ServerFault, whole_text
 from reward.answers import LONGEST_ANSWER
 from reward.ground_truth import GroundTruth
 from reward.judge.prompt import Case, Verdict, make_case, messages, read_verdict, schema

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llm_client.protocol import TransientFault, read_object
+from llm_client.server import TransientFault, read_object
 from reward.ground_truth import GroundTruth
 from reward.response import Response
 

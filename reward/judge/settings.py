@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from llm_client.protocol import ServerFault
-from llm_client.server import Count, JsonServerSettings, Positive, Text, check_packages
+from llm_client.server import Count, JsonServerSettings, Positive, ServerFault, Text, check_packages
 from reward.ground_truth import QUESTION_TYPES, QuestionType
 
 LONGEST_WAIT_S = 10.0

@@ -1,7 +1,7 @@
 """Collects the responses of `responses.parquet`, with a fixed seed.
 
 From the phantom set, in the form that is trained and in the published one, with changes that a
-model or a cheat makes; from the cases of `benchmarks.reward.formulas`; from the strings and pairs
+model or a cheat makes; from the cases of `benchmarks.reward_formulas`; from the strings and pairs
 of strings of `tests/reward`; from the fuzzer; and with ground truths that are odd or refused.
 """
 
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from golden_changes import CHANGES, CLOSED, OPENED, Example, Truth, prefilled, respond
 from golden_scores import Row
 
-from benchmarks.reward.formulas import cases
+from benchmarks.reward_formulas import cases
 from data_prep.thinkvg import main as thinkvg_main
 from phantom.draw.__main__ import main as phantom_main
 

@@ -6,8 +6,14 @@ import json
 import pytest
 
 from llm_client.client import ChatClient
-from llm_client.protocol import BreakerOpen, PermanentFault, TransientFault, chat_body, whole_text
-from llm_client.server import ServerSettings
+from llm_client.server import (
+    BreakerOpen,
+    PermanentFault,
+    ServerSettings,
+    TransientFault,
+    chat_body,
+    whole_text,
+)
 
 ANSWERS = {"answer_1": {"answer": "a"}, "answer_2": {"answer": "a"}}
 BODY = chat_body("judge", [{"role": "user", "content": json.dumps(ANSWERS)}], {}, {})

@@ -18,13 +18,16 @@ from data_prep.program import InputError
 from phantom.tiny.model import WIDTH, build_model, build_processor
 from phantom.tiny.pretrain import (
     BATCH,
+    Picture,
+    Report,
+    Reporter,
     ReportLoss,
     check_images,
     pixel_values,
     practise,
     pretrain,
+    training_pictures,
 )
-from phantom.tiny.reports import Picture, Report, Reporter, training_pictures
 from recipe.algorithms.soft_targets import soft_log_probs
 
 SIZE = (112, 56)

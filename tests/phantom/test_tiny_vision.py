@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from phantom.tiny.pretrain import Heads, Targets
-from phantom.tiny.reports import Picture
+from phantom.tiny.pretrain import Heads, Picture, Targets
 
 HEART, ZONE = "cardiac silhouette", "right mid lung zone"
 OPACITY = (f"opacity in the {ZONE}", ZONE)

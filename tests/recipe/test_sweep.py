@@ -10,8 +10,7 @@ from omegaconf import OmegaConf
 
 from data_prep.program import InputError
 from recipe.program import compose_config
-from recipe.sweep import compare, sweep
-from recipe.sweep_runs import Run, ablations, plan_runs, run_name, submit
+from recipe.sweep import Run, ablations, compare, plan_runs, run_name, submit, sweep
 from recipe.train.__main__ import FINISHED
 from reward.settings import Settings, load_preset
 
@@ -107,7 +106,7 @@ def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A launcher that prints its arguments, in place of the one that starts engines."""
     script = tmp_path / "train.sbatch"
     script.write_text('#!/bin/bash\n#SBATCH --signal=B:USR1@600\nprintf "%s\\n" "$@"\n')
-    monkeypatch.setattr("recipe.sweep_runs.LAUNCHER", script)
+    monkeypatch.setattr("recipe.sweep.LAUNCHER", script)
     return script
 
 

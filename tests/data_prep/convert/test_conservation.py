@@ -10,8 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep.convert.examples import Converter
-from data_prep.convert.source_rows import with_reasons
+from data_prep.convert.examples import Converter, with_reasons
 from data_prep.coordinates import MODEL_FAMILIES, Frame
 from data_prep.pictures import Picture
 from data_prep.rows.example import REJECT_CODES, Mapper

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.program import InputError
-from data_prep.sources.files import list_items
+from data_prep.sources.files import hub_name, list_items, open_source
 from data_prep.sources.gemex import UnknownForm, as_thinkvg
-from data_prep.sources.open import hub_name, open_source
 from data_prep.thinkvg import main
 from phantom.draw.__main__ import main as phantom_main
 

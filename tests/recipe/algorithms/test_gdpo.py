@@ -6,7 +6,7 @@ import torch
 from omegaconf import OmegaConf
 
 from data_prep.program import InputError
-from recipe.algorithms.gdpo import components_of_step, componentwise_advantage
+from recipe.algorithms.advantages import Scored, componentwise_advantage, rollouts_of_step
 from recipe.preflight.choices import check_gdpo
 from recipe.program import compose_config
 
@@ -22,7 +22,7 @@ ROWS = [
 
 def _advantages(keys: list[str], weights: list[float] | None) -> torch.Tensor:
     settings = {"gdpo_reward_keys": keys, "gdpo_reward_weights": weights}
-    with components_of_step(ROWS):
+    with rollouts_of_step(Scored(ROWS)):
         advantages, returns = componentwise_advantage(
             torch.zeros(MASK.shape), MASK, GROUPS, config=OmegaConf.create(settings)
         )

@@ -9,7 +9,7 @@ from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
 from data_prep.program import InputError
 from phantom.base import BASE
-from recipe.algorithms.segments import (
+from recipe.algorithms.advantages import (
     Scored,
     advantage_by_segment,
     rollouts_of_step,

@@ -12,8 +12,16 @@ from omegaconf import DictConfig
 from data_prep.program import InputError
 from recipe.program import compose_config
 from recipe.run.checkpoints import LAST, check_resumable, mark_step, prune
-from recipe.run.folder import VARIABLE, StopRequest, check_free, lock
-from recipe.run.identity import FILE, PASSED_ON, check_same_run, note_settings
+from recipe.run.folder import (
+    FILE,
+    PASSED_ON,
+    VARIABLE,
+    StopRequest,
+    check_free,
+    check_same_run,
+    lock,
+    note_settings,
+)
 
 JUDGE = "reward.custom_reward_function.reward_kwargs.judge"
 

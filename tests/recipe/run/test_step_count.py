@@ -10,7 +10,7 @@ from verl.trainer.ppo.v1 import PPOTrainerSync
 from verl.trainer.sft_trainer import SFTTrainer
 from verl.utils import tracking
 
-from recipe.run.identity import EndedEarly
+from recipe.run.folder import EndedEarly
 from recipe.sft.trainer import ResumedSampler, ThinkVGSFTTrainer
 from recipe.train.trainer import ThinkVGTrainer
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from recipe.run.identity import WANDB_ID
+from recipe.run.folder import WANDB_ID
 
 # The trainer's own way to its loggers, without an engine: steps FIRST..LAST, then the end.
 TRAIN = """

@@ -192,7 +192,7 @@ def test_scoring_without_a_judge_needs_no_package_of_it():
         "sys.modules.update(dict.fromkeys(blocked))\n"
         "from reward.settings import load_preset\n"
         "from reward.thinkvg import compute_score\n"
-        "import reward.offline\n"
+        "import reward.__main__\n"
         "load_preset('paper_judge'), load_preset('dense')"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -20,7 +20,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy
 from verl.plugin.platform.platform_base import PlatformBase
 from verl.plugin.platform.platform_manager import PlatformRegistry
 
-from recipe.verl_fixes.cpu import device
+from recipe.verl_fixes import cpu_device as device
 
 
 class PlatformCPU(PlatformBase):

@@ -1,7 +1,7 @@
 """Grounding rewards side by side: what each pays for, and how long it takes.
 
 `python -m benchmarks.reward [--out DIR] [--memory N] [--docs]` scores a file of responses with
-the formulas of `benchmarks/reward/formulas.py` and with this project's, draws each against the IoU
+the formulas of `benchmarks/reward_formulas.py` and with this project's, draws each against the IoU
 and the number of boxes, and measures throughput in one process on one core. With `--docs`, it
 updates the table, the plot and the figures in `docs/reward.md`.
 """
@@ -21,8 +21,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 from tqdm import tqdm
 
-from benchmarks.reward.formulas import FORMULAS, SIDE, Boxes, Formula, cases, closed_truth
-from benchmarks.shared import DOCS, write_section
+from benchmarks import DOCS, write_section
+from benchmarks.reward_formulas import FORMULAS, SIDE, Boxes, Formula, cases, closed_truth
 from reward.boxes_in_text import Box
 from reward.ground_truth import GroundTruth, place
 from reward.grounding import dense_score, iou
