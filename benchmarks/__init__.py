@@ -28,7 +28,7 @@ def write_section(page: str, name: str, content: str) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     if begin not in text or end not in text:
-        raise ValueError(f"no section {name} in the text")
+        raise ValueError(f"docs/{page} has no section {name}")
     before, rest = text.split(begin, 1)
     after = rest.split(end, 1)[1]
     (DOCS / page).write_text(f"{before}{begin}\n{content}\n{end}{after}", encoding="utf-8")

@@ -243,11 +243,12 @@ def await_step(run: Run, step: int, since: float) -> float | None:
 def check_history(run: Run) -> str:
     """Return, in words, whether the metrics file, from which W&B is filled, has each step once."""
     steps = run.steps()
-    missing = sorted(set(range(1, run.last_logged() + 1)) - set(steps))
+    expected = list(range(1, run.last_logged() + 1))
+    missing = sorted(set(expected) - set(steps))
     repeated = sorted({step for step in steps if steps.count(step) > 1})
-    if not missing and not repeated:
+    if steps == expected:
         return f"{len(steps)} steps; metrics.jsonl: every step once"
-    return f"{run.last_logged()} steps; metrics.jsonl: without steps {missing}, twice {repeated}"
+    return f"{len(expected)} steps; metrics.jsonl: without steps {missing}, twice {repeated}"
 
 
 def series(run: Run, count: int, rng: random.Random) -> list[Outcome]:

@@ -155,10 +155,15 @@ def _write_curves(folder: Path) -> None:
     write_whole(folder / "sft" / "metrics.jsonl", "\n".join(sft) + "\n")
 
 
+def _show_fault(message: Any) -> None:
+    if message.type in ("error", "warning"):
+        print(f"console: {message.text}")
+
+
 def open_page(file: Path) -> None:
     """Open the report, and print its times and what its console shows."""
     with open_chromium() as page:
-        page.on("console", lambda message: print(f"console: {message.text}"))
+        page.on("console", _show_fault)
         page.on("pageerror", lambda error: print(f"console: {error}"))
         page.goto(file.resolve().as_uri(), wait_until="load")
         page.wait_for_function("performance.getEntriesByName('case shown').length")

@@ -49,7 +49,11 @@ class ThinEvidence(Exception):
 
 
 def infer_frame(boxes: Boxes) -> tuple[Size | None, str]:
-    """Return the size of the frame, None for original pixels, and the evidence; or ThinEvidence."""
+    """Return the size of the frame, None for original pixels, and the evidence.
+
+    Raises:
+        ThinEvidence: Boxes are too few, or fit no known frame or two.
+    """
     if len(boxes) < FEWEST_BOXES:
         raise ThinEvidence(
             f"--frame auto needs {FEWEST_BOXES} boxes, found {len(boxes)}: name the frame"
@@ -85,7 +89,11 @@ def _reaches(corners: np.ndarray, side: int) -> str | None:
 
 
 def doubt_frame(boxes: Boxes, size: Size | None) -> str | None:
-    """Return the evidence against a frame (None: original pixels), or None; or ThinEvidence."""
+    """Return the evidence against a frame (None: original pixels), None if there is none.
+
+    Raises:
+        ThinEvidence: Boxes are too few.
+    """
     if len(boxes) < FEWEST_BOXES:
         raise ThinEvidence(f"not checked, for that takes {FEWEST_BOXES} boxes, found {len(boxes)}")
     corners, sizes = _arrays(boxes)
@@ -126,7 +134,8 @@ class BandEvidence:
 
     boxes: int  # in pictures with bands wide enough to count
     in_band: int  # those of them that reach into a band
-    # Their number if pictures had been stretched; 0 if too few without such a band show the reach.
+    # Their number if pictures had been stretched; 0 if too few pictures without such a band show
+    # how far boxes reach.
     expected: float
     widest: float  # the widest band, as a share of the frame's side
 

@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def check(options: argparse.Namespace) -> Recipe:
-    """Check the options and return how copies are to be made."""
+    """Return how copies are to be made; raise InputError for a wrong option, with its name."""
     for name, low, high in (("long_side", 16, 65_500), ("quality", 1, 100), ("workers", 1, 4096)):
         value = getattr(options, name)
         if not low <= value <= high:
@@ -155,7 +155,10 @@ class Manifest:
 def is_intact(out: Path, entry: Entry, verify: bool) -> bool:
     """Return whether a copy has the length of its entry and, to verify, its checksum."""
     path = out / entry["path"]
-    if not path.is_file() or path.stat().st_size != entry["bytes"]:
+    try:
+        if path.stat().st_size != entry["bytes"]:
+            return False
+    except OSError:
         return False
     return not verify or hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
 

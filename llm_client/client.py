@@ -142,7 +142,7 @@ class ChatClient:
         await self._connection.close()
 
     async def model_name(self) -> str:
-        """Return the model of the settings, or the only one offered; raise ServerFault without."""
+        """Return the model of the settings, or the only one offered; ServerFault if none is."""
         if self._model is None:
             self._model = await self._lookup.result("model", self._only_model)
         return self._model
@@ -157,7 +157,7 @@ class ChatClient:
         return names[0]
 
     async def models(self) -> list[str]:
-        """Return the models that the server offers; raise ServerFault without a usable reply."""
+        """Return the models that the server offers; raise ServerFault if no reply is usable."""
         listing = self._connection.models.list
         return await self._request(lambda: listing(extra_headers=self._headers), _names)
 

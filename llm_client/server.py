@@ -100,7 +100,7 @@ class Completion(NamedTuple):
 
 
 def whole_text(reply: "ChatCompletion", option: Callable[[str], str]) -> Completion:
-    """Return the text of a reply's first choice; raise TransientFault if there is none or a part.
+    """Return the text of a reply's first choice; raise TransientFault if it is missing or cut.
 
     `option` maps the key of a setting to its name in messages.
     """
@@ -212,7 +212,11 @@ class ServerSettings(BaseModel):
         return f"{self.option('extra_body')} {json.dumps(dict.fromkeys(fields))}"
 
     def api_key(self) -> str | None:
-        """Return the server's key, None without `api_key_env`; raise ValueError if it is unset."""
+        """Return the server's key, None without `api_key_env`.
+
+        Raises:
+            ValueError: the variable that `api_key_env` names is not set.
+        """
         if self.api_key_env is None:
             return None
         key = os.environ.get(self.api_key_env)
@@ -332,7 +336,11 @@ _NETLOC = re.compile(
 
 
 def host_of(base_url: str, option: Option = ServerSettings.option) -> str:
-    """Return the lower-case host; raise ValueError unless it is `http(s)://HOST[:PORT][/PATH]`."""
+    """Return the host of a URL `http(s)://HOST[:PORT][/PATH]` in lower case.
+
+    Raises:
+        ValueError: it is no such URL.
+    """
     try:
         parts = urlsplit(base_url)
     except ValueError:

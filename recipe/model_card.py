@@ -19,7 +19,7 @@ from recipe.run.checkpoints import Source, run_folder
 from recipe.run.folder import read_run_config
 
 PACKAGES = ("verl", "ray", "vllm", "torch", "transformers", "TransferQueue", "datasets")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 UNKNOWN = "not recorded"
 CODE = (".", ":(exclude)results", ":(exclude)docs")
 HEADER = {
@@ -45,7 +45,7 @@ def card(name: str, source: Source, evaluation: Path | None) -> str:
     """Return the text of README.md, with the numbers of a folder of `recipe.evaluate`.
 
     Raises:
-        InputError: `evaluation`, a folder of `recipe.evaluate`, has no metrics.json.
+        InputError: `evaluation` has no metrics.json of this version.
     """
     run = run_folder(source)
     config = OmegaConf.create(read_run_config(run) if run else {})

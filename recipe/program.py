@@ -21,10 +21,8 @@ from recipe import console
 from recipe.run import host
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
-GDPO = "thinkvg_gdpo"
-"""Name of the advantage estimator in `recipe.algorithms.advantages`."""
-SEGMENTS = "thinkvg_segments"
-"""Name of the advantage estimator in `recipe.algorithms.advantages`."""
+GDPO, SEGMENTS = "thinkvg_gdpo", "thinkvg_segments"
+"""Names of the advantage estimators in `recipe.algorithms.advantages`."""
 
 FRACTIONS = ("full", "1of2", "1of4", "1of8", "1of16")
 OPTIONAL_GROUPS = ("experiment", "ablation")

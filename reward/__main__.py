@@ -151,6 +151,7 @@ async def _score_by_rules(
     items: Iterable[Item], kwargs: Mapping[str, Any]
 ) -> AsyncIterator[dict[str, float]]:
     for item in items:
+        await asyncio.sleep(0)  # without a pause, Ctrl-C would wait for the end of the file
         yield compute_score("thinkvg", item.response, item.ground_truth, item.extra_info, **kwargs)
 
 

@@ -230,7 +230,7 @@ def main() -> int:
         unit="chunk",
         delay=2,
     )
-    slowest = max(seconds for seconds, _ in results)
+    slowest = max((seconds for seconds, _ in results), default=0.0)
     findings = [finding for _, chunk_findings in results for finding in chunk_findings]
     print(f"{options.count} responses, {len(findings)} faults, slowest {1000 * slowest:.1f} ms")
     if findings:

@@ -131,7 +131,8 @@ def histogram(lengths: np.ndarray, step: int) -> dict[str, int]:
         return {}
     while (lengths.max() - lengths.min()) // step > 40:
         step *= 2
-    first, *_ = bins = np.sort(lengths // step)
+    bins = lengths // step
+    first = int(bins.min())
     counts = np.bincount(bins - first).tolist()
     return {str((first + number) * step): count for number, count in enumerate(counts)}
 

@@ -221,7 +221,10 @@ def list_items(file: TextIO, name: str, size: int = 1 << 20) -> Iterator[str]:
         while position < len(text) and text[position] in " \t\r\n,":
             position += 1
         if position < len(text) and text[position] == "]":
-            if rest := text[position + 1 :].strip() or file.read().strip():
+            rest = text[position + 1 :].strip()
+            while not rest and (more := file.read(size)):
+                rest = more.strip()
+            if rest:
                 raise InputError(
                     f"{name} goes on after its list, with {rest[:20]!r}: write one list, or JSON "
                     "lines of one object each"

@@ -29,7 +29,10 @@ _SEPARATOR = re.compile(r"[,;\t]")
 
 
 class Exclusion:
-    """Names of images, studies and patients to exclude, in lower case, by entry of a list."""
+    """Names of images, studies and patients to exclude, in lower case, by entry of a list.
+
+    False if there are none.
+    """
 
     def __init__(self, entries: Mapping[str, frozenset[str]] | None = None) -> None:
         self._entries = dict(entries or {})

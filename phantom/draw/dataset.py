@@ -44,6 +44,7 @@ from reward.boxes_in_text import Box
 Shapes = Literal["square", "mixed"]
 
 FRAME = 336
+CHUNK = 8  # pictures a task: few, so that drawing ends soon after Ctrl-C
 SIDE_VARIATION = 0.08
 # The published set: rows, images, and words of a reasoning (about).
 FULL_ROWS, FULL_IMAGES, FULL_WORDS = 202_384, 21_994, 100
@@ -264,9 +265,8 @@ def write_dataset(
     pictures: list[dict[str, Any]] = []
     reports: list[dict[str, str]] = []
     with tqdm(total=images, desc="drawing", unit="image") as bar:
-        for study_rows, content in map_in_processes(
-            partial(make_study, plan=plan), studies, workers, 32
-        ):
+        draw = partial(make_study, plan=plan)
+        for study_rows, content in map_in_processes(draw, studies, workers, CHUNK):
             rows.extend(study_rows)
             reports.append({"image_path": content["image_path"], "findings": content.pop("report")})
             pictures.append(content)

@@ -164,7 +164,8 @@ def control_report(
             for title, table in controls.items()
         }
 
-    over = gains(values)
+    # Not `gains`: `paired` refuses controls that answered other questions.
+    over = {title: paired(table, values, seed=seed) for title, table in controls.items()}
     return {
         "controls": {
             title: estimates(

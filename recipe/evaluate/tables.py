@@ -80,7 +80,8 @@ def comparison(
 
     Returns:
         Title of a metric, in the order of `METRIC_TITLES` -> model or baseline -> values by
-        question type and `overall`. Last is (`Questions`, ""), how many questions there are.
+        question type and `overall`. Last is `Questions`, whose only column "" says how
+        many there are.
     """
     first = next(iter(models.values()))
     columns = {}

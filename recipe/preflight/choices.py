@@ -87,7 +87,7 @@ def _checkpoints(config: DictConfig, key: str) -> Iterator[str]:
     if not saves(config):
         return
     for part in ("save_contents", "load_contents"):
-        contents = OmegaConf.select(config, f"{key}.{part}") or []
+        contents = list(OmegaConf.select(config, f"{key}.{part}") or [])
         missing = [name for name in TO_RESUME if name not in contents]
         if missing:
             yield (

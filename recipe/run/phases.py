@@ -94,8 +94,8 @@ def watch_trainer(
 ) -> None:
     """Turn a trainer's methods into phases; each finished rollout counts as progress.
 
-    `rows` returns, for each prompt that was sent out, by verl's key, its row in the data file, of
-    which `files` has one for each of TransferQueue's partitions (``train``, ``val``).
+    `rows` returns the row in the data file of each prompt that was sent out, by verl's key. `files`
+    has the data file of each of TransferQueue's partitions (``train``, ``val``).
     """
     for name, (doing, part) in METHODS.items():
         setattr(trainer, name, phases.around(getattr(trainer, name), doing, part))

@@ -54,7 +54,7 @@ def _means_and_stds(
 
 
 def group_metrics(scores: Sequence[float], groups: Sequence[str]) -> dict[str, float]:
-    """Measure how much signal the groups of a step, by the prompt of each rollout, have.
+    """Measure how much signal a step's groups have; `groups` has the prompt of each rollout.
 
     Returns:
         ``reward/group_std/mean`` over groups, and ``reward/group_std/zero``, the share of groups

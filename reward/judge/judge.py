@@ -83,7 +83,7 @@ class Judge:
         self._warnings = _SparseWarnings(str(settings.base_url))
 
     async def ask(self, case: Case) -> Verdict:
-        """Return the verdict on a case, from the cache if possible; raise ServerFault without."""
+        """Return the verdict on a case, from the cache if possible; raise ServerFault if none."""
         settings = self._settings
         form = ("verdict", schema(settings.alignment))
         try:

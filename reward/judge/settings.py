@@ -31,7 +31,7 @@ class JudgeSettings(JsonServerSettings):
 
     @classmethod
     def from_kwargs(cls, kwargs: Any) -> "JudgeSettings":
-        """Check a preset's `judge`; verl passes the address of its router later."""
+        """Check a preset's `judge`; its address may be missing, since verl passes its own later."""
         if not isinstance(kwargs, Mapping):
             raise ValueError("reward_kwargs.judge is not an object of settings")
         return cls.parse(kwargs)

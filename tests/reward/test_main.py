@@ -1,8 +1,10 @@
 """The offline command."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,22 @@ def test_lines_come_out_in_order_one_for_one(tmp_path: Path) -> None:
     assert [row["id"] for row in scored] == [7, "é", "a", "a"]
     assert all(list(row) == ["id", *SCORE_KEYS] for row in scored)
     assert [row["answer"] for row in scored] == [1, 0, 1, 1]
+
+
+def test_an_interrupt_ends_it_at_once(tmp_path: Path) -> None:
+    source = _write(tmp_path, *[json.dumps(GOOD | {"response": "<think>so</think>" * 50})] * 60_000)
+    command = ["--preset", "dense", "--input", str(source), "--output", str(tmp_path / "out.jsonl")]
+    child = subprocess.Popen([sys.executable, "-m", "reward", *command], stderr=subprocess.DEVNULL)
+    try:
+        while not any(path.stat().st_size for path in tmp_path.glob("*.tmp")):
+            assert child.poll() is None
+            time.sleep(0.05)
+        child.send_signal(signal.SIGINT)
+        child.wait(5)  # scoring the rest takes longer
+    finally:
+        child.kill()
+    assert child.returncode != 0
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
 def test_samples_of_one_question_are_told_apart(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from data_prep.program import write_whole
 from recipe.loggers import AppendingFileLogger, continue_from
-from recipe.run import identity
-from recipe.run.folder import VARIABLE, StopRequest
+from recipe.run.folder import VARIABLE, StopRequest, set_variables
 
 SAVE_EVERY = 5
 
@@ -51,7 +50,7 @@ def main() -> None:
     request.begin()
     ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
     workers = start_workers(int(settings["cluster.nodes"]))
-    identity.set_variables(run_dir)
+    set_variables(run_dir)
     # As the trainer logs: a file that is written at once beside W&B, which is not.
     continue_from(done)
     file = AppendingFileLogger("launcher", "trivial")

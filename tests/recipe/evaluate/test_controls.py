@@ -72,6 +72,14 @@ def test_a_model_that_sees_beats_its_controls(model, train):
     assert report["over_controls"]["blank image"]["v_score"]["mean"] == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("of_control", [slice(1, None), slice(0, None)])
+def test_controls_of_other_questions_are_refused(model, of_control):
+    values = question_values(model())
+    ours = values if of_control.start else values.iloc[1:]
+    with pytest.raises(InputError, match="on one side"):
+        control_report(ours, {"blank image": values.iloc[of_control]})
+
+
 def test_a_model_that_guesses_is_flagged(model, train):
     guessing = model(height=60, answers=("Yes", "Yes"))
     controls = control_values(guessing, {"blank": guessing, "shuffled": guessing}, train)

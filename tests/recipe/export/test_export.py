@@ -1,6 +1,7 @@
 """Checkpoints as verl writes them, to folders that load: found, merged, described."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from data_prep.program import InputError
 from phantom.tiny.model import build_model, build_processor
+from recipe import model_card
 from recipe.export import main as export
 from recipe.export import merge_adapters
 from recipe.run.checkpoints import find_model
@@ -24,6 +26,12 @@ def tiny() -> tuple[Any, Any]:
     """Processor and an untrained model."""
     processor = build_processor(TEXTS)
     return processor, build_model(processor.tokenizer, seed=1)
+
+
+def test_a_card_names_the_commit_of_this_checkout() -> None:
+    head = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
+    assert model_card.commit().startswith(commit)
 
 
 @pytest.fixture

@@ -4,29 +4,28 @@ import os
 
 import pytest
 
-from recipe.run import identity
-from recipe.run.folder import VARIABLE, StopRequest
+from recipe.run.folder import PASSED_ON, VARIABLE, StopRequest, set_variables, wandb_run_id
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch):
-    for name in (*identity.PASSED_ON, VARIABLE):
+    for name in (*PASSED_ON, VARIABLE):
         monkeypatch.delenv(name, raising=False)
 
 
 def test_a_run_folder_keeps_its_id(tmp_path, monkeypatch):
-    first = identity.wandb_run_id(tmp_path)
-    assert identity.wandb_run_id(tmp_path) == first
-    assert identity.wandb_run_id(tmp_path / "other") != first
+    first = wandb_run_id(tmp_path)
+    assert wandb_run_id(tmp_path) == first
+    assert wandb_run_id(tmp_path / "other") != first
     monkeypatch.setenv("WANDB_RUN_ID", "mine")
-    assert identity.wandb_run_id(tmp_path) == "mine"
+    assert wandb_run_id(tmp_path) == "mine"
     monkeypatch.delenv("WANDB_RUN_ID")
-    assert identity.wandb_run_id(tmp_path) == "mine"
+    assert wandb_run_id(tmp_path) == "mine"
 
 
 def test_what_the_user_set_stays(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "online")
-    passed_on = identity.set_variables(tmp_path)
+    passed_on = set_variables(tmp_path)
     assert passed_on["WANDB_MODE"] == "online"
     assert passed_on["WANDB_RESUME"] == "allow"
     assert passed_on["VERL_FILE_LOGGER_PATH"] == str(tmp_path / "metrics.jsonl")

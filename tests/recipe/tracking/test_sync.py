@@ -18,12 +18,12 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from recipe.run import identity
+from recipe.run.folder import set_variables
 from recipe.loggers import continue_from
 from recipe.train.metrics import Sample, log_histograms, log_table
 from reward.ground_truth import GroundTruth
 run_dir, first, last, end = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-identity.set_variables(run_dir)
+set_variables(run_dir)
 continue_from(first - 1)
 os.environ.setdefault("WANDB_DATA_DIR", str(run_dir))
 import wandb

@@ -7,7 +7,7 @@ import time
 
 import ray
 
-from recipe.run.watches import ActorWatch
+from recipe.run import watches
 
 
 @ray.remote
@@ -23,7 +23,8 @@ def main() -> None:
     """Start an actor, have it end, and wait."""
     how = sys.argv[1]
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    with ActorWatch(every=0.2, patience=2) as watch:
+    watches.ACTOR_POLL_S, watches.PATIENCE_S = 0.2, 2.0
+    with watches.ActorWatch() as watch:
         actor = Idle.remote()
         pid = ray.get(actor.pid.remote())
         if how == "killed":

@@ -10,6 +10,7 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
+from recipe.run import watches
 from recipe.run.watches import actors_of_the_run, halted, kill, on_nodes
 
 TIMEOUT = 90.0
@@ -35,17 +36,18 @@ def wait_until_stopped(process: psutil.Process) -> None:
 
 def main() -> None:
     """Print what was found, as JSON."""
+    watches.ANSWER_S = TIMEOUT
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     cluster.add_node(num_cpus=2, resources={"there": 1})
     ray.init(address=cluster.address, log_to_driver=False)
     actor = Elsewhere.remote()
     process = psutil.Process(ray.get(actor.pid.remote()))
     pids = actors_of_the_run()
-    moving = list(chain(*on_nodes(halted, pids, TIMEOUT)))
+    moving = list(chain(*on_nodes(halted, pids)))
     process.send_signal(signal.SIGSTOP)
     wait_until_stopped(process)
-    stopped = list(chain(*on_nodes(halted, pids, TIMEOUT)))
-    on_nodes(kill, pids, TIMEOUT)
+    stopped = list(chain(*on_nodes(halted, pids)))
+    on_nodes(kill, pids)
     _, alive = psutil.wait_procs([process], timeout=20)
     here = ray.get_runtime_context().get_node_id()
     found = {"elsewhere": here not in pids, "moving": moving, "stopped": stopped}
