@@ -1,10 +1,10 @@
 """Whether the reasoning and the final answer agree, in [0, 1].
 
-    alignment = mean over the final boxes of IoU x told share of the cited boxes, one to one,
+    alignment = mean over the final boxes of IoU x completeness of the cited boxes, one to one,
                 times 0 if the reasoning's conclusion contradicts the answer,
                 times 1/2 if the reasoning neither concludes nor names the answer.
 
-The told share is what a citation says besides its box (`reward.reasoning`).
+The completeness of a citation is what it says besides its box (`reward.reasoning`).
 
 A response without reasoning, or whose answer is none to the question (a yes/no question without
 either, letters that are no choices), has nothing that could agree and scores 0. So does one without
@@ -24,7 +24,7 @@ from reward.answers import is_answer, parse_letters, parse_yes_no
 from reward.boxes_in_text import Box
 from reward.ground_truth import GroundTruth
 from reward.grounding import MOST_MATCHED, iou, matched_values
-from reward.reasoning import Citation, told_share
+from reward.reasoning import Citation, completeness
 from reward.response import Region, Response
 from reward.text import STOP_WORDS, contradicts, stem
 
@@ -122,7 +122,7 @@ def alignment_score(
 
 
 def _cited_share(final: Sequence[Region], cited: Sequence[Citation]) -> float:
-    """Return the mean over the final boxes of IoU x told share of the cited boxes, one to one."""
+    """Return the mean over the final boxes of IoU x completeness of the cited boxes, one to one."""
     by_box: dict[Box | None, Citation] = {}
     for citation in sorted(cited, key=lambda citation: not citation.states):
         by_box.setdefault(citation.region.box, citation)
@@ -136,7 +136,7 @@ def _cited_share(final: Sequence[Region], cited: Sequence[Citation]) -> float:
 
 def _support(name: str, box: Box | None, citation: Citation) -> float:
     overlap = iou(box, citation.region.box)
-    return overlap * told_share(citation, name) if overlap else 0.0
+    return overlap * completeness(citation, name) if overlap else 0.0
 
 
 def _agreement(think: str, answer: str, ground_truth: GroundTruth) -> float:

@@ -1,7 +1,7 @@
 """What a reasoning says about the regions that it cites.
 
 A box alone explains nothing. A citation counts by a third for its box, a third for naming the
-region, and a third for a sentence that states what is seen (`told_share`): nothing is missing of
+region, and a third for a sentence that states what is seen (`completeness`): nothing is missing of
 "The left lung [63, 20, 98, 80] is clear.", two thirds of "a [63, 20, 98, 80]". What is seen is
 stated by a word of chest X-ray reports (`reward.text.OBSERVATIONS`). Whether it is true cannot be
 told here: the answer, which rests on it, is checked.
@@ -44,8 +44,8 @@ def distinct_citations(cited: Sequence[Citation]) -> list[Citation]:
     return [Citation(region, region in stating) for region in distinct(best_first)]
 
 
-def told_share(citation: Citation, name: str) -> float:
-    """Return how much of a citation of the region `name` is there: a box, its name, a statement."""
+def completeness(citation: Citation, name: str) -> float:
+    """Return how much of a citation of region `name` is there, in thirds: box, name, statement."""
     ref = citation.region.ref
     is_named = bool(ref) and name_similarity(ref, name) > 0
     return (1 + is_named + citation.states) / 3
@@ -53,7 +53,7 @@ def told_share(citation: Citation, name: str) -> float:
 
 def citation_value(citation: Citation, reference: Region) -> float:
     """Return the value of a citation for a reference region, in [0, 1]."""
-    return value(citation.region, reference) * told_share(citation, reference.ref)
+    return value(citation.region, reference) * completeness(citation, reference.ref)
 
 
 def _statements(think: str) -> list[bool]:
