@@ -254,15 +254,15 @@ def wait_for_nodes(
 ) -> None:
     """Wait until the nodes of `addresses` (by name) are alive in Ray, at most `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    said = ""
+    last_line = ""
     while True:
         missing = missing_nodes(addresses, nodes())
         waiting = f", waiting for {', '.join(missing)}" if missing else ""
         joined = len(addresses) - len(missing)
         line = f"{joined} of {len(addresses)} nodes have joined Ray{waiting}"
-        if line != said:
+        if line != last_line:
             print(line, flush=True)
-            said = line
+            last_line = line
         if not missing:
             return
         if time.monotonic() > deadline:

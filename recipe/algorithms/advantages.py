@@ -108,14 +108,7 @@ def advantage_by_segment(
     config: Any = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return advantages and returns, both of shape (rollouts, longest response).
-
-    Args:
-        token_level_rewards: total rewards in the same shape; not used.
-        response_mask: 1 for the tokens of a response, in the same shape.
-        index: the group of each rollout.
-        config: ``algorithm``, with the components and their weights as for GDPO.
-    """
+    """Return advantages and returns, like `componentwise_advantage` and with its arguments."""
     scored = _step.get()
     keys = list(config.gdpo_reward_keys)
     weights = np.array(config.get("gdpo_reward_weights") or [1.0] * len(keys))

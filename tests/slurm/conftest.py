@@ -141,14 +141,14 @@ class Job:
         """The job's state."""
         return self.show()["JobState"]
 
-    def wait(self, until: Callable[[], bool], what: str, timeout: float = 240) -> None:
+    def wait(self, until: Callable[[], bool], what: str, timeout: float = 120) -> None:
         """Wait until something holds."""
         deadline = time.monotonic() + timeout
         while not until():
             assert time.monotonic() < deadline, f"{what}: not within {timeout} s\n{self.log}"
             time.sleep(0.3)
 
-    def wait_for_log(self, text: str, timeout: float = 240) -> None:
+    def wait_for_log(self, text: str, timeout: float = 120) -> None:
         """Wait until the log holds `text`; fails at once where the job ends before."""
 
         def found() -> bool:
@@ -158,7 +158,7 @@ class Job:
 
         self.wait(found, f"{text!r} in the log", timeout)
 
-    def wait_for_end(self, state: str, timeout: float = 240, alone: bool = True) -> None:
+    def wait_for_end(self, state: str, timeout: float = 120, alone: bool = True) -> None:
         """Wait until the job has ended, in `state`, and (`alone`) no process is left on a node."""
         ends = ("FAILED", "CANCELLED", "TIMEOUT", "COMPLETED", "NODE_FAIL", "OUT_OF_MEMORY")
         self.wait(lambda: self.state in ends, f"end of the job, as {state}", timeout)

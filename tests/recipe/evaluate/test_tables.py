@@ -22,14 +22,14 @@ def prior():
 
 def test_models_and_baselines_stand_side_by_side(tables, prior):
     majority = pd.DataFrame({"a_score": [0.25, 0.25]}, index=["closed", "overall"])
-    found = comparison(tables, tables, {"majority answer": majority, "region prior": prior})
-    assert {name: column["overall"] for name, column in found["V-score"].items()} == pytest.approx(
-        {"SFT": 0.6, "GRPO": 0.8, "region prior": 0.5}
-    )
-    assert list(found["V-score"]["SFT"].index) == ["closed", "overall"]
-    assert list(found["A-score"]) == ["SFT", "GRPO", "majority answer"]
-    assert list(found["Reward (sampled)"]) == ["SFT", "GRPO"]
-    assert list(found["Format"]) == ["SFT", "GRPO"]
+    metrics = comparison(tables, tables, {"majority answer": majority, "region prior": prior})
+    assert {
+        name: column["overall"] for name, column in metrics["V-score"].items()
+    } == pytest.approx({"SFT": 0.6, "GRPO": 0.8, "region prior": 0.5})
+    assert list(metrics["V-score"]["SFT"].index) == ["closed", "overall"]
+    assert list(metrics["A-score"]) == ["SFT", "GRPO", "majority answer"]
+    assert list(metrics["Reward (sampled)"]) == ["SFT", "GRPO"]
+    assert list(metrics["Format"]) == ["SFT", "GRPO"]
 
 
 def test_markdown_of_one_model(tables):
@@ -46,10 +46,10 @@ def test_markdown_of_one_model(tables):
 
 
 def test_a_comparison_marks_what_a_baseline_lacks(tables, prior):
-    found = comparison(tables, {}, {"region prior": prior.drop("closed")})["V-score"]
-    assert list(found) == ["SFT", "GRPO", "region prior"]
+    metrics = comparison(tables, {}, {"region prior": prior.drop("closed")})["V-score"]
+    assert list(metrics) == ["SFT", "GRPO", "region prior"]
     closed, overall = (
-        [cell(column[kind], "V-score") for column in found.values()]
+        [cell(column[kind], "V-score") for column in metrics.values()]
         for kind in ("closed", "overall")
     )
     assert closed == ["0.600", "0.800", "—"]

@@ -88,14 +88,14 @@ REASONING = (
 
 
 def test_sentences_refer_to_the_boxes_that_they_cite():
-    found, regions = sentences(REASONING)
-    assert ["".join(text for text, _ in parts) for parts in found] == [
+    parts_by_sentence, regions = sentences(REASONING)
+    assert ["".join(text for text, _ in parts) for parts in parts_by_sentence] == [
         "The left lung [1, 2, 3, 4] is clear.",
         "The heart ([5, 6, 7, 8]) is large, unlike",
         "the spine [9, 9, 9, 9]; see [1, 2, 3, 4] again.",
         "So yes.",
     ]
-    cited = [[place for _, place in parts if place >= 0] for parts in found]
+    cited = [[place for _, place in parts if place >= 0] for parts in parts_by_sentence]
     assert cited == [[0], [1], [0], []]  # the box without an area is not drawn
     assert [region.box for region in regions] == [(1, 2, 3, 4), (5, 6, 7, 8)]
     assert [region.ref for region in regions] == ["left lung", "heart"]
