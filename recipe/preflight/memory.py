@@ -5,7 +5,9 @@ bytes, over t tokens in a micro-batch:
 
 =============  ====================================================================================
 parameters     P s / N; 0 between steps where they are offloaded
-optimizer      2 P s / N (AdamW's two moments); 0 during forward and backward where offloaded
+optimizer      2 P s / N (AdamW's two moments); 0 during forward and backward where offloaded. With
+               8 bits (``optim.optimizer=AdamW8bit`` of torchao or bitsandbytes) each moment takes
+               one byte and 4 / 256 for the scale of its block, with 4 bits half a byte and 4 / 128
 gradients      P s / N
 gathered       (root + 2 blocks) c whole parameters, the block computed and the one prefetched, and
                (root + 1 block) c of gradients before they are scattered; what lies outside of all
@@ -16,10 +18,14 @@ activations    with checkpointing: L t h c + one block's inner ones, else those 
                vision tower the same way over its patches. Without flash attention also
                2 t s heads c for the attention matrices of one block at sequence length s
 logits         3 t V c: the logits, their softmax, their gradient
-with LoRA      the base is frozen: P s / N of parameters (verl keeps them in float32 too, unless
-               model_dtype=bf16), and of optimizer, gradients and update only the share of the
-               adapters, rank (in + out) values for each linear layer
-update         P s / N for AdamW's temporaries on a GPU; on a CPU, one parameter at a time
+with LoRA      the base is frozen: P s / N of parameters, and of optimizer, gradients and update only
+               the share of the adapters, rank (in + out) values for each linear layer, in float32.
+               The reference is the base without adapters, and vLLM keeps its weights on the host
+               while it sleeps
+offload_policy parameters, gradients and optimizer stay on the host, where AdamW computes; a GPU has
+               only what is gathered
+update         P s / N for AdamW's temporaries on a GPU, none where it is fused; on a CPU and with
+               fewer bits, one parameter at a time
 reserve        a CUDA context, NCCL's buffers and fragments: 3 GiB and 5 %; none on a CPU
 =============  ====================================================================================
 
@@ -30,7 +36,7 @@ gathered + activations + logits), update (parameters + optimizer + gradients + u
 c / TP a token. vLLM that does not sleep keeps its share in all moments; asleep it keeps 1.5 GiB.
 The reference policy is offloaded to the host by verl (`forward_only`) and is gathered like the
 actor, in turn with it: it adds no moment. On the host it takes 2 P / N for each GPU, and loading
-takes 4 P once on each node (for each GPU where input and output embeddings are tied).
+takes P s once on each node (for each GPU where input and output embeddings are tied).
 
 Traffic: FSDP2 gathers every parameter once for a forward and once more for a backward pass (it is
 freed in between) and scatters its gradient once in each micro-batch. On N ranks a gather moves
@@ -55,12 +61,15 @@ FRAGMENTS = 0.05
 ASLEEP = 1.5 * GIB
 GRAPHS = 1.0 * GIB
 VLLM_CPU_PROCESS = 1.5 * GIB
+SCALED = {8: 256, 4: 128}
+"""Values of a moment that share a scale, by the bits of a value (torchao, bitsandbytes)."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """Bytes of the actor on one GPU, by part."""
+    """Bytes of the actor on one GPU, by part; `loaded` are its shards while they are loaded."""
 
+    loaded: float
     parameters: float
     optimizer: float
     gradients: float
@@ -110,6 +119,7 @@ class Estimate:
         """Bytes in use at the moments that are compared with the GPU's memory."""
         asleep = self.serving.asleep if self.serving else 0.0
         moments = {
+            "loading": self.training.loaded + self.training.reserve,
             "backward": self.training.backward + asleep,
             "update": self.training.step + asleep,
         }
@@ -137,14 +147,25 @@ class Estimate:
 
 
 def trained_parameters(shape: ModelShape, work: Workload) -> float:
-    """Count the trained parameters: all, or those of adapters on all linear layers."""
+    """Count the trained parameters: all, or those of adapters on the linear layers."""
     if not work.lora_rank:
         return float(shape.parameters)
     queries, key_values = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
     attention = 2 * (shape.width + queries) + 2 * (shape.width + key_values)
-    text = shape.layers * (attention + 3 * (shape.width + shape.inner))
-    vision = 3 * (shape.vision_width + shape.vision_inner) + 6 * shape.vision_width
-    return float(work.lora_rank * (text + shape.vision_layers * vision))
+    linear = shape.layers * (attention + 3 * (shape.width + shape.inner))
+    if work.vision_adapters:
+        tower = 3 * (shape.vision_width + shape.vision_inner) + 6 * shape.vision_width
+        linear += shape.vision_layers * tower
+    return float(work.lora_rank * linear)
+
+
+def optimizer_bytes(shape: ModelShape, work: Workload) -> float:
+    """Return the bytes of the optimizer's state, all shards together."""
+    if work.moment_bits:
+        moment = work.moment_bits / 8 + 4 / SCALED[work.moment_bits]
+    else:
+        moment = work.trained_bytes
+    return 2 * moment * trained_parameters(shape, work)
 
 
 def estimate(shape: ModelShape, work: Workload) -> Estimate:
@@ -157,32 +178,46 @@ def estimate(shape: ModelShape, work: Workload) -> Estimate:
         training=training,
         serving=serving,
         resident=resident + training.reserve,
-        host=_host(shape, work, training),
+        host=_host(shape, work, serving),
         available=work.gpu_memory,
     )
 
 
 def _training(shape: ModelShape, work: Workload) -> Training:
-    stored = shape.parameters * work.stored_bytes / work.shards
-    moved = trained_parameters(shape, work) * work.stored_bytes / work.shards
-    optimizer = 0.0 if work.offload_optimizer else 2 * moved
-    gathered = float((2 * shape.root + 3 * shape.block) * work.compute_bytes)
+    trained = trained_parameters(shape, work)
+    on_gpu = 0 if work.offload_all else 1 / work.shards
+    stored = shape.parameters * work.stored_bytes * on_gpu
+    gradients = trained * work.trained_bytes * on_gpu
+    state = optimizer_bytes(shape, work) * on_gpu
+    optimizer = 0.0 if work.offload_optimizer else state
+    # the parameters of root and two blocks, and the gradients of root and one
+    gathered = float((shape.root + 2 * shape.block) * work.compute_bytes)
+    gathered += (shape.root + shape.block) * work.compute_bytes * trained / shape.parameters
     activations = _activations(shape, work)
     logits = 3.0 * work.tokens * shape.vocabulary * work.compute_bytes
-    used = stored + 2 * moved + optimizer + gathered + activations + logits
-    largest = min(float(shape.largest), trained_parameters(shape, work))
-    temporary = 2 * largest * work.stored_bytes / work.shards if work.on_cpu else moved
+    used = stored + 2 * gradients + optimizer + gathered + activations + logits
     return Training(
+        loaded=shape.parameters * work.stored_bytes / work.shards,
         parameters=stored,
         optimizer=optimizer,
-        gradients=moved,
+        gradients=gradients,
         gathered=gathered,
         activations=activations,
         logits=logits,
         # An offloaded optimizer is on the GPU during the step.
-        update=2 * moved - optimizer + temporary,
+        update=state - optimizer + _temporaries(shape, work, gradients),
         reserve=0.0 if work.on_cpu else CONTEXT + FRAGMENTS * used,
     )
+
+
+def _temporaries(shape: ModelShape, work: Workload, gradients: float) -> float:
+    """Return the bytes that the optimizer's step takes beside state and gradients."""
+    if work.offload_all:
+        return 0.0
+    if work.on_cpu or work.moment_bits:
+        largest = min(float(shape.largest), trained_parameters(shape, work))
+        return 2 * largest * work.trained_bytes / work.shards
+    return 0.0 if work.fused_optimizer else gradients
 
 
 def _activations(shape: ModelShape, work: Workload) -> float:
@@ -204,7 +239,8 @@ def _activations(shape: ModelShape, work: Workload) -> float:
 
 def _serving(shape: ModelShape, work: Workload, rollout: Rollout) -> Serving:
     width = rollout.bytes_per_value
-    weights = shape.parameters * width / rollout.tensor_parallel
+    adapters = trained_parameters(shape, work) if work.lora_rank else 0.0
+    weights = (shape.parameters + adapters) * width / rollout.tensor_parallel
     inner = 2 * (shape.width + 2 * shape.inner / rollout.tensor_parallel)
     activations = rollout.batched_tokens * inner * width
     activations += 2 * 4 * rollout.sequences * shape.vocabulary
@@ -226,13 +262,19 @@ def _serving(shape: ModelShape, work: Workload, rollout: Rollout) -> Serving:
     )
 
 
-def _host(shape: ModelShape, work: Workload, training: Training) -> float:
+def _host(shape: ModelShape, work: Workload, serving: Serving | None) -> float:
     """Return the memory of a node's host for loading, the reference and what is offloaded."""
-    per_gpu = 2.0 * shape.parameters / work.shards if work.reference else 0.0
-    per_gpu += 2 * training.gradients * work.offload_optimizer
-    per_gpu += training.parameters * work.offload_parameters
+    stored = shape.parameters * work.stored_bytes
+    shards = 2.0 * shape.parameters if work.reference and not work.lora_rank else 0.0
+    shards += optimizer_bytes(shape, work) * work.offload_optimizer
+    shards += stored * work.offload_parameters
+    if work.offload_all:
+        shards += trained_parameters(shape, work) * work.trained_bytes
+    per_gpu = shards / work.shards
+    if serving and work.rollout and work.rollout.sleeps and work.lora_rank:
+        per_gpu += serving.weights
     copies = work.gpus_per_node if shape.tied else 1
-    return work.gpus_per_node * per_gpu + copies * shape.parameters * work.stored_bytes
+    return work.gpus_per_node * per_gpu + copies * stored
 
 
 def memory_warnings(memory: Estimate, work: Workload) -> Iterator[str]:

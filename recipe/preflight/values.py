@@ -1,6 +1,7 @@
 """Settings and numbers: the load of a run on each GPU, and whether values fit each other."""
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,11 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Workload:
-    """Load of a run, with memory in bytes and lengths in tokens."""
+    """Load of a run, with memory in bytes and lengths in tokens.
+
+    `offload_all` is FSDP2's `offload_policy`. `moment_bits` are those of the optimizer's moments if
+    they are fewer than a parameter's, else 0.
+    """
 
     program: str
     nodes: int
@@ -54,6 +59,15 @@ class Workload:
     max_pixels: int
     rollout: Rollout | None
     lora_rank: int = 0
+    vision_adapters: bool = False
+    offload_all: bool = False
+    moment_bits: int = 0
+    fused_optimizer: bool = False
+
+    @property
+    def trained_bytes(self) -> int:
+        """Bytes of a trained parameter: adapters are float32, also on a base in bfloat16."""
+        return 4 if self.lora_rank else self.stored_bytes
 
     @property
     def gpus(self) -> int:
@@ -75,6 +89,7 @@ def read_workload(config: DictConfig, program: str, max_pixels: int = 0) -> Work
     size = int(engine.fsdp_size)
     on_cpu = config.cluster.platform == "cpu"
     model = config.actor_rollout_ref.model if training else config.model
+    optim = config.actor_rollout_ref.actor.optim if training else config.optim
     sequence = (
         config.data.max_prompt_length + config.data.max_response_length
         if training
@@ -105,7 +120,17 @@ def read_workload(config: DictConfig, program: str, max_pixels: int = 0) -> Work
         max_pixels=max_pixels,
         rollout=_rollout(config, on_cpu) if training else None,
         lora_rank=int(model.get("lora_rank") or 0),
+        vision_adapters=not re.search("vis", str(model.get("exclude_modules"))),
+        offload_all=bool(engine.offload_policy),
+        moment_bits=_moment_bits(optim.optimizer),
+        fused_optimizer=bool((optim.override_optimizer_config or {}).get("fused")),
     )
+
+
+def _moment_bits(optimizer: str) -> int:
+    """Return the bits of AdamW's moments from the name of its class, 0 for those of parameters."""
+    match = re.search(r"(\d)bit|fp(8)", optimizer, re.IGNORECASE)
+    return int(match[1] or match[2]) if match else 0
 
 
 def _bytes(precision: str) -> int:
