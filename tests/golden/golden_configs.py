@@ -82,11 +82,15 @@ COMBINATIONS = {
 """Beside every entry of every group, what README, docs, demo and study run."""
 
 # An entry may need a value that a user has to give, and an experiment belongs to one program.
-_NEEDED = {"model=tiny": "model.path=MODEL", "ablation=rl_only": "base_model=BASE"}
+_NEEDED = {
+    "model=tiny": "model.path=MODEL",
+    "model=any": "model.path=MODEL",
+    "ablation=rl_only": "base_model=BASE",
+}
 _EXPERIMENTS = {"train": "demo_grpo", "sft": "demo_sft", "evaluate": "demo_evaluate"}
 _GROUPS = {
-    "train": ("model", "cluster", "reward", "ablation"),
-    "sft": ("model", "cluster"),
+    "train": ("model", "lora", "cluster", "reward", "ablation"),
+    "sft": ("model", "lora", "cluster"),
     "evaluate": ("model", "cluster"),
 }
 # Where a class or module of the recipe lies may change, what it is called there may not.
