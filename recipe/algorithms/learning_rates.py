@@ -1,9 +1,10 @@
-"""verl's FSDP engine with learning rates by parameter name; parameters with rate 0 are frozen.
+"""verl's FSDP engine with learning rates by parameter name, and with adapters in float32.
 
 verl uses the rate ``optim.lr`` for every parameter. Here ``optim.override_optimizer_config`` may
 have ``rates``, a list of ``{match: REGEX, lr: RATE}``: the first entry whose expression matches in
 a parameter's name sets its rate, and ``optim.lr`` is the rate of all others. The schedule scales
-all rates alike. A frozen part, such as a vision tower, needs no gradients and no optimizer state.
+all rates alike. A part with rate 0, such as a vision tower, is frozen: it needs no gradients and no
+optimizer state.
 
 verl imports this module in its workers because ``actor_rollout_ref.model.external_lib`` names it;
 registering puts the engine before verl's own.
@@ -68,7 +69,7 @@ def parameter_groups(
     model_type="language_model", backend=["fsdp", "fsdp2"], device="cuda", vendor=get_vendor()
 )
 class EngineWithRates(FSDPEngineWithLMHead):
-    """verl's engine for language models; without ``rates`` it behaves like verl's."""
+    """verl's engine for language models; without ``rates`` and adapters it behaves like verl's."""
 
     def _entries(self) -> list[Mapping[str, Any]]:
         if self.engine_config.forward_only:
@@ -82,6 +83,14 @@ class EngineWithRates(FSDPEngineWithLMHead):
             rates = rates_by_name(names, entries, self.optimizer_config.lr)
             for name, parameter in module.named_parameters():
                 parameter.requires_grad_(bool(rates[name]))
+        return module
+
+    def _build_lora_module(self, module: torch.nn.Module) -> torch.nn.Module:
+        """Add adapters in float32: verl's are of the base's type, and bfloat16 loses most updates."""
+        module = super()._build_lora_module(module)
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
         return module
 
     def _build_optimizer(self, module: torch.nn.Module) -> torch.optim.Optimizer:
