@@ -3,9 +3,10 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
+SYSTEM_TESTS := $(addprefix tests/system/test_,sft.py training.py evaluation.py)
 SCRIPTS := $(wildcard tools/*.sh launch/*.sh launch/*/*.sh launch/*/*.sbatch) .ci/run
 
-.PHONY: help setup browser slurm demo base test test-unit test-slurm fuzz bench study lint format lock clean
+.PHONY: help setup browser slurm demo base test test-unit test-gpu-stack test-slurm fuzz bench study lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +28,11 @@ browser: ## Debian's Chromium, for the tests in a browser: installed as root, wh
 
 test-unit: setup browser ## unit tests only
 	$(PYTHON) -m pytest -m "not system and not slurm" -n logical --maxprocesses 8
+
+test-gpu-stack: browser ## the tests at the GPU lock's versions, on a CPU (.venv-gpu-stack, up to 9 GB)
+	@tools/setup.sh gpu-stack
+	.venv-gpu-stack/bin/python -m pytest -m "not system and not slurm" -n logical --maxprocesses 8
+	.venv-gpu-stack/bin/python -m pytest -n 2 --dist loadfile $(SYSTEM_TESTS)
 
 slurm: ## Debian's SLURM, for the tests of the launcher: installed as root, where it is missing
 	@tools/slurm.sh

@@ -1,22 +1,29 @@
-"""``python -m benchmarks.scaling``: the tables of docs/scaling.md, calculated by preflight's code.
+"""``python -m benchmarks.scaling``: the tables of README.md and docs/scaling.md, calculated.
 
-For each model and number of 80 GB GPUs it takes the first setting, from fast to slow, that fits
-according to `recipe.preflight.memory`: no offloading before offloading, small tensor parallelism
+The README's table has, for each machine of ``configs/cluster``, runs that fit as they are by
+`recipe.preflight.memory`. For the other, it takes for each model and number of 80 GB GPUs the first
+setting, from fast to slow, that fits: no offloading before offloading, small tensor parallelism
 before large, long micro-batches before short ones. Nothing here was run on a GPU.
 """
 
+import functools
 import itertools
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
 
 from benchmarks import write_section
 from recipe.preflight.memory import Estimate, estimate, traffic
 from recipe.preflight.model import ModelShape, read_shape
 from recipe.preflight.values import GIB, Workload, read_workload
-from recipe.program import compose_config
+from recipe.program import CONFIG_FOLDER, compose_config
 
 MODELS = ("3B", "7B", "32B", "72B")
 GPUS = (1, 2, 4, 8, 16, 32, 64)
-PIXELS = 1280 * 28 * 28
+IMAGE_TOKENS = 1280
+PIXELS = IMAGE_TOKENS * 28 * 28
 LENGTHS = (16384, 8192, 4096)
 SHARES = (0.6, 0.5, 0.4, 0.3)
 PARALLEL = (1, 2, 4, 8)
@@ -24,6 +31,108 @@ TOKENS = 1024
 """Assumed mean tokens of prompt and response together, for the traffic."""
 NETWORK = 50e9
 """Assumed bytes a second into one GPU: 400 Gbit/s; NVLink within a node is faster."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What somebody has, and a run for it: overrides of the cluster, and of the model."""
+
+    title: str
+    cluster: str
+    run: str
+
+    @property
+    def overrides(self) -> list[str]:
+        return [*self.run.split(), *self.cluster.split()]
+
+
+MACHINES = (
+    Machine("one card of 24 GB", "cluster=gpu24x1", "model=qwen2_5_vl_3b lora=r16"),
+    Machine("one card of 48 GB", "cluster=gpu48x1", "model=qwen2_5_vl_7b lora=r16"),
+    Machine("one GPU of 80 GB", "cluster=gpu80x1", "model=qwen2_5_vl_3b"),
+    Machine("", "cluster=gpu80x1", "model=qwen2_5_vl_7b lora=r16"),
+    Machine("four GPUs of 80 GB", "cluster=gpu80x4", "model=qwen2_5_vl_7b"),
+    Machine("eight GPUs of 40 GB", "cluster=gpu40x8", "model=qwen2_5_vl_7b"),
+    Machine("eight GPUs of 80 GB", "cluster=h100x8", "model=qwen2_5_vl_7b"),
+    Machine(
+        "", "cluster=h100x8 cluster.tensor_parallel=4", "model=qwen2_5_vl_32b lora=r16"
+    ),
+    Machine("eight GPUs of 141 GB", "cluster=h200x8", "model=qwen2_5_vl_32b"),
+    Machine(
+        "two nodes of eight GPUs of 80 GB",
+        "cluster=h100x8 cluster.nodes=2 cluster.tensor_parallel=4",
+        "model=qwen2_5_vl_32b",
+    ),
+    Machine(
+        "four such nodes",
+        "cluster=h100x8 cluster.nodes=4 cluster.tensor_parallel=8",
+        "model=qwen2_5_vl_72b",
+    ),
+)
+
+
+read_shape_once = functools.cache(read_shape)
+
+
+@functools.cache
+def model_paths() -> dict[str, str]:
+    """Return the hub name of each entry of ``configs/model`` that has one."""
+    files = sorted((CONFIG_FOLDER / "model").glob("*.yaml"))
+    loaded = {file.stem: yaml.safe_load(Path(file).read_text("utf-8")) for file in files}
+    return {name: values["path"] for name, values in loaded.items() if values.get("path")}
+
+
+@functools.cache
+def workload(overrides: tuple[str, ...]) -> Workload:
+    """Return the load of GRPO with these overrides, for pictures of the largest size."""
+    return read_workload(compose_config("train", ["data.dir=DATA", *overrides]), "train", PIXELS)
+
+
+def calculated(model: str, overrides: tuple[str, ...]) -> tuple[Workload, Estimate]:
+    """Return the load and the memory of a run of an entry of ``configs/model``."""
+    shape = read_shape_once(model_paths()[model])
+    pixels = IMAGE_TOKENS * (shape.factor or 1) ** 2
+    work = replace(workload(overrides), max_pixels=pixels)
+    return work, estimate(shape, work)
+
+
+def fitting_models(cluster: str, *lora: str) -> Iterator[str]:
+    """Yield the entries of ``configs/model`` that fit on a machine as they are, small ones first."""
+    names = sorted(model_paths(), key=lambda name: read_shape_once(model_paths()[name]).parameters)
+    for name in names:
+        work, memory = calculated(name, (*cluster.split(), *lora))
+        parallel = work.rollout.tensor_parallel if work.rollout else 1
+        if fits(memory, work) and not read_shape_once(model_paths()[name]).heads % parallel:
+            yield name
+
+
+def machine_table() -> str:
+    """Return the table of machines: what to run, its memory, and the models that fit as they are."""
+    lines = [
+        "| I have | what I run | GiB of a GPU: backward, update, rollout | of | GiB of the host | "
+        "sequences in a cache | models that fit: all weights | with LoRA |",
+        "|" + "---|" * 8,
+    ]
+    for machine in MACHINES:
+        name = machine.run.split()[0].removeprefix("model=")
+        work, memory = calculated(name, (*machine.cluster.split(), *machine.run.split()[1:]))
+        assert memory.serving is not None
+        moments = (f"{memory.moments[m] / GIB:.0f}" for m in ("backward", "update", "rollout"))
+        others = [
+            ", ".join(fitting_models(machine.cluster, *lora)) or "none"
+            for lora in ((), ("lora=r16",))
+        ]
+        cells = [
+            machine.title,
+            f"`{machine.run} {machine.cluster}`",
+            ", ".join(moments),
+            f"{memory.available / GIB:.1f}",
+            f"{memory.host / GIB:.0f}",
+            f"{memory.serving.cache_tokens // work.sequence}",
+            *others,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def shipped(size: str) -> Workload:
@@ -41,6 +150,7 @@ def on(work: Workload, gpus: int, parallel: int, offload: bool, share: float) ->
         gpus_per_node=min(gpus, 8),
         shards=gpus,
         offload_optimizer=offload,
+        offload_parameters=offload,
         rollout=replace(work.rollout, tensor_parallel=parallel, share=share),
     )
 
@@ -68,7 +178,7 @@ def choose(shape: ModelShape, base: Workload, gpus: int) -> tuple[Workload, Esti
 def memory_table(shapes: dict[str, ModelShape]) -> str:
     """Return the table of what to set, and how much memory that takes."""
     lines = [
-        "| model | GPUs | tensor parallel | optimizer offloaded | vLLM's share | tokens a "
+        "| model | GPUs | tensor parallel | offloaded | vLLM's share | tokens a "
         "micro-batch | backward, GiB | update | rollout | full sequences in a cache | host, GiB a "
         "node | traffic a step, GB a GPU | at 50 GB/s, s |",
         "|" + "---|" * 13,
@@ -101,7 +211,8 @@ def cells_of(shape: ModelShape, work: Workload, memory: Estimate) -> list[str]:
 
 
 def main() -> None:
-    """Write the table into the document."""
+    """Write the tables into the documents."""
+    write_section("../README.md", "machines", machine_table())
     shapes = {size: read_shape(f"Qwen/Qwen2.5-VL-{size}-Instruct") for size in MODELS}
     write_section("scaling.md", "memory", memory_table(shapes))
 

@@ -9,6 +9,7 @@ from recipe.preflight.model import read_shape
 from recipe.preflight.values import GIB, read_workload
 from recipe.program import compose_config
 
+ACTOR = "actor_rollout_ref.actor"
 # Of the published weights.
 PARAMETERS = {"3B": 3_754_622_976, "7B": 8_292_166_656, "32B": 33_452_718_336}
 
@@ -72,3 +73,51 @@ def test_checkpoints_without_a_limit_are_all_counted(tmp_path: Path) -> None:
     (fault,) = faults(*many, "trainer.max_actor_ckpt_to_keep=null")
     assert fault.startswith("trainer.default_local_dir=")
     assert "100000001 checkpoints" in fault
+
+
+def test_the_base_of_adapters_is_stored_as_it_is_computed() -> None:
+    full, adapters = of(), of("lora=r16")
+    assert adapters.training.parameters == pytest.approx(full.training.parameters / 2)
+    # the adapters themselves are float32: rank 16 on the language model only, 40 M parameters
+    assert adapters.training.gradients == pytest.approx(40_370_176 * 4 / 8)
+    assert adapters.training.optimizer == pytest.approx(2 * adapters.training.gradients)
+
+
+def test_adapters_need_no_reference_but_a_place_for_vllms_weights() -> None:
+    adapters, alone = of("lora=r16"), of("lora=r16", f"{ACTOR}.use_kl_loss=false")
+    assert adapters.host == alone.host
+    awake = of("lora=r16", "cluster.free_cache_engine=false")
+    assert awake.serving is not None
+    assert adapters.host - awake.host == pytest.approx(8 * awake.serving.weights)
+
+
+def test_a_fused_step_has_no_temporaries() -> None:
+    fused, plain = of(), of("cluster.fused_optimizer=null")
+    assert fused.training.update == 0
+    assert plain.training.update == pytest.approx(8_292_166_656 * 4 / 8)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "bytes_of_a_moment"),
+    [("AdamW", 4), ("AdamW8bit", 1 + 4 / 256), ("AdamWFp8", 1 + 4 / 256), ("AdamW4bit", 0.5 + 4 / 128)],
+)
+def test_moments_take_the_bits_of_the_optimizer(optimizer: str, bytes_of_a_moment: float) -> None:
+    memory = of(f"{ACTOR}.optim.optimizer_impl=torchao.optim", f"{ACTOR}.optim.optimizer={optimizer}")
+    assert memory.training.optimizer == pytest.approx(2 * bytes_of_a_moment * 8_292_166_656 / 8)
+
+
+def test_offloaded_parameters_leave_the_rollout() -> None:
+    plain, offloaded = of(), of("cluster.param_offload=true")
+    freed = plain.moments["rollout"] - offloaded.moments["rollout"]
+    assert freed == pytest.approx(plain.training.parameters)
+    assert offloaded.moments["backward"] == plain.moments["backward"]
+
+
+def test_with_fsdps_offload_policy_the_host_has_all_state() -> None:
+    memory = of(f"{ACTOR}.fsdp_config.offload_policy=true", "cluster.gpus_per_node=1")
+    training = memory.training
+    assert training.parameters == training.gradients == training.optimizer == training.update == 0
+    # parameters, gradients and two moments in float32, and as much again while they are loaded
+    assert memory.host > 20 * 8_292_166_656
+    # but the shards are on the GPU while they are loaded
+    assert memory.moments["loading"] > 4 * 8_292_166_656
