@@ -54,9 +54,7 @@ MACHINES = (
     Machine("four GPUs of 80 GB", "cluster=gpu80x4", "model=qwen2_5_vl_7b"),
     Machine("eight GPUs of 40 GB", "cluster=gpu40x8", "model=qwen2_5_vl_7b"),
     Machine("eight GPUs of 80 GB", "cluster=h100x8", "model=qwen2_5_vl_7b"),
-    Machine(
-        "", "cluster=h100x8 cluster.tensor_parallel=4", "model=qwen2_5_vl_32b lora=r16"
-    ),
+    Machine("", "cluster=h100x8 cluster.tensor_parallel=4", "model=qwen2_5_vl_32b lora=r16"),
     Machine("eight GPUs of 141 GB", "cluster=h200x8", "model=qwen2_5_vl_32b"),
     Machine(
         "two nodes of eight GPUs of 80 GB",
@@ -97,7 +95,7 @@ def calculated(model: str, overrides: tuple[str, ...]) -> tuple[Workload, Estima
 
 
 def fitting_models(cluster: str, *lora: str) -> Iterator[str]:
-    """Yield the entries of ``configs/model`` that fit on a machine as they are, small ones first."""
+    """Yield the entries of ``configs/model`` that fit on a machine, small ones first."""
     names = sorted(model_paths(), key=lambda name: read_shape_once(model_paths()[name]).parameters)
     for name in names:
         work, memory = calculated(name, (*cluster.split(), *lora))
@@ -107,7 +105,7 @@ def fitting_models(cluster: str, *lora: str) -> Iterator[str]:
 
 
 def machine_table() -> str:
-    """Return the table of machines: what to run, its memory, and the models that fit as they are."""
+    """Return the table of machines: what to run, its memory, and the models that fit."""
     lines = [
         "| I have | what I run | GiB of a GPU: backward, update, rollout | of | GiB of the host | "
         "sequences in a cache | models that fit: all weights | with LoRA |",

@@ -1,10 +1,10 @@
 """Print the packages of ``make test-gpu-stack``: `python tools/gpu_stack.py [--cuda] > FILE`.
 
-They are the packages of ``requirements/cpu.lock`` at the versions of ``requirements/gpu.lock``, with
-the hashes of the two locks. A package that only the CPU lock has (the tests' tools) keeps its version
-there. ``requirements/gpu-stack.txt`` has vLLM for a CPU. Without ``--cuda``, torch is left out, since
-its CPU build is on no package registry; with it, torch is the CUDA build of the GPU lock, and the
-libraries that this build loads are added. The CUDA build computes on a CPU, too.
+They are the packages of ``requirements/cpu.lock`` at the versions of ``requirements/gpu.lock``,
+with the hashes of the two locks. A package that only the CPU lock has (the tests' tools) keeps its
+version there. ``requirements/gpu-stack.txt`` has vLLM for a CPU. Without ``--cuda``, torch is left
+out, since its CPU build is on no package registry; with it, torch is the CUDA build of the GPU
+lock, and the libraries that this build loads are added. The CUDA build computes on a CPU, too.
 """
 
 import re

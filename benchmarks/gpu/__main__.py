@@ -10,8 +10,8 @@ step         an update of the actor with random weights of a 3B model and pictur
              tokens a second, MFU against a matrix product, memory beside preflight's estimate
 
 It prints a table, and writes it with all numbers to ``--out`` (table.md, gpu.json, a log of each
-part). Exit code 1 if a part fails or a number is not as it should be. Without a GPU (cluster=cpu) the
-same parts run with the tiny model in float32.
+part). Exit code 1 if a part fails or a number is not as it should be. Without a GPU (cluster=cpu)
+the same parts run with the tiny model in float32.
 """
 
 import argparse
@@ -22,6 +22,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from data_prep.program import InputError, write_whole
 from recipe.program import CONFIG_FOLDER, compose_config, one_line_at_the_end, set_environment
@@ -45,7 +47,9 @@ def detect_cluster() -> str:
         path.stem: compose_config("train", ["data.dir=DATA", f"cluster={path.stem}"]).cluster
         for path in entries
     }
-    fitting = {name: c.gpu_memory_gib for name, c in needed.items() if c.gpu_memory_gib <= available}
+    fitting = {
+        name: c.gpu_memory_gib for name, c in needed.items() if c.gpu_memory_gib <= available
+    }
     if not fitting:
         raise InputError(
             f"this GPU has {available:.1f} GiB, less than every entry of configs/cluster for one: "
@@ -75,15 +79,18 @@ def run_part(name: str, arguments: list[str], out: Path) -> dict[str, Any]:
     result.unlink(missing_ok=True)
     started, failure = time.monotonic(), None
     command = [sys.executable, "-m", "benchmarks.gpu", *arguments, "--part", name]
-    with log.open("w", encoding="utf-8") as output:
+    with (
+        log.open("w", encoding="utf-8") as output,
+        subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process,
+    ):
         try:
-            done = subprocess.run(
-                command, stdout=output, stderr=subprocess.STDOUT, timeout=LIMITS[name], check=False
-            )
-            if done.returncode:
-                failure = f"ended with code {done.returncode}"
+            if code := process.wait(LIMITS[name]):
+                failure = f"ended with code {code}"
         except subprocess.TimeoutExpired:
             failure = f"took more than {LIMITS[name]} s"
+            for started_by_it in psutil.Process(process.pid).children(recursive=True):
+                started_by_it.kill()
+            process.kill()
     if failure:
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         failure = " ".join([f"{failure}, see {log}:", *last])[:300]
@@ -100,7 +107,9 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             number = value if isinstance(value, str) else f"{value:.4g}"
             verdict = {True: "ok", False: "**not ok**", None: ""}[line["ok"]]
             unit = f" {line['unit']}" if line["unit"] else ""
-            rows.append(f"| {name} | {line['what']} | {number}{unit} | {line['note']} | {verdict} |")
+            rows.append(
+                f"| {name} | {line['what']} | {number}{unit} | {line['note']} | {verdict} |"
+            )
         state = result["failure"] or "complete"
         verdict = "**failed**" if result["failure"] else ""
         rows.append(f"| {name} | {state} | {result['seconds']:.0f} s | | {verdict} |")

@@ -1,4 +1,4 @@
-"""The parts of ``python -m benchmarks.gpu``: each yields lines of a table, in a process of its own."""
+"""The parts of ``python -m benchmarks.gpu``; each yields lines of a table in its own process."""
 
 import copy
 import importlib.metadata
@@ -345,7 +345,10 @@ def _training_batch(config: DictConfig, samples: list[Sample]) -> Any:
         "response_mask": jagged([ones.long() for ones in responses]),
         "loss_mask": jagged([ones.long() for ones in responses]),
         "advantages": jagged(advantages),
-        **{name: jagged([-ones for ones in responses]) for name in ("old_log_probs", "ref_log_prob")},
+        **{
+            name: jagged([-ones for ones in responses])
+            for name in ("old_log_probs", "ref_log_prob")
+        },
         "multi_modal_inputs": [sample.features for sample in samples],
     }
     settings = {

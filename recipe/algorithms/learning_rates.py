@@ -86,7 +86,7 @@ class EngineWithRates(FSDPEngineWithLMHead):
         return module
 
     def _build_lora_module(self, module: torch.nn.Module) -> torch.nn.Module:
-        """Add adapters in float32: verl's are of the base's type, and bfloat16 loses most updates."""
+        """Add adapters in float32: verl's have the base's type, and bfloat16 loses most steps."""
         module = super()._build_lora_module(module)
         for parameter in module.parameters():
             if parameter.requires_grad:

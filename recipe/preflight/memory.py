@@ -18,10 +18,10 @@ activations    with checkpointing: L t h c + one block's inner ones, else those 
                vision tower the same way over its patches. Without flash attention also
                2 t s heads c for the attention matrices of one block at sequence length s
 logits         3 t V c: the logits, their softmax, their gradient
-with LoRA      the base is frozen: P s / N of parameters, and of optimizer, gradients and update only
-               the share of the adapters, rank (in + out) values for each linear layer, in float32.
-               The reference is the base without adapters, and vLLM keeps its weights on the host
-               while it sleeps
+with LoRA      the base is frozen: P s / N of parameters, and of optimizer, gradients and update
+               only the share of the adapters, rank (in + out) values for each linear layer, in
+               float32. The reference is the base without adapters, and vLLM keeps its weights on
+               the host while it sleeps
 offload_policy parameters, gradients and optimizer stay on the host, where AdamW computes; a GPU has
                only what is gathered
 update         P s / N for AdamW's temporaries on a GPU, none where it is fused; on a CPU and with

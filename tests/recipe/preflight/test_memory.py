@@ -99,10 +99,17 @@ def test_a_fused_step_has_no_temporaries() -> None:
 
 @pytest.mark.parametrize(
     ("optimizer", "bytes_of_a_moment"),
-    [("AdamW", 4), ("AdamW8bit", 1 + 4 / 256), ("AdamWFp8", 1 + 4 / 256), ("AdamW4bit", 0.5 + 4 / 128)],
+    [
+        ("AdamW", 4),
+        ("AdamW8bit", 1 + 4 / 256),
+        ("AdamWFp8", 1 + 4 / 256),
+        ("AdamW4bit", 0.5 + 4 / 128),
+    ],
 )
 def test_moments_take_the_bits_of_the_optimizer(optimizer: str, bytes_of_a_moment: float) -> None:
-    memory = of(f"{ACTOR}.optim.optimizer_impl=torchao.optim", f"{ACTOR}.optim.optimizer={optimizer}")
+    memory = of(
+        f"{ACTOR}.optim.optimizer_impl=torchao.optim", f"{ACTOR}.optim.optimizer={optimizer}"
+    )
     assert memory.training.optimizer == pytest.approx(2 * bytes_of_a_moment * 8_292_166_656 / 8)
 
 
