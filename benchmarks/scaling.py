@@ -8,7 +8,7 @@ before large, long micro-batches before short ones. Nothing here was run on a GP
 
 import functools
 import itertools
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,9 @@ PIXELS = IMAGE_TOKENS * 28 * 28
 LENGTHS = (16384, 8192, 4096)
 SHARES = (0.6, 0.5, 0.4, 0.3)
 PARALLEL = (1, 2, 4, 8)
+SIZE = re.compile(r"/(.+?)-(\d[\d.]*B(?:-A\d+B)?)")
+"""Family and size in a hub name."""
+
 TOKENS = 1024
 """Assumed mean tokens of prompt and response together, for the traffic."""
 NETWORK = 50e9
@@ -55,15 +58,20 @@ MACHINES = (
     Machine("eight GPUs of 40 GB", "cluster=gpu40x8", "model=qwen2_5_vl_7b"),
     Machine("eight GPUs of 80 GB", "cluster=h100x8", "model=qwen2_5_vl_7b"),
     Machine("", "cluster=h100x8 cluster.tensor_parallel=4", "model=qwen2_5_vl_32b lora=r16"),
-    Machine("eight GPUs of 141 GB", "cluster=h200x8", "model=qwen2_5_vl_32b"),
+    Machine(
+        "eight GPUs of 141 GB",
+        "cluster=h200x8 cluster.tensor_parallel=4 cluster.optimizer_offload=true",
+        "model=qwen2_5_vl_32b",
+    ),
     Machine(
         "two nodes of eight GPUs of 80 GB",
-        "cluster=h100x8 cluster.nodes=2 cluster.tensor_parallel=4",
+        "cluster=h100x8 cluster.nodes=2 cluster.tensor_parallel=4 cluster.optimizer_offload=true",
         "model=qwen2_5_vl_32b",
     ),
     Machine(
         "four such nodes",
-        "cluster=h100x8 cluster.nodes=4 cluster.tensor_parallel=8",
+        "cluster=h100x8 cluster.nodes=4 cluster.tensor_parallel=8 cluster.optimizer_offload=true "
+        "cluster.micro_batch_tokens=8192",
         "model=qwen2_5_vl_72b",
     ),
 )
@@ -94,14 +102,23 @@ def calculated(model: str, overrides: tuple[str, ...]) -> tuple[Workload, Estima
     return work, estimate(shape, work)
 
 
-def fitting_models(cluster: str, *lora: str) -> Iterator[str]:
-    """Yield the entries of ``configs/model`` that fit on a machine, small ones first."""
-    names = sorted(model_paths(), key=lambda name: read_shape_once(model_paths()[name]).parameters)
-    for name in names:
+def fitting_models(cluster: str, *lora: str) -> str:
+    """Return the models of ``configs/model`` that fit on a machine as they are, by family."""
+    sizes: dict[str, list[str]] = {}
+    for name, path in model_paths().items():
         work, memory = calculated(name, (*cluster.split(), *lora))
-        parallel = work.rollout.tensor_parallel if work.rollout else 1
-        if fits(memory, work) and not read_shape_once(model_paths()[name]).heads % parallel:
-            yield name
+        shape = read_shape_once(path)
+        assert work.rollout is not None
+        match = SIZE.search(path)
+        if match and fits(memory, work) and not shape.heads % work.rollout.tensor_parallel:
+            sizes.setdefault(match[1], []).append(match[2])
+    families = (f"{family} {', '.join(sorted(of, key=_number))}" for family, of in sizes.items())
+    return "; ".join(families) or "none"
+
+
+def _number(size: str) -> float:
+    """Return the parameters that a name such as 30B-A3B states, in 10^9."""
+    return float(size.partition("B")[0])
 
 
 def machine_table() -> str:
@@ -116,10 +133,6 @@ def machine_table() -> str:
         work, memory = calculated(name, (*machine.cluster.split(), *machine.run.split()[1:]))
         assert memory.serving is not None
         moments = (f"{memory.moments[m] / GIB:.0f}" for m in ("backward", "update", "rollout"))
-        others = [
-            ", ".join(fitting_models(machine.cluster, *lora)) or "none"
-            for lora in ((), ("lora=r16",))
-        ]
         cells = [
             machine.title,
             f"`{machine.run} {machine.cluster}`",
@@ -127,7 +140,8 @@ def machine_table() -> str:
             f"{memory.available / GIB:.1f}",
             f"{memory.host / GIB:.0f}",
             f"{memory.serving.cache_tokens // work.sequence}",
-            *others,
+            fitting_models(machine.cluster),
+            fitting_models(machine.cluster, "lora=r16"),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -134,6 +134,9 @@ def save_random(model: str, folder: Path, device: str) -> Path:
     with torch.device(device):
         module = AutoModelForImageTextToText.from_config(read_config(model), dtype=torch.bfloat16)
     module.save_pretrained(folder)
+    del module
+    if device == "cuda":
+        torch.cuda.empty_cache()
     for file in BASE.iterdir():
         if file.name not in ("config.json", "model.safetensors"):
             shutil.copy(file, folder)

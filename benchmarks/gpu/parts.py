@@ -4,6 +4,7 @@ import copy
 import importlib.metadata
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -216,7 +217,8 @@ def _logits(model: Any, samples: list[Sample], layout: Callable[[list[Sample]], 
     """Return the logits of all tokens of the samples, (tokens, vocabulary), in float32."""
     inputs = {name: value.to(model.device) for name, value in layout(samples).items()}
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-    logits = model(**inputs).logits.float()
+    # as in training; with a cache transformers does not look for packed rows
+    logits = model(**inputs, use_cache=False).logits.float()
     if layout is packed:
         return logits[0]
     return torch.cat([row[: len(s.ids)] for row, s in zip(logits, samples, strict=True)])
@@ -317,9 +319,11 @@ def _start_actor(config: DictConfig) -> Any:
     """Start verl's actor in this process, a group of one."""
     from verl.workers.engine_workers import ActorRolloutRefWorker
 
-    alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address, port = free.getsockname()
+    alone = {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": address, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in alone.items()})
-    os.environ.setdefault("MASTER_PORT", "29555")
     with open_dict(config):
         OmegaConf.resolve(config)
     actor = ActorRolloutRefWorker(config=config.actor_rollout_ref, role="actor")
