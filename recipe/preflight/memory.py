@@ -29,11 +29,13 @@ update         P s / N for AdamW's temporaries on a GPU, none where it is fused;
 reserve        a CUDA context, NCCL's buffers and fragments: 3 GiB and 5 %; none on a CPU
 =============  ====================================================================================
 
-Three moments are compared with the GPU's memory M: backward (parameters + optimizer + gradients +
-gathered + activations + logits), update (parameters + optimizer + gradients + update), and rollout
-(share M of vLLM, with the parameters and the optimizer that stay). vLLM's share holds its weights
-2 P / TP, its own activations, CUDA graphs (1 GiB), and the rest is KV cache: 2 L kv_heads head_dim
-c / TP a token. vLLM that does not sleep keeps its share in all moments; asleep it keeps 1.5 GiB.
+These moments are compared with the GPU's memory M: loading (parameters, offloaded or not), backward
+(parameters + optimizer + gradients + gathered + activations + logits), update (parameters +
+optimizer + gradients + update), weight sync (parameters and vLLM's weights: with LoRA, offloaded
+parameters come back for it), and rollout (share M of vLLM, with the parameters and the optimizer
+that stay). vLLM's share holds its weights 2 P / TP, its own activations, CUDA graphs (1 GiB), and
+the rest is KV cache: 2 L kv_heads head_dim c / TP a token. vLLM that does not sleep keeps its share
+in all moments; asleep it keeps 1.5 GiB.
 The reference policy is offloaded to the host by verl (`forward_only`) and is gathered like the
 actor, in turn with it: it adds no moment. On the host it takes 2 P / N for each GPU, and loading
 takes P s once on each node (for each GPU where input and output embeddings are tied).
@@ -124,6 +126,8 @@ class Estimate:
             "update": self.training.step + asleep,
         }
         if self.serving:
+            shards = self.training.loaded + self.training.reserve
+            moments["weight sync"] = shards + self.serving.weights
             moments["rollout"] = self.serving.budget + self.resident
         return moments
 
@@ -294,15 +298,20 @@ def memory_warnings(memory: Estimate, work: Workload) -> Iterator[str]:
 
 def _remedy(moment: str, work: Workload) -> str:
     """Return what to change first."""
-    more = f"more nodes (cluster.nodes={2 * work.nodes})"
-    if moment == "rollout":
-        offload = "" if work.offload_optimizer else "set cluster.optimizer_offload=true, "
-        return f"{offload}lower cluster.gpu_memory_utilization, or take {more}"
-    if moment == "update":
-        return f"take {more}, since parameters, gradients and optimizer are in memory at once"
     _, tokens, rows = DYNAMIC[work.program]
-    offload = "" if work.offload_optimizer else "cluster.optimizer_offload=true, "
-    return f"lower {tokens} (or {rows} without dynamic batches), set {offload}or take {more}"
+    changes = {
+        "backward": [f"lower {tokens} (or {rows} without dynamic batches)"],
+        "weight sync": ["raise cluster.tensor_parallel"],
+        "rollout": ["lower cluster.gpu_memory_utilization"],
+    }.get(moment, [])
+    if moment in ("backward", "rollout") and not work.offload_optimizer:
+        changes.append("set cluster.optimizer_offload=true")
+    if moment == "rollout" and not work.offload_parameters:
+        changes.append("set cluster.param_offload=true")
+    if not work.lora_rank:
+        changes.append("train adapters only (lora=r16)")
+    more = f"take more nodes (cluster.nodes={2 * work.nodes})"
+    return f"{', '.join(changes)} or {more}" if changes else more
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
-"""Learning rates by parameter name."""
+"""Learning rates by parameter name, and the type of adapters."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from recipe.algorithms.learning_rates import parameter_groups, rates_by_name
+from phantom.base import BASE
+from recipe.algorithms.learning_rates import EngineWithRates, parameter_groups, rates_by_name
 
 NAMES = ["model.visual.proj.weight", "model.layers.0.norm.weight", "model.norm.weight"]
 
@@ -29,3 +32,18 @@ def test_groups_hold_every_trained_parameter_once() -> None:
     groups = parameter_groups(parameters, rates)
     assert [group["lr"] for group in groups] == [0.1]
     assert [id(each) for each in groups[0]["params"]] == [id(p) for _, p in parameters[1:]]
+
+
+def test_adapters_are_float32_on_a_base_in_bfloat16() -> None:
+    from transformers import AutoModelForImageTextToText
+
+    engine = object.__new__(EngineWithRates)
+    engine.model_config = SimpleNamespace(
+        **{"lora_adapter_path": None, "lora_rank": 4, "lora_alpha": 8, "target_parameters": None},
+        **{"target_modules": "all-linear", "exclude_modules": ".*visual.*"},
+    )
+    base = AutoModelForImageTextToText.from_pretrained(BASE, dtype=torch.bfloat16)
+    parameters = list(engine._build_lora_module(base).parameters())
+    trained = {p.dtype for p in parameters if p.requires_grad}
+    frozen = {p.dtype for p in parameters if not p.requires_grad}
+    assert (trained, frozen) == ({torch.float32}, {torch.bfloat16})
