@@ -39,7 +39,7 @@ def test_a_part_that_dies_leaves_its_lines_and_its_last_words(
     script.write_text(f"#!/bin/sh\necho '[]' > {tmp_path}/step.json\necho out of memory\nexit 3\n")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    result = command.run_part("step", [], tmp_path)
+    result = command.run_part("step", [], tmp_path, limit=30)
     assert result["failure"] == f"ended with code 3, see {tmp_path}/step.log: out of memory"
 
 
