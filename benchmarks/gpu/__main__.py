@@ -84,25 +84,30 @@ def run_part(name: str, arguments: list[str], out: Path, limit: int) -> dict[str
     """
     result, log = out / f"{name}.json", out / f"{name}.log"
     result.unlink(missing_ok=True)
-    started, failure = time.monotonic(), None
+    started = time.monotonic()
     command = [sys.executable, "-m", "benchmarks.gpu", *arguments, "--part", name]
     with (
         log.open("w", encoding="utf-8") as output,
         subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process,
     ):
-        try:
-            if code := process.wait(limit):
-                failure = f"ended with code {code}"
-        except subprocess.TimeoutExpired:
-            failure = f"took more than {limit} s"
-            for started_by_it in psutil.Process(process.pid).children(recursive=True):
-                started_by_it.kill()
-            process.kill()
+        failure = _wait(process, limit)
     if failure:
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         failure = " ".join([f"{failure}, see {log}:", *last])[:300]
     lines = json.loads(result.read_text()) if result.is_file() else []
     return {"lines": lines, "failure": failure, "seconds": round(time.monotonic() - started, 1)}
+
+
+def _wait(process: subprocess.Popen[bytes], limit: int) -> str | None:
+    """Wait for a part, and end it with all that it started at the limit; return why it failed."""
+    try:
+        code = process.wait(limit)
+    except subprocess.TimeoutExpired:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+        process.kill()
+        return f"took more than {limit} s"
+    return f"ended with code {code}" if code else None
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
