@@ -41,6 +41,11 @@ class ModelFamily:
         """Return the (width, height) that divides x and y of a written box to give fractions."""
         return (1000, 1000) if self.coordinates == "norm1000" else image_size
 
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels."""
+        return self.factor // 2
+
     def writes_like(self, other: "ModelFamily") -> bool:
         """Return whether data of another family fits this one: same boxes, same image tokens."""
         return (self.factor, self.coordinates) == (other.factor, other.coordinates)

@@ -183,7 +183,9 @@ def check_smoothing(config: DictConfig) -> None:
     """Refuse soft coordinate targets without a token for each coordinate, or with a wrong width."""
     width = config.coordinate_smoothing
     if not isinstance(width, int | float) or not 0 <= width < math.inf:
-        raise InputError(f"coordinate_smoothing={width}: give a width in units of coordinates, 0 for none")
+        raise InputError(
+            f"coordinate_smoothing={width}: give a width in units of coordinates, 0 for none"
+        )
     if width == 0:
         return
     from transformers import AutoTokenizer
