@@ -84,8 +84,8 @@ class Twin:
 
 _INTERLEAVED = {"mrope_interleaved": True}
 # 8 x 8 position embeddings: as many as patches in a picture of 128 x 128 pixels
-_VISION_3 = {"patch_size": 16, "num_position_embeddings": 64}
-_QWEN3_VL = {
+_VISION_3: dict[str, Any] = {"patch_size": 16, "num_position_embeddings": 64}
+_QWEN3_VL: dict[str, Any] = {
     "processors": ("Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
     "rope": {"mrope_section": [6, 5, 5], **_INTERLEAVED},
     "vision": {**_VISION_3, "deepstack_visual_indexes": [0, 1]},
@@ -97,11 +97,17 @@ TWINS = {
         rope={"mrope_section": [4, 6, 6]},
         vision={"fullatt_block_indexes": list(range(VISION_LAYERS))},
     ),
-    "qwen3_vl": Twin(classes="Qwen3VL", text={"head_dim": HEAD_WIDTH}, **_QWEN3_VL),
+    # vLLM 0.28 on a CPU reads the architecture of the text part, which published models do not have.
+    "qwen3_vl": Twin(
+        classes="Qwen3VL",
+        text={"head_dim": HEAD_WIDTH, "architectures": ["Qwen3ForCausalLM"]},
+        **_QWEN3_VL,
+    ),
     "qwen3_vl_moe": Twin(
         classes="Qwen3VLMoe",
         text={
             "head_dim": HEAD_WIDTH,
+            "architectures": ["Qwen3MoeForCausalLM"],
             "num_experts": 4,
             "num_experts_per_tok": 2,
             "moe_intermediate_size": WIDTH,
