@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 SYSTEM_TESTS := $(addprefix tests/system/test_,sft.py training.py evaluation.py)
 SCRIPTS := $(wildcard tools/*.sh launch/*.sh launch/*/*.sh launch/*/*.sbatch) .ci/run
 
-.PHONY: help setup browser slurm demo base test test-unit test-gpu-stack test-slurm fuzz bench study lint format lock clean
+.PHONY: help setup browser slurm demo base test test-unit test-families test-gpu-stack test-slurm fuzz bench study lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,7 +21,10 @@ base: setup ## make the base model of phantom/tiny_base anew (half an hour); goe
 	$(PYTHON) -m phantom.base
 
 test: test-unit ## unit tests, then the tests that start real engines
-	$(PYTHON) -m pytest -m system -n 2 --dist loadfile
+	$(PYTHON) -m pytest -m "system and not families" -n 2 --dist loadfile
+
+test-families: setup ## data preparation, SFT, GRPO, evaluation and export on the tiny twin of every family
+	$(PYTHON) -m pytest tests/system/test_families.py
 
 browser: ## Debian's Chromium, for the tests in a browser: installed as root, where it is missing
 	@tools/chromium.sh

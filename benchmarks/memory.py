@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from phantom.stages import MAX_PIXELS, Stage, draw_stage, prepare_stage, run_stages
+from phantom.stages import MOST_TOKENS, Stage, draw_stage, prepare_stage, run_stages
 from recipe.preflight.memory import estimate
 from recipe.preflight.model import read_shape
 from recipe.preflight.values import GIB, read_workload
@@ -85,7 +85,7 @@ def longest_tokens(folder: Path) -> float:
     processor = AutoProcessor.from_pretrained(folder / "tiny")
     rows = pq.read_table(folder / "data" / "sft_train.parquet").to_pylist()
     texts = ["".join(str(message["content"]) for message in row["messages"]) for row in rows]
-    return max(map(len, processor.tokenizer(texts)["input_ids"])) + MAX_PIXELS / 28**2
+    return max(map(len, processor.tokenizer(texts)["input_ids"])) + MOST_TOKENS
 
 
 def measure(folder: Path, checkpointing: bool) -> bool:
@@ -104,7 +104,7 @@ def measure(folder: Path, checkpointing: bool) -> bool:
         ]
         shape = read_shape(str(folder / model))
         config = compose_config("sft", [*overrides, f"data.max_length={round(length)}"])
-        memory = estimate(shape, read_workload(config, "sft", MAX_PIXELS))
+        memory = estimate(shape, read_workload(config, "sft", MOST_TOKENS * 28**2))
         estimated[model] = max(memory.moments.values())
         command = [sys.executable, "-m", "recipe.sft", *overrides]
         measured[model] = peak(command, run_dir / "metrics.jsonl")

@@ -16,32 +16,54 @@ Size = tuple[int, int]
 Fit = Literal["stretch", "pad"]
 
 LARGEST_ASPECT = 200
-# Qwen's processors make at least 4 visual tokens; 1280 is transformers' default upper bound.
-FEWEST_TOKENS, MOST_TOKENS = 4, 1280
+MOST_TOKENS = 1280  # of a picture, by default: transformers' default upper bound
 
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """How a family of models resizes pictures and writes boxes."""
+    """How a family of models resizes pictures and writes boxes.
+
+    `factor` is the side in pixels of an image token, 2 x 2 patches. The published processors make
+    a picture of less than `fewest_tokens` image tokens larger.
+    """
 
     name: str
     factor: int
     coordinates: Coordinates
+    fewest_tokens: int
 
     @property
     def default_pixels(self) -> tuple[int, int]:
         """The default bounds of a resized picture's area, in pixels."""
-        return FEWEST_TOKENS * self.factor**2, MOST_TOKENS * self.factor**2
+        return self.fewest_tokens * self.factor**2, MOST_TOKENS * self.factor**2
 
     def box_space(self, image_size: Size) -> Size:
         """Return the (width, height) that divides x and y of a written box to give fractions."""
         return (1000, 1000) if self.coordinates == "norm1000" else image_size
 
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels."""
+        return self.factor // 2
 
+    def writes_like(self, other: "ModelFamily") -> bool:
+        """Return whether data of another family fits this one: same boxes, same image tokens."""
+        return (self.factor, self.coordinates) == (other.factor, other.coordinates)
+
+
+# Sources: the families' technical reports and cookbooks (coordinates), their published
+# preprocessor_config.json (patches, smallest picture: 56 x 56 and 256 x 256 pixels).
 MODEL_FAMILIES = {
-    "qwen2_5_vl": ModelFamily("qwen2_5_vl", 28, "absolute"),
-    "qwen3_vl": ModelFamily("qwen3_vl", 32, "norm1000"),
+    family.name: family
+    for family in (
+        ModelFamily("qwen2_5_vl", 28, "absolute", 4),
+        ModelFamily("qwen3_vl", 32, "norm1000", 64),
+        ModelFamily("qwen3_vl_moe", 32, "norm1000", 64),
+        ModelFamily("qwen3_5", 32, "norm1000", 64),
+        ModelFamily("qwen3_5_moe", 32, "norm1000", 64),
+    )
 }
+"""By `model_type`."""
 
 
 def smart_resize(size: Size, factor: int, min_pixels: int, max_pixels: int) -> Size:

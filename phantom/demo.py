@@ -7,7 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.program import STOPPED
+from data_prep.coordinates import MODEL_FAMILIES
+from data_prep.program import STOPPED, InputError
 from phantom.base import BASE
 from phantom.stages import (
     Ledger,
@@ -16,6 +17,7 @@ from phantom.stages import (
     prepare_stage,
     program,
     run_stages,
+    tiny_stage,
     training_stage,
 )
 from recipe import console
@@ -32,6 +34,11 @@ GRPO_STEPS = 128
 VALIDATE_EVERY = 32  # steps of GRPO
 GRPO_PROMPTS = 16
 GRPO_GROUP = 8
+# The family of the base model in phantom/tiny_base. Twins of other families are pre-trained on the
+# demo's own pictures.
+BASE_FAMILY = "qwen2_5_vl"
+LETTERS, EPOCHS = 400, 2
+SMOOTHING = 18  # of coordinates from 0 to 1000: 2 pixels of 112
 
 
 @dataclass(frozen=True)
@@ -43,11 +50,17 @@ class Plan:
     images: int = IMAGES
     sft_steps: int = SFT_STEPS
     grpo_steps: int = GRPO_STEPS
+    family: str = BASE_FAMILY
 
     @property
     def data(self) -> Path:
         """Folder of the rollout and SFT parquet."""
         return self.root / "data"
+
+    @property
+    def base(self) -> Path:
+        """Folder of the model that the cold start begins with."""
+        return BASE if self.family == BASE_FAMILY else self.root / "model"
 
     def checkpoint(self, model: str) -> Path:
         """Return the Hugging Face folder of the trained model, ``sft`` or ``grpo``."""
@@ -60,9 +73,11 @@ class Plan:
 
     def stages(self) -> list[Stage]:
         """Return all stages, in order."""
+        model = tiny_stage(self.root, self.base, self.seed, LETTERS, EPOCHS)
         return [
             draw_stage(self.root, self.images, self.seed),
-            prepare_stage(self.root, self.seed, TEST_SHARE),
+            prepare_stage(self.root, self.seed, TEST_SHARE, self.family),
+            *([model] if self.base != BASE else []),
             self._sft(),
             self._evaluate("sft"),
             self._grpo(),
@@ -70,9 +85,11 @@ class Plan:
         ]
 
     def _sft(self) -> Stage:
-        command = program("sft", self.data, self.seed, "experiment=demo_sft")
+        is_relative = MODEL_FAMILIES[self.family].coordinates == "norm1000"
+        smoothing = [f"coordinate_smoothing={SMOOTHING}"] if is_relative else []
+        command = program("sft", self.data, self.seed, "experiment=demo_sft", *smoothing)
         title = f"supervised cold start, {self.sft_steps} steps"
-        return training_stage("sft", title, command, BASE, self.root / "sft", self.sft_steps)
+        return training_stage("sft", title, command, self.base, self.root / "sft", self.sft_steps)
 
     def _grpo(self) -> Stage:
         command = program(
@@ -115,8 +132,8 @@ def _summarise(demo: Plan, ledger: Ledger) -> Path:
         "seed": demo.seed,
         "versions": versions(),
         "wall_seconds": {stage.name: ledger.seconds(stage) for stage in demo.stages()},
-        "grpo_steps": GRPO_STEPS,
-        "rollouts": GRPO_STEPS * GRPO_PROMPTS * GRPO_GROUP,
+        "grpo_steps": demo.grpo_steps,
+        "rollouts": demo.grpo_steps * GRPO_PROMPTS * GRPO_GROUP,
     }
     summary = build_summary(
         _predictions(demo, "sft"),
@@ -143,13 +160,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m phantom.demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything (default 0)")
+    parser.add_argument(
+        "--family", default=BASE_FAMILY, help=f"of the tiny model, as qwen3_vl ({BASE_FAMILY})"
+    )
+    parser.add_argument("--grpo-steps", type=int, default=GRPO_STEPS, help=f"({GRPO_STEPS})")
     options = parser.parse_args()
     os.environ.setdefault("WANDB_MODE", "offline")
     console.slow_bars()
     leave_on_sigterm()
-    demo = Plan(options.out, options.seed)
+    demo = Plan(options.out, options.seed, grpo_steps=options.grpo_steps, family=options.family)
     with one_line_at_the_end(STOPPED):
         check_output("--out", options.out)
+        if options.family not in MODEL_FAMILIES:
+            raise InputError(f"--family: choose one of {', '.join(MODEL_FAMILIES)}")
         _finish(demo, run_stages(demo.stages(), demo.root))
 
 

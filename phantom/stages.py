@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.coordinates import MODEL_FAMILIES
 from data_prep.program import write_whole
 from recipe import console
 from recipe.run.host import run_child
 
 POLL_SECONDS = 0.5
-# Allows 112 x 112 for every picture of the phantom set, whatever its aspect ratio.
-MIN_PIXELS, MAX_PIXELS = 12544, 15680
+# Image tokens of a picture: allows 4 x 4 for every picture of the phantom set, whatever its aspect
+# ratio.
+FEWEST_TOKENS, MOST_TOKENS = 16, 20
 
 
 @dataclass(frozen=True)
@@ -161,15 +163,20 @@ def draw_stage(root: Path, images: int, seed: int) -> Stage:
     return Stage("phantom", f"draw {images} synthetic chest X-rays with questions", command, out)
 
 
-def prepare_stage(root: Path, seed: int, test: float) -> Stage:
+def prepare_stage(root: Path, seed: int, test: float, family: str = "qwen2_5_vl") -> Stage:
     """Return the stage that turns the phantom set below `root` into training files.
 
     `test` is the share of the patients that are kept for the test split.
     """
     phantom, out = root / "phantom", root / "data"
     folders = {"source": phantom, "images": phantom / "files", "out": out}
-    sizes = {"min_pixels": MIN_PIXELS, "max_pixels": MAX_PIXELS}
-    command = _command("data_prep.thinkvg", **folders, **sizes, val=0.02, test=test, seed=seed)
+    cell = MODEL_FAMILIES[family].factor ** 2
+    options = {
+        "model_family": family,
+        "min_pixels": FEWEST_TOKENS * cell,
+        "max_pixels": MOST_TOKENS * cell,
+    }
+    command = _command("data_prep.thinkvg", **folders, **options, val=0.02, test=test, seed=seed)
     return Stage("data", "turn them into rollout and SFT parquet", command, out)
 
 
@@ -178,7 +185,7 @@ def tiny_stage(root: Path, out: Path, seed: int, letters: int, epochs: int) -> S
     pictures = root / "phantom" / "pictures.parquet"
     folders = {"data": root / "data", "out": out, "pictures": pictures}
     command = _command("phantom.tiny", **folders, letters=letters, epochs=epochs, seed=seed)
-    title = "make a tiny Qwen2.5-VL and pre-train it on grounded reports"
+    title = "make a tiny model and pre-train it on grounded reports"
     return Stage("model", title, command, out)
 
 

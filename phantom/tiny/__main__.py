@@ -1,4 +1,4 @@
-"""``python -m phantom.tiny``: make a tiny Qwen2.5-VL for a prepared data set."""
+"""``python -m phantom.tiny``: make a tiny twin of a family of models, for a prepared data set."""
 
 import argparse
 import os
@@ -8,8 +8,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from data_prep.coordinates import MODEL_FAMILIES
 from data_prep.program import InputError, whole_folder
-from recipe.preflight.data import check_columns
+from recipe.preflight.data import check_columns, check_family, check_parquet
 from recipe.program import one_line_at_the_end
 from recipe.run.host import check_output
 
@@ -19,11 +20,21 @@ def _texts(path: Path) -> list[str]:
     return [message["content"] for row in rows for message in row]
 
 
+def _family(name: str | None, metadata: dict[str, Any], source: str) -> str:
+    """Return the family to make, that of the data if no name is given."""
+    from phantom.tiny.model import TWINS
+
+    name = name or metadata.get("model_family", "qwen2_5_vl")
+    if name not in TWINS:
+        raise InputError(f"--family: there is no twin of {name}; choose {', '.join(TWINS)}")
+    check_family(metadata, {"model_type": name}, f"--data={source}")
+    return name
+
+
 def _pictures(options: argparse.Namespace) -> list[Any]:
     rollouts = options.data / "train.parquet"
     check_columns(str(rollouts), "--data", ("images", "extra_info"))
 
-    from phantom.tiny.model import IMAGE_CELL
     from phantom.tiny.pretrain import BATCH, COLUMNS, check_images, training_pictures
 
     check_columns(str(options.pictures), "--pictures", COLUMNS, "phantom.draw")
@@ -33,7 +44,7 @@ def _pictures(options: argparse.Namespace) -> list[Any]:
             f"--pictures: {options.pictures} describes {len(pictures)} of the pictures in "
             f"{rollouts}, and {BATCH} are the least to learn from"
         )
-    check_images(pictures, IMAGE_CELL)
+    check_images(pictures, MODEL_FAMILIES[options.family].factor)
     return pictures
 
 
@@ -56,6 +67,9 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=2, help="times to see each picture")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random weights")
+    parser.add_argument(
+        "--family", help="qwen2_5_vl, qwen3_vl, … (default: that --data was prepared for)"
+    )
     options = parser.parse_args()
     # Waiting threads spin for some 10 microseconds, not milliseconds, before they sleep: otherwise
     # they may keep the core from the thread that they wait for. torch reads this when it loads.
@@ -68,8 +82,9 @@ def main() -> None:
 def make(options: argparse.Namespace) -> None:
     """Check all input, then make, pre-train and save the model."""
     source = options.data / "sft_train.parquet"
-    check_columns(str(source), "--data", ("messages",))
+    metadata = check_parquet(str(source), "--data", ("messages",))
     check_output("--out", options.out)
+    options.family = _family(options.family, metadata, str(source))
     pictures = _pictures(options) if options.pictures else []
 
     from transformers.utils import logging
@@ -80,8 +95,8 @@ def make(options: argparse.Namespace) -> None:
 
     logging.disable_progress_bar()
 
-    processor = build_processor(_texts(source))
-    model = build_model(processor.tokenizer, options.seed)
+    processor = build_processor(_texts(source), options.family)
+    model = build_model(processor.tokenizer, options.seed, options.family)
     if pictures:
         if options.letters:
             practise(model, processor, pictures, options.seed, options.letters)

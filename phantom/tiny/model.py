@@ -1,22 +1,23 @@
-"""A tiny Qwen2.5-VL with about 1.9 million random weights, and its tokenizer."""
+"""Tiny twins of families of models, with about 2 million random weights, and their tokenizer.
+
+A twin has the architecture, the processor and the coordinates of its family, and a chat template
+that ends prompts like that of its family.
+"""
 
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
-    Qwen2VLImageProcessor,
-    Qwen2VLVideoProcessor,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
-from recipe.algorithms.soft_targets import LARGEST_COORDINATE
+from data_prep.coordinates import MODEL_FAMILIES
+from recipe.algorithms.soft_targets import LARGEST_PIXEL
 
 TAGS = ("think", "answer", "location", "ref", "box")
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -34,8 +35,9 @@ WIDTH = 128
 # With two, the model does not learn to find the letter of the choice that it has just named.
 LAYERS = 4
 HEADS = 4  # of 32 channels each: the smallest head that vLLM's CPU attention supports
+HEAD_WIDTH = WIDTH // HEADS
+VISION_LAYERS = 3
 LEARNED_PIECES = 1500
-IMAGE_CELL = 28  # side in pixels of what becomes one image token: a patch of 14, merged 2 x 2
 EMBEDDING_SCALE = 0.1  # standard deviation
 
 CHAT_TEMPLATE = (
@@ -47,11 +49,94 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}{%- endif -%}{{ '<|im_end|>\n' }}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
 )
+# In the manner of Qwen3-VL-Thinking and Qwen3.5: a prompt ends with <think>, closed at once if
+# thinking is off; the reasoning of an answer is kept where it is the last message and a question
+# came before it, and moved into a block of the template's own.
+THINKING_TEMPLATE = (
+    "{%- macro text(content) -%}{%- if content is string -%}{{ content }}{%- else -%}"
+    "{%- for part in content -%}{%- if part.type == 'image' -%}"
+    "<|vision_start|><|image_pad|><|vision_end|>{%- elif part.type == 'text' -%}"
+    "{{ part.text }}{%- endif -%}{%- endfor -%}{%- endif -%}{%- endmacro -%}"
+    "{%- for message in messages -%}{%- set content = text(message.content) -%}"
+    "{{ '<|im_start|>' + message.role + '\n' }}{%- if message.role == 'assistant' -%}"
+    "{%- set parts = content.split('</think>') -%}"
+    "{%- if loop.last and not loop.first -%}"
+    "{{ '<think>\n' + (parts[0].split('<think>')[-1].strip() if parts|length > 1 else '')"
+    " + '\n</think>\n\n' }}{%- endif -%}{{ parts[-1].lstrip() }}"
+    "{%- else -%}{{ content }}{%- endif -%}{{ '<|im_end|>\n' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}"
+    "{%- if enable_thinking is defined and not enable_thinking -%}"
+    "{{ '<think>\n\n</think>\n\n' }}{%- else -%}{{ '<think>\n' }}{%- endif -%}{%- endif -%}"
+)
 
 
-def coordinate_tokens() -> list[str]:
-    """Return the numbers from 0 to `LARGEST_COORDINATE`, which are one token each."""
-    return [str(number) for number in range(LARGEST_COORDINATE + 1)]
+@dataclass(frozen=True)
+class Twin:
+    """What a family's twin has beside the sizes that all share."""
+
+    classes: str  # of transformers: their names before "Config", "ForConditionalGeneration"
+    processors: tuple[str, str]  # of the family, and of videos
+    rope: Mapping[str, Any]
+    text: Mapping[str, Any] = field(default_factory=dict)
+    vision: Mapping[str, Any] = field(default_factory=dict)
+    template: str = CHAT_TEMPLATE
+
+
+_INTERLEAVED = {"mrope_interleaved": True}
+# 8 x 8 position embeddings: as many as patches in a picture of 128 x 128 pixels
+_VISION_3: dict[str, Any] = {"patch_size": 16, "num_position_embeddings": 64}
+_QWEN3_VL: dict[str, Any] = {
+    "processors": ("Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
+    "rope": {"mrope_section": [6, 5, 5], **_INTERLEAVED},
+    "vision": {**_VISION_3, "deepstack_visual_indexes": [0, 1]},
+}
+TWINS = {
+    "qwen2_5_vl": Twin(
+        classes="Qwen2_5_VL",
+        processors=("Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor"),
+        rope={"mrope_section": [4, 6, 6]},
+        vision={"fullatt_block_indexes": list(range(VISION_LAYERS))},
+    ),
+    # vLLM 0.28 on a CPU reads the architecture of the text part, which published models do not have.
+    "qwen3_vl": Twin(
+        classes="Qwen3VL",
+        text={"head_dim": HEAD_WIDTH, "architectures": ["Qwen3ForCausalLM"]},
+        **_QWEN3_VL,
+    ),
+    "qwen3_vl_moe": Twin(
+        classes="Qwen3VLMoe",
+        text={
+            "head_dim": HEAD_WIDTH,
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": WIDTH,
+        },
+        **_QWEN3_VL,
+    ),
+    "qwen3_5": Twin(
+        classes="Qwen3_5",
+        processors=("Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
+        # of the channels of a head, half have a position
+        rope={"mrope_section": [3, 3, 2], "partial_rotary_factor": 0.5, **_INTERLEAVED},
+        text={
+            "head_dim": HEAD_WIDTH,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": HEADS,
+            "linear_key_head_dim": HEAD_WIDTH,
+            "linear_value_head_dim": HEAD_WIDTH,
+        },
+        vision=_VISION_3,
+        template=THINKING_TEMPLATE,
+    ),
+}
+"""By `model_type`."""
+
+
+def coordinate_tokens(family: str) -> list[str]:
+    """Return the numbers from 0 to the family's largest coordinate, which are one token each."""
+    is_relative = MODEL_FAMILIES[family].coordinates == "norm1000"
+    return [str(number) for number in range((1000 if is_relative else LARGEST_PIXEL) + 1)]
 
 
 def shared_lines(texts: Sequence[str]) -> list[str]:
@@ -76,7 +161,9 @@ def _pieces(names: Sequence[str]) -> Regex:
     return Regex(f"{any_name}|{_PIECES.format(names=any_name)}")
 
 
-def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: Sequence[str], vocabulary: int, family: str = "qwen2_5_vl"
+) -> PreTrainedTokenizerFast:
     """Learn a tokenizer of at most `vocabulary` pieces, besides added tokens, from all texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -87,7 +174,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
     )
     tokenizer.decoder = decoders.ByteLevel()
     tags = [f"<{slash}{tag}>" for tag in TAGS for slash in ("", "/")]
-    single_tokens = [*tags, *coordinate_tokens(), *shared_lines(texts)]
+    single_tokens = [*tags, *coordinate_tokens(family), *shared_lines(texts)]
     added = [AddedToken(text, normalized=False) for text in single_tokens]
     tokenizer.add_tokens(added)
     trainer = trainers.BpeTrainer(
@@ -103,24 +190,30 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
         pad_token=PAD,
         eos_token=END,
         additional_special_tokens=list(SPECIAL_TOKENS),
-        chat_template=CHAT_TEMPLATE,
+        chat_template=TWINS[family].template,
         model_max_length=4096,
     )
 
 
-def build_processor(texts: list[str]) -> Qwen2_5_VLProcessor:
-    return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(),
-        tokenizer=train_tokenizer(texts, LEARNED_PIECES),
-        video_processor=Qwen2VLVideoProcessor(),
-        chat_template=CHAT_TEMPLATE,
+def build_processor(texts: list[str], family: str = "qwen2_5_vl") -> ProcessorMixin:
+    twin = TWINS[family]
+    image_processor = transformers.Qwen2VLImageProcessor(**_patches(twin))
+    name, videos = twin.processors
+    return getattr(transformers, name)(
+        image_processor=image_processor,
+        tokenizer=train_tokenizer(texts, LEARNED_PIECES, family),
+        video_processor=getattr(transformers, videos)(**_patches(twin)),
+        chat_template=twin.template,
     )
 
 
-def _config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
+def _patches(twin: Twin) -> dict[str, int]:
+    return {"patch_size": twin.vision["patch_size"]} if "patch_size" in twin.vision else {}
+
+
+def _config(tokenizer: PreTrainedTokenizerFast, twin: Twin) -> Any:
     ids = tokenizer.convert_tokens_to_ids
-    depth = 3
-    return Qwen2_5_VLConfig(
+    return getattr(transformers, f"{twin.classes}Config")(
         text_config={
             "vocab_size": len(tokenizer),
             "hidden_size": WIDTH,
@@ -129,23 +222,20 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
             "num_attention_heads": HEADS,
             "num_key_value_heads": 2,
             "max_position_embeddings": 4096,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "mrope_section": [4, 6, 6],
-            },
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, **twin.rope},
             "bos_token_id": None,
             "eos_token_id": ids(END),
             "pad_token_id": ids(PAD),
             "tie_word_embeddings": True,
+            **twin.text,
         },
         vision_config={
-            "depth": depth,
+            "depth": VISION_LAYERS,
             "hidden_size": WIDTH,
             "intermediate_size": 2 * WIDTH,
             "num_heads": HEADS,
             "out_hidden_size": WIDTH,
-            "fullatt_block_indexes": list(range(depth)),
+            **twin.vision,
         },
         image_token_id=ids(IMAGE),
         video_token_id=ids(VIDEO),
@@ -158,17 +248,25 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
 def _coordinate_embeddings(count: int, generator: torch.Generator) -> torch.Tensor:
     """Return embeddings of the numbers 0..count-1 with similar neighbours, (count, WIDTH).
 
-    They are random Fourier features at wavelengths from 8 pixels to the whole range, at the scale
-    of the other embeddings.
+    They are random Fourier features at wavelengths from a 42nd of the range to twice the range, at
+    the scale of the other embeddings.
     """
     half = WIDTH // 2
-    wavelengths = torch.logspace(math.log10(8), math.log10(2 * count), half)
+    wavelengths = torch.logspace(math.log10(8 * count / 337), math.log10(2 * count), half)
     phases = 2 * math.pi * torch.rand(half, generator=generator)
     angles = 2 * math.pi * torch.arange(count)[:, None] / wavelengths + phases
     return EMBEDDING_SCALE * torch.cat([angles.sin(), angles.cos()], dim=1) * math.sqrt(2)
 
 
-def _initialise(model: Qwen2_5_VLForConditionalGeneration) -> None:
+# ends of the names of weights whose output is added to the residual stream, or is an image token
+_ADDED = (
+    *("o_proj.weight", "attn.proj.weight", "down_proj.weight"),
+    *("mlp.linear_fc2.weight", "linear_attn.out_proj.weight"),
+)
+_IMAGE_TOKENS = ("merger.mlp.2.weight", "merger.linear_fc2.weight")
+
+
+def _initialise(model: PreTrainedModel) -> None:
     """Initialise embeddings and linear layers for a narrow model.
 
     transformers uses a standard deviation of 0.02, which suits wide models: at this width, the
@@ -186,25 +284,27 @@ def _initialise(model: Qwen2_5_VLForConditionalGeneration) -> None:
             torch.nn.init.normal_(parameter, std=EMBEDDING_SCALE)
         elif parameter.dim() == 2 and "lm_head" not in name:
             scale = 1 / math.sqrt(parameter.shape[1])
-            if name.endswith(("o_proj.weight", "attn.proj.weight", "down_proj.weight")):
+            if name.endswith(_ADDED):
                 scale /= math.sqrt(2 * next(n for tower, n in blocks.items() if tower in name))
-            elif "merger.mlp.2" in name:
+            elif name.endswith(_IMAGE_TOKENS):
                 scale *= EMBEDDING_SCALE
             torch.nn.init.normal_(parameter, std=scale)
 
 
 def build_model(
-    tokenizer: PreTrainedTokenizerFast, seed: int
-) -> Qwen2_5_VLForConditionalGeneration:
+    tokenizer: PreTrainedTokenizerFast, seed: int, family: str = "qwen2_5_vl"
+) -> PreTrainedModel:
     """Return a model with random weights whose vocabulary is exactly the tokenizer's.
 
     The rollout engine masks ids that the tokenizer lacks and the actor does not, so with a larger
     vocabulary their probabilities would differ.
     """
     torch.manual_seed(seed)
-    model = Qwen2_5_VLForConditionalGeneration(_config(tokenizer))
+    twin = TWINS[family]
+    model_class = getattr(transformers, f"{twin.classes}ForConditionalGeneration")
+    model: PreTrainedModel = model_class(_config(tokenizer, twin))
     _initialise(model)
-    ids = tokenizer.convert_tokens_to_ids(coordinate_tokens())
+    ids = tokenizer.convert_tokens_to_ids(coordinate_tokens(family))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         embeddings = model.get_input_embeddings().weight

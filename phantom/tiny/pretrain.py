@@ -23,17 +23,12 @@ from PIL import Image
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from data_prep.coordinates import Size, smart_resize
+from data_prep.coordinates import MODEL_FAMILIES, Size, smart_resize
 from data_prep.pictures import to_rgb8
 from data_prep.program import InputError
 from phantom.tiny.model import IMAGE
 from recipe import console
-from recipe.algorithms.soft_targets import (
-    LARGEST_COORDINATE,
-    coordinate_ids,
-    soft_log_probs,
-    soft_targets,
-)
+from recipe.algorithms.soft_targets import coordinate_ids, soft_log_probs, soft_targets
 from reward.boxes_in_text import Box
 
 COLUMNS = ("image_path", "impression", "findings", "regions")
@@ -91,7 +86,7 @@ class Reporter:
         self.findings = sorted({pair for picture in pictures for pair in picture.findings})
 
     def report(self, picture: Picture, size: Size) -> Report:
-        """Return a report about a picture that is shown, with boxes in pixels of `size`."""
+        """Return a report about a picture that is shown, with boxes in the space `size`."""
         question, sentences = self._ask(picture, size)
         return Report(question, f"<think>{' '.join([picture.impression, *sentences])}</think>")
 
@@ -167,7 +162,8 @@ def _sentence(picture: Picture, region: str, size: Size | None, letter: str = ""
 
 SHOWN_FROM = 0.15  # a token shows a finding if the region covers more than this share of its cell
 WEIGHTS = {"place": 0.3, "regions": 1.0, "findings": 3.0, "image": 1.0}
-SMOOTHING = 2.0  # standard deviation of the soft coordinate targets, pixels
+# standard deviation of the soft coordinate targets: 2 pixels of 112
+SMOOTHING = {"absolute": 2.0, "norm1000": 18.0}
 BATCH = 16
 LEARNING_RATE = 2e-3
 WARM_UP = 20
@@ -189,8 +185,8 @@ def check_images(pictures: Sequence[Picture], cell: int) -> None:
         first = first or size
         if size != first:
             raise InputError(
-                f"{path}: becomes {size[0]}x{size[1]}, others {first[0]}x{first[1]}: run "
-                "python -m data_prep.thinkvg with --min-pixels 12544 --max-pixels 15680"
+                f"{path}: becomes {size[0]}x{size[1]}, others {first[0]}x{first[1]}: run python -m "
+                f"data_prep.thinkvg with --min-pixels {16 * cell**2} --max-pixels {20 * cell**2}"
             )
 
 
@@ -213,16 +209,21 @@ class ReportLoss:
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor = model, processor
-        ids = coordinate_ids(processor.tokenizer, LARGEST_COORDINATE)
+        ids = coordinate_ids(processor.tokenizer)
         self.coordinates = torch.tensor(ids)
-        self.targets = soft_targets(len(ids), SMOOTHING)
+        family = MODEL_FAMILIES[model.config.model_type]
+        self.targets = soft_targets(len(ids), SMOOTHING[family.coordinates])
         self.weights = torch.ones(len(processor.tokenizer))
         letters = string.ascii_uppercase[:REGIONS]
         for letter in (*letters, *(f" {letter}" for letter in letters)):
             self.weights[processor.tokenizer(letter)["input_ids"]] = LETTER_WEIGHT
 
     def __call__(
-        self, reports: list[Report], features: torch.Tensor | None, grids: torch.Tensor | None
+        self,
+        reports: list[Report],
+        features: torch.Tensor | None,
+        grids: torch.Tensor | None,
+        deepstack: Sequence[torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Return the weighted mean loss over the tokens of the reports.
 
@@ -230,6 +231,8 @@ class ReportLoss:
             reports: one for each image, or without images.
             features: image tokens, (images, tokens, width).
             grids: patches of each image, (images, 3).
+            deepstack: what Qwen3-VL adds to the image tokens after each of its first layers,
+                (images * tokens, width) each.
         """
         ids, mask, trained = self._encode(reports, 0 if features is None else features.shape[1])
         core = self.model.model
@@ -243,8 +246,12 @@ class ReportLoss:
             image_grid_thw=grids,
             attention_mask=mask,
         )
+        added = {"visual_pos_masks": is_image, "deepstack_visual_embeds": deepstack}
         hidden = core.language_model(
-            inputs_embeds=embedded, attention_mask=mask, position_ids=positions
+            inputs_embeds=embedded,
+            attention_mask=mask,
+            position_ids=positions,
+            **(added if deepstack else {}),
         ).last_hidden_state
         predicts = trained[:, 1:]
         labels = ids[:, 1:][predicts]
@@ -380,7 +387,7 @@ def practise(
 def pretrain(
     model: Any, processor: Any, pictures: Sequence[Picture], seed: int, epochs: int = 2
 ) -> None:
-    """Train a Qwen2.5-VL in place, on pictures that have one size after the processor's resize.
+    """Train a twin in place, on pictures that have one size after the processor's resize.
 
     In each epoch, a last batch that is not full is left out.
     """
@@ -388,6 +395,7 @@ def pretrain(
     patch, merge = tower.config.patch_size, tower.config.spatial_merge_size
     _, rows, columns = pixel_values(processor, pictures[:1])[1][0].tolist()
     heads = Heads(tower.config.out_hidden_size, Targets(pictures, rows // merge, columns // merge))
+    space = MODEL_FAMILIES[model.config.model_type].box_space((columns * patch, rows * patch))
     report_loss = ReportLoss(model, processor)
     draw = random.Random(seed)
     reporter = Reporter(pictures, draw)
@@ -397,11 +405,11 @@ def pretrain(
     with console.progress(batches, desc="pre-training", unit="batch") as bar:
         for batch in bar:
             pixels, grids = pixel_values(processor, batch)
-            features = tower(pixels, grids).pooler_output
-            features = features.view(len(batch), -1, features.shape[-1])
-            size = (columns * patch, rows * patch)
-            reports = [reporter.report(picture, size) for picture in batch]
-            loss_of_reports = report_loss(reports, features, grids)
+            output = tower(pixels, grids)
+            features = output.pooler_output.view(len(batch), -1, tower.config.out_hidden_size)
+            reports = [reporter.report(picture, space) for picture in batch]
+            deepstack = getattr(output, "deepstack_features", None)
+            loss_of_reports = report_loss(reports, features, grids, deepstack)
             steps.take(loss_of_reports + heads.loss(features, batch))
             bar.set_postfix_str(f"loss {loss_of_reports.item():.3f}", refresh=False)
 

@@ -4,7 +4,7 @@ verl uses the rate ``optim.lr`` for every parameter. Here ``optim.override_optim
 have ``rates``, a list of ``{match: REGEX, lr: RATE}``: the first entry whose expression matches in
 a parameter's name sets its rate, and ``optim.lr`` is the rate of all others. The schedule scales
 all rates alike. A part with rate 0, such as a vision tower, is frozen: it needs no gradients and no
-optimizer state.
+optimizer state. With LoRA only adapters are trained, at the rates of their names.
 
 verl imports this module in its workers because ``actor_rollout_ref.model.external_lib`` names it;
 registering puts the engine before verl's own.
@@ -56,10 +56,10 @@ def rates_by_name(
 def parameter_groups(
     parameters: Iterable[tuple[str, torch.nn.Parameter]], rates: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Return optimizer groups, one for each rate above 0, largest rate first."""
+    """Return optimizer groups of the trained parameters, one for each rate, largest rate first."""
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for name, parameter in parameters:
-        if rates[name]:
+        if rates[name] and parameter.requires_grad:
             groups.setdefault(rates[name], []).append(parameter)
     return [{"params": groups[rate], "lr": rate} for rate in sorted(groups, reverse=True)]
 

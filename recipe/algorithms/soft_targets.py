@@ -4,16 +4,17 @@ With one token for each coordinate, plain cross-entropy treats a box edge that i
 one at the other end of the image. Here the target of a coordinate n is a Gaussian over all
 coordinates k, q(k) proportional to exp(-(k - n)^2 / (2 width^2)); every token that is no number
 keeps its single target. Every number in a text counts as a coordinate, so this is for texts whose
-numbers are coordinates up to `LARGEST_COORDINATE`. Width 0 would be plain cross-entropy. The method
-is Gaussian label smoothing for ordinal classes (Diaz and Marathe, Soft Labels for Ordinal
-Regression, CVPR 2019).
+numbers are coordinates: pixels up to `LARGEST_PIXEL`, or thousandths of a side. Width 0 would be
+plain cross-entropy. The method is Gaussian label smoothing for ordinal classes (Diaz and Marathe,
+Soft Labels for Ordinal Regression, CVPR 2019).
 """
 
 from typing import Any
 
 import torch
 
-LARGEST_COORDINATE = 336  # the published frame, pixels
+LARGEST_PIXEL = 336  # the published frame
+LARGEST_THOUSANDTH = 1000
 
 
 def soft_targets(count: int, width: float) -> torch.Tensor:
@@ -21,7 +22,7 @@ def soft_targets(count: int, width: float) -> torch.Tensor:
 
     Args:
         count: number of coordinates.
-        width: standard deviation of the target in pixels, above 0.
+        width: standard deviation of the target in units of coordinates, above 0.
 
     Returns:
         (count, count) tensor whose row n is the target for coordinate n; rows sum to 1.
@@ -55,16 +56,19 @@ def soft_log_probs(
     return plain.index_put((rows,), soft)
 
 
-def coordinate_ids(tokenizer: Any, largest: int) -> list[int]:
-    """Return the token ids of the coordinates 0..largest.
+def coordinate_ids(tokenizer: Any) -> list[int]:
+    """Return the token ids of the coordinates 0..1000, or 0..336 if only those are tokens.
 
     Raises:
-        ValueError: a coordinate is not a token of its own; names the first.
+        ValueError: a coordinate up to 336 is not a token of its own; names the first.
     """
     ids: dict[int, int] = {}
-    for number in range(largest + 1):
+    for number in range(LARGEST_THOUSANDTH + 1):
         pieces = tokenizer.encode(str(number), add_special_tokens=False)
-        if len(pieces) != 1 or pieces[0] in ids:
+        if len(pieces) == 1 and pieces[0] not in ids:
+            ids[pieces[0]] = number
+        elif number > LARGEST_PIXEL:
+            return list(ids)[: LARGEST_PIXEL + 1]
+        else:
             raise ValueError(f"the tokenizer has no token of its own for the number {number}")
-        ids[pieces[0]] = number
     return list(ids)

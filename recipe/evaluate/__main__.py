@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from data_prep.coordinates import MODEL_FAMILIES
 from data_prep.program import InputError, read_metadata, write_whole
 from recipe import console, program
 from recipe.data.prompts import prompt_text, response_prefix
@@ -123,14 +124,14 @@ def _model(config: DictConfig, prompts: list[Prompt]) -> LocalModel | ServedMode
 
 
 def _served(config: DictConfig, prompts: list[Prompt]) -> ServedModel:
-    family = read_metadata(split_files(config)[0]).get("model_family")
+    name = read_metadata(split_files(config)[0]).get("model_family", "qwen2_5_vl")
     processor = served_processor(config.model.path)
     tokenizer = processor.tokenizer if processor is not None else None
     if processor is not None and not config.server.response_prefix:
         template = program.plain(config.data.apply_chat_template_kwargs)
         text = prompt_text(prompts[0].messages, processor, **template)
         config.server.response_prefix = response_prefix(text)
-    served = ServedModel(config, 16 if family == "qwen3_vl" else 14, tokenizer)
+    served = ServedModel(config, MODEL_FAMILIES[name].patch, tokenizer)
     if config.server.compare:
         compare(served, prompts, processor)
     else:

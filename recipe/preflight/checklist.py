@@ -20,7 +20,13 @@ from recipe.evaluate import checks as evaluation
 from recipe.preflight import choices, data, machine, memory, values
 from recipe.preflight.data import DATA_KEYS, DataFile
 from recipe.preflight.memory import Estimate, Traffic
-from recipe.preflight.model import ModelShape, check_model_folder, load_processor, read_shape
+from recipe.preflight.model import (
+    ModelShape,
+    check_model_folder,
+    family_fault,
+    load_processor,
+    read_shape,
+)
 from recipe.preflight.values import Workload, read_workload
 from recipe.run.checkpoints import check_resumable
 from recipe.run.folder import check_same_run
@@ -113,11 +119,16 @@ def examine(config: DictConfig, program: str, elsewhere: bool = False, ahead: bo
     return plan
 
 
-def _read_model(plan: Plan) -> None:
+def _read_model(plan: Plan) -> Iterator[str]:
+    path = plan.config.model.path
     if plan.program == EVALUATE:
-        plan.model = evaluation.read_model(plan.config)
+        model = evaluation.read_model(plan.config)
     else:
-        plan.model = check_model_folder(plan.config.model.path, "model.path")
+        model = check_model_folder(path, "model.path")
+    if fault := family_fault(model, path):
+        yield fault
+    else:
+        plan.model = model
 
 
 def _read_processor(plan: Plan) -> None:
@@ -140,7 +151,7 @@ def _read_files(plan: Plan) -> Iterator[str]:
 
 def _row_faults(plan: Plan) -> Iterator[str]:
     for file in plan.files:
-        yield from data.data_faults(file, plan.model or {})
+        yield from data.data_faults(file, plan.model or {}, plan.processor)
 
 
 def _long_row_faults(plan: Plan) -> Iterator[str]:

@@ -183,19 +183,21 @@ def check_smoothing(config: DictConfig) -> None:
     """Refuse soft coordinate targets without a token for each coordinate, or with a wrong width."""
     width = config.coordinate_smoothing
     if not isinstance(width, int | float) or not 0 <= width < math.inf:
-        raise InputError(f"coordinate_smoothing={width}: give a width in pixels, 0 for none")
+        raise InputError(
+            f"coordinate_smoothing={width}: give a width in units of coordinates, 0 for none"
+        )
     if width == 0:
         return
     from transformers import AutoTokenizer
 
-    from recipe.algorithms.soft_targets import LARGEST_COORDINATE, coordinate_ids
+    from recipe.algorithms.soft_targets import coordinate_ids
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.model.path)
     except (OSError, ValueError) as error:
         raise InputError(f"model.path={config.model.path}: no tokenizer ({error})") from error
     try:
-        coordinate_ids(tokenizer, LARGEST_COORDINATE)
+        coordinate_ids(tokenizer)
     except ValueError as error:
         raise InputError(
             f"coordinate_smoothing={width}: {error} ({config.model.path}): set "

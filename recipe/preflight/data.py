@@ -16,7 +16,7 @@ from PIL import Image
 from data_prep.coordinates import MODEL_FAMILIES, smart_resize
 from data_prep.pictures import is_deep
 from data_prep.program import InputError, read_metadata
-from recipe.data.overlong import Overlong, overlong_rows
+from recipe.data.overlong import Overlong, overlong_rows, token_side
 from recipe.program import FRACTIONS
 from recipe.run.folder import MORE_EPOCHS
 from reward.ground_truth import GroundTruth
@@ -120,17 +120,23 @@ def check_parquet(path: str, key: str, columns: tuple[str, ...]) -> dict[str, An
 def check_family(metadata: Mapping[str, Any], model: Mapping[str, Any], data_key: str) -> None:
     """Refuse boxes that were written for another family of models, in other coordinates."""
     prepared, actual = metadata.get("model_family"), model.get("model_type")
-    if prepared and actual and prepared != actual:
-        raise InputError(
-            f"{data_key}: prepared for {prepared}, the model is {actual}: its boxes are in other "
-            f"coordinates; run python -m data_prep.thinkvg with --model-family {actual}"
-        )
+    if not prepared or not actual or prepared == actual:
+        return
+    families = [MODEL_FAMILIES.get(name) for name in (prepared, actual)]
+    if all(families) and families[0].writes_like(families[1]):
+        return
+    raise InputError(
+        f"{data_key}: prepared for {prepared}, the model is {actual}: its boxes are in other "
+        f"coordinates; run python -m data_prep.thinkvg with --model-family {actual}"
+    )
 
 
-def data_faults(file: DataFile, model: Mapping[str, Any]) -> Iterator[str]:
+def data_faults(file: DataFile, model: Mapping[str, Any], processor: Any) -> Iterator[str]:
     """Yield faults of one file that would end a run, or spoil its boxes."""
     yield from _patch_faults(file, model)
     rows, paths = _sample(file)
+    if processor is not None:
+        yield from _limit_faults(file, rows, processor)
     yield from _picture_faults(file, paths)
     yield from _row_faults(file, rows)
     yield from _size_faults(file, [row for row in rows if _row_fault(row) is None])
@@ -194,6 +200,31 @@ def _patch_faults(file: DataFile, model: Mapping[str, Any]) -> Iterator[str]:
             f"{family.factor} pixels, an image token of the model covers {factor}: choose the "
             "model it was made for, or run data_prep.thinkvg with the right --model-family"
         )
+
+
+def _limit_faults(
+    file: DataFile, rows: Sequence[Mapping[str, Any]], processor: Any
+) -> Iterator[str]:
+    """Yield a fault if the model's processor would resize pictures once more."""
+    limits, factor = dict(processor.image_processor.size), token_side(processor)
+    low, high = limits.get("shortest_edge"), limits.get("longest_edge")
+    images = [row["images"][0] for row in rows if _row_fault(row) is None]
+    files = [image for image in images if Path(image.get("image") or "").is_file()]
+    for image in files if low and high else ():
+        try:
+            with Image.open(image["image"]) as picture:
+                bounds = (image["min_pixels"], image["max_pixels"])
+                width, height = smart_resize(picture.size, factor, *bounds)
+        except (OSError, ValueError, SyntaxError):
+            continue  # `_size_faults` names it
+        if not low <= width * height <= high:
+            option = f"--min-pixels {low}" if width * height < low else f"--max-pixels {high}"
+            yield (
+                f"data.{file.key}={file.path}: {image['image']} is {width} x {height} pixels, the "
+                f"model's processor takes {low} to {high} pixels and would resize it once more: "
+                f"run data_prep.thinkvg again with {option}"
+            )
+            return
 
 
 def _picture_faults(file: DataFile, paths: Sequence[str]) -> Iterator[str]:

@@ -4,12 +4,14 @@ import functools
 import json
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from data_prep.coordinates import MODEL_FAMILIES
 from data_prep.program import InputError
 from recipe.program import CONFIG_FOLDER
 
@@ -17,7 +19,9 @@ SHAPES = CONFIG_FOLDER / "shape"
 TIMEOUT = 3.0
 """Seconds that the hub has to answer."""
 
-_QWEN = re.compile(r"qwen-?(\d(?:[._]\d)?)[-_]?vl", re.IGNORECASE)
+_QWEN = re.compile(r"qwen-?(?P<version>\d(?:[._]\d)?)[-_]?(?P<vl>vl)?", re.IGNORECASE)
+# whose processors verl 0.9.1 loads (verl.utils.tokenizer.hf_processor); of any other it only warns
+_WITH_PROCESSOR = {"qwen2_vl", "glm4v", "glm4v_moe", "glm46v", "mllama", "gemma4", *MODEL_FAMILIES}
 
 
 def check_model_folder(path: str, key: str) -> dict[str, Any]:
@@ -51,6 +55,26 @@ def check_model_folder(path: str, key: str) -> dict[str, Any]:
         raise InputError(
             f"{key}={path}: its config.json is not JSON ({error}): copy that of the base model"
         ) from error
+
+
+def family_fault(model: Mapping[str, Any], path: str) -> str:
+    """Return why models of this ``config.json`` cannot be trained here; empty if they can.
+
+    verl would train a family whose processor it does not know without its pictures.
+    """
+    family = model.get("model_type")
+    if not family or family in MODEL_FAMILIES:
+        return ""
+    if not model.get("vision_config") and family not in _WITH_PROCESSOR:
+        reason = "a text model, which takes no pictures"
+    elif family in _WITH_PROCESSOR:
+        reason = "it is not known here in which coordinates its boxes are"
+    else:
+        reason = "verl 0.9.1 does not load its image processor, and would train without pictures"
+    return (
+        f"model.path={path}: the family {family} cannot be trained here: {reason}: choose a model "
+        f"of {', '.join(MODEL_FAMILIES)}"
+    )
 
 
 def load_processor(path: str) -> Any:
@@ -99,8 +123,10 @@ def hub_config(name: str) -> dict[str, Any]:
     config = _cached(name) or known_shapes().get(name) or _fetched(name)
     if config:
         return config
-    if match := _QWEN.search(name):
-        return {"model_type": f"qwen{match[1].replace('.', '_')}_vl"}
+    match = _QWEN.search(name)
+    if match and (match["vl"] or match["version"] in ("3.5", "3_5")):
+        suffix = "_vl" if match["vl"] else ""
+        return {"model_type": f"qwen{match['version'].replace('.', '_')}{suffix}"}
     print(
         f"note: model.path={name}: its family is unknown (the hub does not answer), so it is "
         "not checked whether the data was prepared for it",

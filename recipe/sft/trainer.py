@@ -16,7 +16,6 @@ from verl.workers.utils.losses import sft_loss
 
 from recipe import console
 from recipe.algorithms.soft_targets import (
-    LARGEST_COORDINATE,
     coordinate_ids,
     soft_log_probs,
     soft_targets,
@@ -105,7 +104,7 @@ class ThinkVGSFTTrainer(SFTTrainer):
         width = float(self.config.coordinate_smoothing)
         self._soft_targets = width > 0
         if self._soft_targets:
-            ids = coordinate_ids(self.model_config.tokenizer, LARGEST_COORDINATE)
+            ids = coordinate_ids(self.model_config.tokenizer)
             self.training_client.set_loss_fn(CoordinateLoss(ids, width))
 
     def _build_dataloader(self) -> None:

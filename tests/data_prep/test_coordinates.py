@@ -133,6 +133,19 @@ def test_families_write_boxes_in_their_own_space():
     )
 
 
+def test_data_is_shared_by_families_with_the_same_boxes_and_tokens():
+    qwen2_5, *others = MODEL_FAMILIES.values()
+    assert [family.name for family in others if qwen2_5.writes_like(family)] == []
+    assert all(family.writes_like(others[0]) for family in others)
+
+
+def test_the_smallest_picture_is_that_of_the_published_processors():
+    """Their `preprocessor_config.json` says 3136 (56 x 56) and 65536 (256 x 256) pixels."""
+    smallest = {name: family.default_pixels[0] for name, family in MODEL_FAMILIES.items()}
+    assert smallest.pop("qwen2_5_vl") == 3136
+    assert set(smallest.values()) == {65536}
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("336", (336, 336)), ("448x300", (448, 300)), ("original", None)]
 )

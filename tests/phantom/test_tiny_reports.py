@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from data_prep.program import InputError
-from phantom.tiny.model import WIDTH, build_model, build_processor
+from phantom.tiny.model import TWINS, WIDTH, build_model, build_processor
 from phantom.tiny.pretrain import (
     BATCH,
     Picture,
@@ -163,16 +163,20 @@ def letters_loss(model, processor) -> float:
     return float(ReportLoss(model, processor)(made, None, None))
 
 
-def test_the_loss_is_that_of_the_models_own_forward(processor) -> None:
+@pytest.mark.parametrize("family", TWINS)
+def test_the_loss_is_that_of_the_models_own_forward(family: str) -> None:
     """Positions and image tokens are where the model itself puts them, and they get a gradient."""
     torch.manual_seed(0)
-    model = build_model(processor.tokenizer, seed=0)
     made = make_reports(3)
+    processor = build_processor([f"{report.question}\n{report.text}" for report in made], family)
+    model = build_model(processor.tokenizer, seed=0, family=family)
     loss = ReportLoss(model, processor)
-    pixels, grids = torch.randn(3 * 32, 1176), torch.tensor([[1, 4, 8]] * 3)
-    features = model.model.visual(pixels, grids).pooler_output.view(3, 8, -1)
+    values = 3 * 2 * model.config.vision_config.patch_size**2  # of a patch
+    pixels, grids = torch.randn(3 * 32, values), torch.tensor([[1, 4, 8]] * 3)
+    output = model.model.visual(pixels, grids)
+    features = output.pooler_output.view(3, 8, -1)
     features.retain_grad()
-    ours = loss(made, features, grids)
+    ours = loss(made, features, grids, getattr(output, "deepstack_features", None))
     ours.backward()
     assert all(features.grad[image].abs().sum() > 0 for image in range(3))
     ids, mask, trained = loss._encode(made, image_tokens=8)

@@ -156,11 +156,15 @@ def greedy_answers(workspace: Path, tmp_path: Path) -> Callable[..., dict[str, l
     """`greedy_driver.py` in a process of its own: ground truth -> texts."""
 
     def answer(
-        library: str, model: Path, limit: int = RESPONSE_LENGTH, packages: Path | None = None
+        library: str,
+        model: Path,
+        limit: int = RESPONSE_LENGTH,
+        packages: Path | None = None,
+        data: Path = workspace / "data",
     ) -> dict[str, list[str]]:
         """Answers of the environment's own libraries, or of those in `packages` before them."""
         out = tmp_path / "answers.json"
-        arguments = [GREEDY, library, model, workspace / "data", out, limit]
+        arguments = [GREEDY, library, model, data, out, limit]
         finished = subprocess.run(
             [sys.executable, *map(str, arguments)],
             capture_output=True,

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from data_prep.program import InputError
-from phantom.tiny.model import CHAT_TEMPLATE, build_processor
+from phantom.tiny.model import CHAT_TEMPLATE, THINKING_TEMPLATE, build_processor
 from recipe.data.datasets import GroundedRLHFDataset, GroundedSFTDataset, prompt_length
 from recipe.data.prompts import (
     check_chat_template,
@@ -29,35 +29,12 @@ REST = "<answer>No</answer>\n<location><ref>left lung</ref><box>[12, 30, 44, 50]
 RESPONSE = f"<think>{THOUGHT}</think>\n{REST}"
 QUESTION = "<image>\nIs the heart enlarged? Reason in <think></think>."
 
-# In the manner of thinking models: the reasoning of an answer is kept where it is the last one and
-# a question came before it, and moved into a block of the template's own.
-_TEXT = (
-    "{%- macro text(content) -%}{%- if content is string -%}{{ content }}{%- else -%}"
-    "{%- for part in content -%}{%- if part.type == 'image' -%}"
-    "<|vision_start|><|image_pad|><|vision_end|>{%- elif part.type == 'text' -%}"
-    "{{ part.text }}{%- endif -%}{%- endfor -%}{%- endif -%}{%- endmacro -%}"
-)
-_MESSAGES = (
-    "{%- for message in messages -%}{%- set content = text(message.content) -%}"
-    "{{ '<|im_start|>' + message.role + '\n' }}{%- if message.role == 'assistant' -%}"
-    "{%- set parts = content.split('</think>') -%}"
-    "{%- if loop.last and not loop.first -%}"
-    "{{ '<think>\n' + (parts[0].split('<think>')[-1].strip() if parts|length > 1 else '')"
-    " + '\n</think>\n\n' }}{%- endif -%}{{ parts[-1].lstrip() }}"
-    "{%- else -%}{{ content }}{%- endif -%}{{ '<|im_end|>\n' }}{%- endfor -%}"
-)
+# What the twin of Qwen3.5 has: it opens <think>, or closes it at once if thinking is off.
+SWITCHED = THINKING_TEMPLATE
+_MESSAGES, _, _ = SWITCHED.partition("{%- if add_generation_prompt -%}")
 _PROMPT = "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}BEGINNING{%- endif -%}"
-HYBRID = _TEXT + _MESSAGES + _PROMPT.replace("BEGINNING", "")
-THINKING = _TEXT + _MESSAGES + _PROMPT.replace("BEGINNING", "{{ '<think>\n' }}")
-SWITCHED = (
-    _TEXT
-    + _MESSAGES
-    + _PROMPT.replace(
-        "BEGINNING",
-        "{%- if enable_thinking is defined and not enable_thinking -%}"
-        "{{ '<think>\n\n</think>\n\n' }}{%- else -%}{{ '<think>\n' }}{%- endif -%}",
-    )
-)
+HYBRID = _MESSAGES + _PROMPT.replace("BEGINNING", "")
+THINKING = _MESSAGES + _PROMPT.replace("BEGINNING", "{{ '<think>\n' }}")
 # An answer loses its reasoning wherever it stands.
 FORGETFUL = CHAT_TEMPLATE.replace(
     "{{ part.text }}",
