@@ -14,7 +14,7 @@ from recipe.run.checkpoints import mark_step
 LORA = "lora=r16"
 STEPS = 4
 GAP = 1e-4
-"""The most that log-probabilities of rollout and actor may differ by, in float32."""
+"""The most that probabilities of rollout and actor may differ by, in float32."""
 
 
 def weights(model: Path) -> dict[str, torch.Tensor]:
@@ -71,24 +71,24 @@ def cold_start(tmp_path_factory: Any, sft: Any) -> Path:
     return run_dir
 
 
-def losses(log: dict[int, dict[str, float]]) -> dict[int, float]:
-    return {step: values["train/loss"] for step, values in log.items() if "train/loss" in values}
+def losses(run_dir: Path) -> list[float]:
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    values = (json.loads(line)["data"] for line in lines)
+    return [value["train/loss"] for value in values if "train/loss" in value]
 
 
-def test_a_cold_start_trains_adapters_only(cold_start: Path, workspace: Path, metrics: Any) -> None:
+def test_a_cold_start_trains_adapters_only(cold_start: Path, workspace: Path) -> None:
     shards = cold_start / "checkpoints" / "global_step_6"
     check_base_and_adapters(shards, workspace / "model")
-    assert losses(metrics(cold_start))[6] < losses(metrics(cold_start))[1] - 0.1
+    assert losses(cold_start)[-1] < losses(cold_start)[0] - 0.5
 
 
-def test_a_cold_start_resumes_with_its_adapters(
-    cold_start: Path, sft: Any, tmp_path: Path, metrics: Any
-) -> None:
+def test_a_cold_start_resumes_with_its_adapters(cold_start: Path, sft: Any, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(cold_start, run_dir, ignore=shutil.ignore_patterns("global_step_6", "stop*"))
     mark_step(run_dir / "checkpoints", 3)
     sft(run_dir)
-    assert losses(metrics(run_dir)) == losses(metrics(cold_start))
+    assert losses(run_dir) == losses(cold_start)
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +127,11 @@ def test_the_rollout_follows_the_adapters(grpo: Any, metrics: Any) -> None:
     assert sorted(logged) == list(range(1, STEPS + 1))
     assert logged[1]["actor/kl_loss"] == pytest.approx(0, abs=1e-6)
     for step in range(2, STEPS + 1):
-        assert logged[step]["actor/kl_loss"] > 100 * GAP
+        assert logged[step]["actor/kl_loss"] > 0.1
     for values in logged.values():
-        assert values["training/rollout_actor_log_prob_diff/mean"] < GAP
+        assert values["training/rollout_probs_diff_max"] < GAP
+        # without the adapters they would differ by as much as the policy has moved
+        assert values["training/rollout_actor_log_prob_diff/mean"] < 0.02
 
 
 def test_the_base_stays(grpo: Any, workspace: Path) -> None:
