@@ -19,8 +19,8 @@ FAMILIES = [
     if family != "qwen2_5_vl"
 ]
 STEPS = 3
-GAP = 1e-4
-"""The most that probabilities of rollout and actor may differ by, in float32."""
+GAP = 2e-5
+"""The most that probabilities of rollout and actor may differ by on average, in float32."""
 
 
 class Trained(NamedTuple):
@@ -97,7 +97,7 @@ def test_rollout_and_actor_agree_while_weights_change(trained: Trained, metrics:
     assert sorted(logged) == list(range(1, STEPS + 1))
     for values in logged.values():
         assert values["actor/grad_norm"] > 0
-        assert values["training/rollout_probs_diff_max"] < GAP
+        assert values["training/rollout_probs_diff_mean"] < GAP
         assert values["training/rollout_actor_log_prob_diff/mean"] < 0.02
 
 

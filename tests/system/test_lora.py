@@ -13,8 +13,8 @@ from recipe.run.checkpoints import mark_step
 
 LORA = "lora=r16"
 STEPS = 4
-GAP = 1e-4
-"""The most that probabilities of rollout and actor may differ by, in float32."""
+GAP = 2e-5
+"""The most that probabilities of rollout and actor may differ by on average, in float32."""
 
 
 def weights(model: Path) -> dict[str, torch.Tensor]:
@@ -129,7 +129,7 @@ def test_the_rollout_follows_the_adapters(grpo: Any, metrics: Any) -> None:
     for step in range(2, STEPS + 1):
         assert logged[step]["actor/kl_loss"] > 0.1
     for values in logged.values():
-        assert values["training/rollout_probs_diff_max"] < GAP
+        assert values["training/rollout_probs_diff_mean"] < GAP
         # without the adapters they would differ by as much as the policy has moved
         assert values["training/rollout_actor_log_prob_diff/mean"] < 0.02
 
