@@ -29,3 +29,11 @@ def test_groups_hold_every_trained_parameter_once() -> None:
     groups = parameter_groups(parameters, rates)
     assert [group["lr"] for group in groups] == [0.1]
     assert [id(each) for each in groups[0]["params"]] == [id(p) for _, p in parameters[1:]]
+
+
+def test_a_frozen_base_of_adapters_is_in_no_group() -> None:
+    base = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
+    adapter = torch.nn.Parameter(torch.zeros(1))
+    named = [("layers.0.q_proj.base_layer.weight", base), ("layers.0.q_proj.lora_A", adapter)]
+    (group,) = parameter_groups(named, {name: 0.1 for name, _ in named})
+    assert group["params"] == [adapter]
