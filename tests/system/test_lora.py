@@ -142,7 +142,7 @@ def test_the_base_stays(grpo: Any, workspace: Path) -> None:
 
 @pytest.mark.parametrize("library", ["vllm", "transformers"])
 def test_the_merged_export_answers_like_base_and_adapters(
-    grpo: Any, tmp_path: Path, run: Any, greedy_answers: Any, library: str
+    grpo: Any, workspace: Path, tmp_path: Path, run: Any, greedy_answers: Any, library: str
 ) -> None:
     """The rollout engine has base and adapters apart; its answers of the last validation."""
     run_dir, _ = grpo
@@ -155,3 +155,5 @@ def test_the_merged_export_answers_like_base_and_adapters(
     assert len(rows) == 16
     for row in map(json.loads, rows):
         assert row["output"] in answers[row["gts"]]
+    if library == "transformers":
+        assert answers != greedy_answers(library, workspace / "model"), "the base answers the same"
