@@ -34,8 +34,8 @@ GRPO_STEPS = 128
 VALIDATE_EVERY = 32  # steps of GRPO
 GRPO_PROMPTS = 16
 GRPO_GROUP = 8
-# The family of the base model in phantom/tiny_base. The demo of another family is shorter, and begins
-# with pre-training of its twin on the demo's own pictures.
+# The family of the base model in phantom/tiny_base. The demo of another family is shorter, and
+# begins with pre-training of its twin on the demo's own pictures.
 BASE_FAMILY = "qwen2_5_vl"
 SHORT = {"images": 2000, "sft_steps": 260, "grpo_steps": 20}
 LETTERS, EPOCHS = 0, 2
