@@ -66,6 +66,9 @@ REJECT_CODES = {
     "missing_image": "the image does not exist",
     "unreadable_image": "the image does not open",
     "deep_image": "the image is DICOM or has more than 8 bits; data_prep.images makes 8-bit copies",
+    "size_mismatch": "the image has another size than the set says, so its boxes would be wrong",
+    "unknown_size": "the boxes are in pixels of a DICOM file, and this image does not say its size",
+    "no_split": "the set's table of splits does not name the image",
     "image_too_narrow": "the image is too narrow for the model's resize",
     "internal_error": "this program failed on the row: a fault of the program, please report it",
 }
@@ -120,8 +123,8 @@ class Example(NamedTuple):
 
 def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
     """Parse a row with ThinkVG's columns; a RowFault has a code of `REJECT_CODES`."""
-    question, question_tags = _clean_text(row.get("question"))
-    response, response_tags = _clean_text(row.get("response"))
+    question, question_tags = clean_text(row.get("question"))
+    response, response_tags = clean_text(row.get("response"))
     if not question:
         raise RowFault("no_question")
     if not response:
@@ -164,7 +167,7 @@ def _text(value: object) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-def _clean_text(value: object) -> tuple[str, int]:
+def clean_text(value: object) -> tuple[str, int]:
     """Return a text with plain brackets and without media tags, and the number of these tags."""
     text, count = plain_brackets(_text(value)), 0
     while True:
@@ -176,7 +179,7 @@ def _clean_text(value: object) -> tuple[str, int]:
 
 def _read_reasoning(value: object) -> tuple[str, SplitText, int]:
     """Return a reasoning, the same split at its boxes, and the number of its media tags."""
-    text, count = _clean_text(value)
+    text, count = clean_text(value)
     reasoning = " ".join(_BLOCK_TAGS.sub(" ", text).split())
     split = split_at_boxes(reasoning)
     if None in split.boxes:

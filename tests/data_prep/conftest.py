@@ -73,7 +73,7 @@ def make_dataset(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def write_dicom() -> Callable[..., Path]:
-    """Writes stored values (height, width[, 3]) as a DICOM file; `attributes` go into its header."""
+    """Writes values (height, width[, 3]) as a DICOM file; `attributes` go into its header."""
 
     def write(path: Path, stored: np.ndarray, **attributes: Any) -> Path:
         syntax = attributes.pop("syntax", ExplicitVRLittleEndian)
