@@ -45,10 +45,11 @@ from data_prep.rows.prompts import load_templates
 from data_prep.settings import Settings
 from reward.response import Region
 
+ORIGINAL_PIXELS = Frame(None)
 COPIES = "pictures"
 COPY_RECIPE = Recipe(long_side=2048, ending="jpg", quality=95)
 INDICES = 10_000_000
-"""Each set numbers its questions from a multiple of this, so files of several sets can be joined."""
+"""Each set numbers its questions from a multiple of this, so that files of sets can be joined."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Importer:
     """A set: the function that reads it, and what is special about it."""
 
     read: Callable[[SetFiles, Reading], None]
-    frame: Frame = Frame(None)  # of its boxes
+    frame: Frame = ORIGINAL_PIXELS  # of its boxes
     is_mimic: bool = False  # its patients may be in the training data
     is_dicom: bool = False  # its boxes are in pixels of DICOM files, whose size it does not state
     note: str = ""
@@ -173,8 +174,8 @@ def _leave_out_shared(choice: Choice, reading: Reading) -> dict[str, int] | None
         return {"patients": 0, "questions": 0}
     if choice.train is None:
         reading.notes.append(
-            "its images are of MIMIC-CXR, and whether its patients were trained on was not checked: "
-            "give --train, or --exclude-list ahead of training"
+            "its images are of MIMIC-CXR, and whether its patients were trained on was not "
+            "checked: give --train, or --exclude-list ahead of training"
         )
         return None
     trained = train_patients(choice.train)
@@ -408,7 +409,7 @@ def _write(
 
 
 def write_rejects(path: Path, reading: Reading) -> None:
-    """Write the rejected rows of all files, each as JSON, with its file, its number and a reason."""
+    """Write the rejected rows of all files as JSON, each with its file, number and reason."""
     rows = [
         {
             "source_file": row.file,

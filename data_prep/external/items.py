@@ -6,6 +6,7 @@ of the output, is rejected with a code of `REJECT_CODES`, or is left out for a r
 
 import csv
 import gzip
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ class SourceRow(NamedTuple):
 
 
 class TrueBox(NamedTuple):
-    """A box of the truth: the source row that states it, its name, its corners in the set's frame."""
+    """A true box: the source row that states it, its name, its corners in the set's frame."""
 
     row: SourceRow
     ref: str
@@ -142,12 +143,11 @@ def read_table(
         InputError: The file does not read, or lacks a column.
     """
     try:
-        opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
-        with opened as file:
-            table = csv.DictReader(file)
-            names = [name for name in table.fieldnames or () if name]
-            rows = [{key: value or "" for key, value in row.items() if key} for row in table]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        table = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        names = [name for name in table.fieldnames or () if name]
+        rows = [{key: value or "" for key, value in row.items() if key} for row in table]
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} does not read: {error}") from None
     if missing := [name for name in columns if name not in names]:
         raise InputError(

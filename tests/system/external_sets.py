@@ -1,6 +1,6 @@
 """Small files in the published shape of each external set, with the pitfalls of the real ones.
 
-Rows and pictures are invented. `write(NAME, folder, write_dicom)` returns the options of
+Rows and pictures are invented. `write(NAME, folder)` returns the options of
 `python -m data_prep.external` that read them.
 """
 
@@ -11,21 +11,47 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from PIL import Image
-
-WriteDicom = Callable[..., Path]
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 SIZE = (120, 160)
 """Width and height of MIMIC's pictures here."""
 
 
-def write(name: str, folder: Path, write_dicom: WriteDicom) -> list[str]:
+def write(name: str, folder: Path) -> list[str]:
     """Write a set; return the options --set, --source and --images."""
     source, images = folder / name, folder / f"{name}-images"
     source.mkdir(parents=True)
     images.mkdir()
-    WRITERS[name](source, images, write_dicom)
+    WRITERS[name](source, images)
     return ["--set", name, "--source", str(source), "--images", str(images)]
+
+
+def write_dicom(path: Path, stored: np.ndarray, **attributes: Any) -> Path:
+    """Write values (height, width[, 3]) as a DICOM file; `attributes` go into its header."""
+    dataset = pydicom.Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
+    dataset.SOPInstanceUID = generate_uid()
+    dataset.Rows, dataset.Columns = stored.shape[:2]
+    dataset.SamplesPerPixel = 3 if stored.ndim == 3 else 1
+    dataset.PhotometricInterpretation = "RGB" if stored.ndim == 3 else "MONOCHROME2"
+    if stored.ndim == 3:
+        dataset.PlanarConfiguration = 0
+    dataset.BitsAllocated = 8 * stored.dtype.itemsize
+    dataset.BitsStored = attributes.pop("BitsStored", dataset.BitsAllocated)
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(stored.dtype.kind == "i")
+    dataset.PixelData = stored.tobytes()
+    dataset["PixelData"].VR = "OB" if stored.dtype.itemsize == 1 else "OW"
+    for name, value in attributes.items():
+        setattr(dataset, name, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
 
 
 def write_csv(path: Path, columns: str, rows: Sequence[Sequence[Any]]) -> None:
@@ -83,7 +109,7 @@ def ms_cxr_rows() -> list[list[Any]]:
     ]
 
 
-def _ms_cxr(source: Path, images: Path, _: WriteDicom) -> None:
+def _ms_cxr(source: Path, images: Path) -> None:
     write_csv(source / "MS_CXR_Local_Alignment_v1.1.0.csv", MS_CXR_COLUMNS, ms_cxr_rows())
     paths = [mimic(1, "aa"), mimic(2, "bb"), mimic(3, "cc"), mimic(4, "dd"), mimic(6, "ff")]
     draw_mimic(images, *paths, mimic(8, "hh"))
@@ -113,7 +139,7 @@ GOLD_COLUMNS = (
 )
 
 
-def _imagenome(source: Path, images: Path, _: WriteDicom) -> None:
+def _imagenome(source: Path, images: Path) -> None:
     def row(dicom: str, name: str, x1: int, y1: int, x2: int, y2: int) -> list[Any]:
         # The original's corners are in the order x1, x2, y1, y2.
         frame = [1, 2, 3, 4, 224, 224]
@@ -138,7 +164,7 @@ def _imagenome(source: Path, images: Path, _: WriteDicom) -> None:
 VINDR_BOXES = "image_id,class_name,x_min,y_min,x_max,y_max"
 
 
-def _vindr_cxr(source: Path, images: Path, write_dicom: WriteDicom) -> None:
+def _vindr_cxr(source: Path, images: Path) -> None:
     a, b, c = "0a1b", "1c2d", "2e3f"
     rows = [
         [a, "Cardiomegaly", 69.1, 137.5, 165.4, 183.1],
@@ -169,7 +195,7 @@ def _vindr_cxr(source: Path, images: Path, write_dicom: WriteDicom) -> None:
 PADCHEST_ID = "216840111366964013402131755672012262075433262_02-053-153"
 
 
-def _padchest_gr(source: Path, images: Path, _: WriteDicom) -> None:
+def _padchest_gr(source: Path, images: Path) -> None:
     def finding(en: str, es: str, abnormal: Any, labels: list[str], **more: Any) -> dict[str, Any]:
         return {
             "sentence_en": en,
@@ -187,7 +213,7 @@ def _padchest_gr(source: Path, images: Path, _: WriteDicom) -> None:
         finding("Left effusion.", "Derrame izquierdo.", True, ["pleural effusion"], boxes=one,
                 extra_boxes=[[0.5, 0.6, 0.9, 0.9]]),
         finding("Apical scars.", "Cicatrices apicales.", True, ["scar"], boxes=two, extra_boxes=[]),
-        finding("No right effusion.", "Sin derrame.", False, ["pleural effusion"]),  # said elsewhere
+        finding("No right effusion.", "Sin derrame.", False, ["pleural effusion"]),  # see above
         finding("No pneumothorax.", "Sin neumotórax.", False, ["pneumothorax"]),
         finding("No pneumothorax seen.", "Sin neumotórax.", False, ["pneumothorax"]),  # again
         finding("Normal heart.", "Corazón normal.", False, []),  # no label, no boxes
@@ -216,7 +242,7 @@ def _padchest_gr(source: Path, images: Path, _: WriteDicom) -> None:
         draw(images / f"{name}.png", (200, 240), bits=16)
 
 
-def _rexvqa(source: Path, images: Path, _: WriteDicom) -> None:
+def _rexvqa(source: Path, images: Path) -> None:
     def row(patient: str, options: Any, answer: str, views: Any, **more: Any) -> dict[str, Any]:
         paths = [f"../deid_png/{patient}/s/{n}.png" for n in range(len(list(views)))]
         return {
@@ -270,13 +296,13 @@ def vqa_rad_rows() -> list[dict[str, Any]]:
     ]
 
 
-def _vqa_rad(source: Path, images: Path, _: WriteDicom) -> None:
+def _vqa_rad(source: Path, images: Path) -> None:
     write_json(source / "VQA_RAD Dataset Public.json", vqa_rad_rows())
     for name in ("synpic1.jpg", "synpic2.jpg", "synpic3.jpg"):
         draw(images / "VQA_RAD Image Folder" / name)
 
 
-def _slake(source: Path, images: Path, _: WriteDicom) -> None:
+def _slake(source: Path, images: Path) -> None:
     def row(folder: str, question: str, answer: str, kind: str, **more: Any) -> dict[str, Any]:
         where = {"q_lang": "en", "location": "Lung", "modality": "X-Ray", "content_type": "Organ"}
         return {"img_name": f"{folder}/source.jpg", "question": question, "answer": answer,
@@ -296,7 +322,7 @@ def _slake(source: Path, images: Path, _: WriteDicom) -> None:
         draw(images / "imgs" / folder / "source.jpg")
 
 
-def _gemex(source: Path, images: Path, _: WriteDicom) -> None:
+def _gemex(source: Path, images: Path) -> None:
     def row(question: str, choices: Any, answer: Any, boxes: Any, **more: Any) -> dict[str, Any]:
         path = f"/{mimic(21, 'ga')}"
         return {"question": question, "choices": choices, "answer": answer, "reason": "It is so.",
@@ -321,7 +347,7 @@ def _gemex(source: Path, images: Path, _: WriteDicom) -> None:
     draw_mimic(images, mimic(21, "ga"))
 
 
-WRITERS: dict[str, Callable[[Path, Path, WriteDicom], None]] = {
+WRITERS: dict[str, Callable[[Path, Path], None]] = {
     "ms_cxr": _ms_cxr,
     "vindr_cxr": _vindr_cxr,
     "padchest_gr": _padchest_gr,

@@ -60,11 +60,11 @@ class Imported:
 
 
 @pytest.fixture
-def imported(tmp_path: Path, write_dicom: Any) -> Import:
+def imported(tmp_path: Path) -> Import:
     def run(name: str, *options: str, code: int = 0) -> Imported:
         folder = tmp_path / "sets"
         if not (folder / name).exists():
-            write(name, folder, write_dicom)
+            write(name, folder)
         paths = ["--source", str(folder / name), "--images", str(folder / f"{name}-images")]
         out = tmp_path / "out" / name
         arguments = ["--set", name, *paths, "--out", str(out), *PIXELS, *options]
@@ -446,9 +446,9 @@ def test_wrong_options(
 
 
 def test_training_files_are_not_overwritten(
-    tmp_path: Path, training: Path, capsys: pytest.CaptureFixture[str], write_dicom: Any
+    tmp_path: Path, training: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = write("slake", tmp_path / "sets", write_dicom)
+    options = write("slake", tmp_path / "sets")
     assert main([*options, "--out", str(training)]) == 2
     assert "holds training files" in capsys.readouterr().err
     assert main([*options, "--exclude-list", "x", "--out", str(tmp_path / "out")]) == 2
