@@ -143,7 +143,7 @@ def _summarise(audit: Mapping[str, Any], settings: Settings) -> None:
     rows = audit["rows"]
     questions = ", ".join(f"{count} {name}" for name, count in audit["sets"].items())
     print(
-        f"{rows['source']} rows: {rows['in_questions']} in questions, {rows['rejects']} rejects, "
+        f"{rows['source']} rows: {rows['in_questions']} in questions, {rows['rejects']} rejected, "
         f"{rows['left_out']} left out. Questions: {questions}"
     )
     for reason, count in audit["left_out"].items():

@@ -144,8 +144,8 @@ def import_set(choice: Choice, settings: Settings) -> dict[str, Any]:
         publish(settings.out, folder)
     if not questions.num_rows:
         raise InputError(
-            f"no question of {choice.name} is usable, rejected rows: {_in_words(reading.rejects)}; "
-            f"see {settings.out / 'audit.html'}"
+            f"no question of {choice.name} is usable: {_in_words(reading.rejects)} rejected, "
+            f"{_in_words(reading.left_out)} left out; see {settings.out / 'audit.html'}"
         )
     return audit
 
