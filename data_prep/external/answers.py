@@ -203,12 +203,17 @@ def alternatives(question: str, answer: str) -> tuple[str, str] | None:
     """Return the two things around the last "or" of a question, one of which is the answer.
 
     Both get as many words as the answer: `alternatives("Is it on the left or right side?", "Left")`
-    is `("left", "right")`. None if the answer is neither.
+    is `("left", "right")`. Phrases must end alike ("left lung or right lung"). None if the answer
+    is neither of them.
     """
     before, _, after = _plain(question).rpartition(" or ")
-    count = len(_plain(answer).split())
-    pair = (" ".join(before.split()[-count:]), " ".join(after.split()[:count]))
-    return pair if _plain(answer) in pair and pair[0] != pair[1] and all(pair) else None
+    words = _plain(answer).split()
+    pair = before.split()[-len(words) :], after.split()[: len(words)]
+    if words not in pair or pair[0] == pair[1] or not all(pair):
+        return None
+    if len(words) > 1 and pair[0][-1] != pair[1][-1]:
+        return None
+    return " ".join(pair[0]), " ".join(pair[1])
 
 
 GEMEX_FILES = {

@@ -163,7 +163,7 @@ def train_patients(folder: Path) -> set[str]:
         if name == "train.parquet" and not path.is_file():
             raise InputError(f"--train {folder} holds no train.parquet: name a prepared folder")
         if path.is_file():
-            table = pq.read_table(path, columns=["extra_info.patient"])
+            table = pq.ParquetFile(path).read(columns=["extra_info.patient"])
             patients.update(pc.struct_field(table["extra_info"], "patient").to_pylist())
     return patients - {None, ""}
 
@@ -382,8 +382,8 @@ def _write(
         **file_metadata(settings, load_templates(settings.prompts), choice.importer.frame),
         "set": choice.name,
     }
-    mask = pa.array([True] * questions.num_rows, pa.bool_())
-    files = write_training_files(folder, questions, {"test": mask}, settings, metadata, MORE_INFO)
+    masks = {"test": pa.repeat(pa.scalar(True), questions.num_rows)} if questions.num_rows else {}
+    files = write_training_files(folder, questions, masks, settings, metadata, MORE_INFO)
     check_whole(folder, files)
     write_rejects(folder / REJECTS, reading)
     missing = missing_urls(pictures)

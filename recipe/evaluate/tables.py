@@ -227,7 +227,7 @@ def _by_type(intervals: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _by_region(regions: Mapping[str, Mapping[str, Any]]) -> str:
     cells = (
-        [name, str(values["boxes"]), *(estimate(values[metric]) for metric in REGION_METRICS)]
+        [name, str(values["boxes"]), *(estimate(values.get(metric)) for metric in REGION_METRICS)]
         for name, values in regions.items()
     )
     return markdown_table(["region", "boxes", *map(title_of, REGION_METRICS)], cells)
