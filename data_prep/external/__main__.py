@@ -39,6 +39,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder of the training data: its patients are left out, and its model family, pixels "
         "and prompts are used",
     )
+    _add_parts(parser)
+    _add_form(parser)
+    return parser
+
+
+def _add_parts(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--keep-shared", action="store_true", help="keep patients of --train; they are counted")
     add(
         "--exclude-list",
@@ -62,8 +69,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="CSV of image_id, width, height of the originals, for resized images of vindr_cxr",
     )
     add("--limit", type=int, help="use this many questions, chosen by the seed (all)")
-    _add_form(parser)
-    return parser
 
 
 def _add_form(parser: argparse.ArgumentParser) -> None:
@@ -92,31 +97,33 @@ def read_options(options: argparse.Namespace) -> tuple[Choice, Settings]:
             f"--exclude-list: {options.name} has no images of MIMIC-CXR, so no patient of it can "
             "be in ThinkVG"
         )
-    known = _of_training(options.train)
-    options.model_family = options.model_family or known.get("model_family", "qwen2_5_vl")
-    is_same = options.model_family == known.get("model_family")
-    for name in ("min_pixels", "max_pixels"):
-        if getattr(options, name) is None and is_same:
-            setattr(options, name, known[name])
-    settings = settings_from(
-        argparse.Namespace(
-            source=str(options.source),
-            images=options.images,
-            out=options.out,
-            frame="original",
-            fit=None,
-            model_family=options.model_family,
-            min_pixels=options.min_pixels,
-            max_pixels=options.max_pixels,
-            prompts=options.prompts or known.get("prompt_template", "thinkvg"),
-            **{"val": 0, "test": 0, "stratify": "auto", "leave_out": None, "embed_images": False},
-            **dict.fromkeys(("tokenizer", "findings", "exclude")),
-            **{name: getattr(options, name) for name in ("limit", "seed", "workers")},
-        )
-    )
     files = SetFiles(options.source, options.split, options.mimic_split)
     names = ("name", "sizes", "train", "keep_shared", "exclude_list", "fit")
-    return Choice(files=files, **{name: getattr(options, name) for name in names}), settings
+    choice = Choice(files=files, **{name: getattr(options, name) for name in names})
+    return choice, _settings(options, _of_training(options.train))
+
+
+def _settings(options: argparse.Namespace, training: Mapping[str, Any]) -> Settings:
+    """Return the settings of the preparation; what no option says is as in the training files."""
+    family = options.model_family or training.get("model_family", "qwen2_5_vl")
+    pixels = {name: getattr(options, name) for name in ("min_pixels", "max_pixels")}
+    if family == training.get("model_family"):
+        pixels = {name: training[name] if p is None else p for name, p in pixels.items()}
+    return settings_from(
+        argparse.Namespace(
+            source=str(options.source),
+            frame="original",
+            model_family=family,
+            prompts=options.prompts or training.get("prompt_template", "thinkvg"),
+            **pixels,
+            **{"val": 0, "test": 0, "stratify": "auto", "embed_images": False},
+            **dict.fromkeys(("fit", "leave_out", "tokenizer", "findings", "exclude")),
+            **{
+                name: getattr(options, name)
+                for name in ("images", "out", "limit", "seed", "workers")
+            },
+        )
+    )
 
 
 def _of_training(folder: Path | None) -> Mapping[str, Any]:

@@ -41,16 +41,25 @@ def read_ms_cxr(files: SetFiles, reading: Reading) -> None:
     else:
         table = read_table(path, reading, MS_CXR, known=("split",))
         rows = [reading.register(path.name, number, row) for number, row in enumerate(table)]
-    in_mimic_test = mimic_test(files)
-    if in_mimic_test is None and not any(row.record.get("split") for row in rows):
+    if files.mimic_split is None and not any(row.record.get("split") for row in rows):
         reading.notes.append(f"{path.name} has no column split: all of its rows are used")
+    for (_, phrase), boxes in _phrases(files, reading, rows).items():
+        record = boxes[0].row.record
+        image, question = text_of(record["path"]), f"Where is: {phrase.rstrip(' .?')}?"
+        size = size_of(record, "image_width", "image_height")
+        _ask_where(reading, boxes, (image,), question, phrase, size=size)
+
+
+def _phrases(
+    files: SetFiles, reading: Reading, rows: list[SourceRow]
+) -> dict[tuple[str, str], list[TrueBox]]:
+    """Return the boxes of each picture and phrase that is wanted."""
+    in_mimic_test = mimic_test(files)
     phrases: dict[tuple[str, str], list[TrueBox]] = defaultdict(list)
     for row in rows:
         dicom, split = text_of(row.record["dicom_id"]), text_of(row.record.get("split"))
-        is_wanted = (
-            not split or files.wants(split) if in_mimic_test is None else dicom in in_mimic_test
-        )
-        if not is_wanted:
+        is_wanted = not split or files.wants(split)
+        if not (is_wanted if in_mimic_test is None else dicom in in_mimic_test):
             reading.leave_out(row, "other_split")
         elif patient_and_study(text_of(row.record["path"])) is None:
             reading.reject(row, "no_patient")
@@ -60,13 +69,7 @@ def read_ms_cxr(files: SetFiles, reading: Reading) -> None:
             x, y, width, height = sides
             box = TrueBox(row, text_of(row.record["category_name"]), (x, y, x + width, y + height))
             phrases[dicom, text_of(row.record["label_text"])].append(box)
-    for (_, phrase), boxes in phrases.items():
-        record = boxes[0].row.record
-        image = text_of(record["path"])
-        size = size_of(record, "image_width", "image_height")
-        _ask_where(
-            reading, boxes, (image,), f"Where is: {phrase.rstrip(' .?')}?", phrase, size=size
-        )
+    return phrases
 
 
 def _coco_rows(path: Path, reading: Reading) -> Iterable[SourceRow]:
@@ -86,19 +89,24 @@ def _coco_rows(path: Path, reading: Reading) -> Iterable[SourceRow]:
         if image is None or not {"path", "width", "height"} <= image.keys():
             reading.reject(reading.register(path.name, number, annotation), "unknown_form")
             continue
-        box = annotation.get("bbox")
-        sides = dict(zip("xywh", box, strict=False)) if isinstance(box, list) else {}
-        record = {
-            **sides,
-            "dicom_id": PurePosixPath(image["path"]).stem,
-            "category_name": names.get(annotation.get("category_id")),
-            "label_text": annotation.get("label_text"),
-            "path": image["path"],
-            "image_width": image["width"],
-            "image_height": image["height"],
-            "split": annotation.get("split"),
-        }
-        yield reading.register(path.name, number, record)
+        category = names.get(annotation.get("category_id"))
+        yield reading.register(path.name, number, _as_in_csv(annotation, image, category))
+
+
+def _as_in_csv(
+    annotation: Mapping[str, Any], image: Mapping[str, Any], category: Any
+) -> dict[str, Any]:
+    box = annotation.get("bbox")
+    return {
+        **(dict(zip("xywh", box, strict=False)) if isinstance(box, list) else {}),
+        "dicom_id": PurePosixPath(image["path"]).stem,
+        "category_name": category,
+        "label_text": annotation.get("label_text"),
+        "path": image["path"],
+        "image_width": image["width"],
+        "image_height": image["height"],
+        "split": annotation.get("split"),
+    }
 
 
 def mimic_test(files: SetFiles) -> set[str] | None:
@@ -118,21 +126,17 @@ def _ask_where(
     answer: str,
     **more: Any,
 ) -> None:
-    """Ask for all boxes of one phrase; rows that repeat a box are left out.
+    """Ask for all boxes of one phrase, which is the answer; rows that repeat a box are left out.
 
     The patient is named by `more`, or by the path of the picture in MIMIC-CXR's layout.
     """
-    different: dict[Box, TrueBox] = {}
-    for box in boxes:
-        if different.setdefault(box.box, box) is not box:
-            reading.leave_out(box.row, "repeat")
     if "patient" not in more:
         more["patient"], more["study"] = patient_and_study(images[0]) or ("", "")
     if not answer:
         for box in boxes:
             reading.reject(box.row, "no_question")
         return
-    boxes = list(different.values())
+    boxes = _different(reading, boxes)
     reading.items.append(
         Item(
             rows=[box.row for box in boxes],
@@ -146,6 +150,14 @@ def _ask_where(
             **more,
         )
     )
+
+
+def _different(reading: Reading, boxes: list[TrueBox]) -> list[TrueBox]:
+    first: dict[Box, TrueBox] = {}
+    for box in boxes:
+        if first.setdefault(box.box, box) is not box:
+            reading.leave_out(box.row, "repeat")
+    return list(first.values())
 
 
 IMAGENOME_GOLD = (
@@ -346,27 +358,29 @@ def _read_study(
     places: Mapping[str, tuple[str, str]],
 ) -> None:
     split, patient = places.get(_stem(image), ("", ""))
-    if not split or not files.wants(split):
-        for row in rows:
-            if split:
-                reading.leave_out(row, "other_split")
-            else:
-                reading.reject(row, "no_split")
-        return
-    positive = {
-        label for row in rows if row.record.get("abnormal") is True for label in _labels(row)
-    }
-    asked: set[str] = set()
     names = _names(PADCHEST_NAMES, f"{_stem(image)}.png")
     for row in rows:
-        if not isinstance(row.record.get("abnormal"), bool):
+        if not split:
+            reading.reject(row, "no_split")
+        elif not files.wants(split):
+            reading.leave_out(row, "other_split")
+        elif not isinstance(row.record.get("abnormal"), bool):
             reading.reject(row, "unknown_form")
         elif row.record["abnormal"]:
             _ask_sentence(reading, row, names, patient)
-        if row.key in reading.rejects:
-            continue
+    wanted = [row for row in rows if row.key not in reading.rejects and files.wants(split)]
+    _ask_labels(reading, wanted, names, patient)
+
+
+def _ask_labels(
+    reading: Reading, rows: list[SourceRow], names: tuple[str, ...], patient: str
+) -> None:
+    """Ask for each label of an image once; a label that a sentence states is there."""
+    positive = {label for row in rows if row.record["abnormal"] for label in _labels(row)}
+    asked: set[str] = set()
+    for row in rows:
         for label in _labels(row):
-            is_present = row.record.get("abnormal") is True
+            is_present = row.record["abnormal"]
             if not is_present and label in positive:
                 reading.leave_out(row, "stated_elsewhere")
             elif label in asked:

@@ -288,22 +288,16 @@ def _convert(
     first = INDICES * (1 + list(SETS).index(choice.name))
     rows, used = [], set()
     for index, (item, name) in enumerate(placed, first):
-        sound = _without_rejected(item, reading)
-        picture = pictures[name]
+        sound, picture = _without_rejected(item, reading), pictures[name]
         if sound is None or isinstance(picture, str):
             continue
-        parsed = _parsed(choice, sound, index, name)
-        example = mapper.example(parsed, picture)
         set_name = f"{choice.name}:{item.subset}" if item.subset else choice.name
-        rows.append(
-            {
-                **verl_columns(example, mapper, templates, data_source=set_name),
-                **about(example),
-                **_more(sound, mapper, picture),
-                **{"index": index, "patient": parsed.patient, "set": set_name},
-                "question_type": parsed.question_type,
-            }
-        )
+        example = mapper.example(_parsed(choice, sound, index, name), picture)
+        columns = verl_columns(example, mapper, templates, data_source=set_name)
+        columns |= about(example) | _more(sound, mapper, picture)
+        kind, patient = sound.question_type, example.parsed.patient
+        columns |= {"index": index, "patient": patient, "question_type": kind, "set": set_name}
+        rows.append(columns)
         used.update(row.key for row in sound.rows)
     return pa.Table.from_pylist(rows, QUESTIONS), used
 
@@ -390,21 +384,24 @@ def _write(
     write_list(folder / MISSING, missing)
     examples = questions.select(ABOUT)
     accepted = examples.append_column("split", pa.repeat(pa.scalar("test"), questions.num_rows))
-    names = {"images", "limit", "leave_out"}
     return {
-        "parameters": {
-            **metadata,
-            **settings.model_dump(mode="json", include=names),
-            "source": [str(choice.files.source)],
-            "split": choice.files.split,
-            "train": str(choice.train or ""),
-            "frame_evidence": "as published",
-        },
+        "parameters": _parameters(choice, settings, metadata),
         "doubts": [*filter(None, [choice.importer.note]), *reading.notes],
         **build_audit(settings, questions.num_rows, examples, accepted, pictures),
         "sets": dict(Counter(questions["set"].to_pylist())),
         "missing_images_listed": len(missing),
         "files": files,
+    }
+
+
+def _parameters(choice: Choice, settings: Settings, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **metadata,
+        **settings.model_dump(mode="json", include={"images", "limit"}),
+        "source": [str(choice.files.source)],
+        "split": choice.files.split,
+        "train": str(choice.train or ""),
+        "frame_evidence": "as published",
     }
 
 
