@@ -280,9 +280,9 @@ def test_padchest_gr(imported: Import) -> None:
     assert result.asked() == [
         ("Where is: Left effusion?", "Left effusion"),
         ("¿Dónde está: Derrame izquierdo?", "Derrame izquierdo"),
-        ("Is there pleural effusion?", "Yes"),
         ("Where is: Apical scars?", "Apical scars"),
         ("¿Dónde está: Cicatrices apicales?", "Cicatrices apicales"),
+        ("Is there pleural effusion?", "Yes"),
         ("Is there scar?", "Yes"),
         ("Is there pneumothorax?", "No"),
     ]
