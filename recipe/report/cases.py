@@ -124,7 +124,7 @@ def _answered(prediction: Prediction, truth: GroundTruth) -> dict[str, Any]:
     for region, row in zip(regions, ious, strict=False):
         region["iou"] = round(max(row, default=0.0), 3)
     return {
-        "correct": answer_correct(prediction),
+        "correct": _is_right(prediction),
         "score": round(prediction.scores["score"], 4),
         "parts": {k: round(prediction.scores[k], 4) for k in PARTS if k in prediction.scores},
         "answer": response.answer or "",
@@ -133,6 +133,13 @@ def _answered(prediction: Prediction, truth: GroundTruth) -> dict[str, Any]:
         "think": think,
         "raw": prediction.response,
     }
+
+
+def _is_right(prediction: Prediction) -> bool:
+    """Return whether the answer is right, or, where only boxes have a truth, all boxes are."""
+    if prediction.scored == "boxes":
+        return prediction.scores.get("iou_50", 0.0) == 1.0
+    return answer_correct(prediction)
 
 
 def _drawn(regions: Iterable[Region], truth: GroundTruth) -> list[dict[str, Any]]:
