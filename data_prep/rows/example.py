@@ -119,8 +119,8 @@ class Example(NamedTuple):
 
 def parse_row(row: Mapping[str, Any], source_index: int) -> ParsedRow:
     """Parse a row with ThinkVG's columns; a RowFault has a code of `REJECT_CODES`."""
-    question, question_tags = _clean_text(row.get("question"))
-    response, response_tags = _clean_text(row.get("response"))
+    question, question_tags = clean_text(row.get("question"))
+    response, response_tags = clean_text(row.get("response"))
     if not question:
         raise RowFault("no_question")
     if not response:
@@ -163,7 +163,7 @@ def _text(value: object) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-def _clean_text(value: object) -> tuple[str, int]:
+def clean_text(value: object) -> tuple[str, int]:
     """Return a text with plain brackets and without media tags, and the number of these tags."""
     text, count = plain_brackets(_text(value)), 0
     while True:
@@ -175,7 +175,7 @@ def _clean_text(value: object) -> tuple[str, int]:
 
 def _read_reasoning(value: object) -> tuple[str, SplitText, int]:
     """Return a reasoning, the same split at its boxes, and the number of its media tags."""
-    text, count = _clean_text(value)
+    text, count = clean_text(value)
     reasoning = " ".join(_BLOCK_TAGS.sub(" ", text).split())
     split = split_at_boxes(reasoning)
     if None in split.boxes:
