@@ -220,7 +220,7 @@ def _choice(options: argparse.Namespace, title: str, kind: str, place: str, engi
     key = "server.base_url" if kind else "model.path"
     overrides = [f"cluster={options.cluster or _cluster()}", "data.dir=none"]
     overrides += [f"{key}={json.dumps(place)}", *(["model.path=null"] if kind else [])]
-    overrides += [f"cluster.gpu_memory_utilization={0.85 / engines:.2f}", *options.set]
+    overrides += [f"cluster.gpu_memory_utilization={0.85 / max(1, engines):.2f}", *options.set]
     config = compose_config("evaluate", overrides)
     template = run.get("data", {}).get("apply_chat_template_kwargs") or {}
     config.data.apply_chat_template_kwargs = {**template, **config.data.apply_chat_template_kwargs}

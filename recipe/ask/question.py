@@ -187,12 +187,15 @@ def read_training(
         InputError: the data is of another family or has other prompts, or the family is unknown.
     """
     metadata = data_metadata(data) if data else {}
-    name = str(metadata.get("model_family") or config.get("model_type"))
-    if name not in MODEL_FAMILIES or name != config.get("model_type", name):
-        raise InputError(
-            f"the model is a {config.get('model_type')}, the data is for "
-            f"{metadata.get('model_family', 'none')}: known are {', '.join(MODEL_FAMILIES)}"
-        )
+    prepared, actual = metadata.get("model_family"), config.get("model_type")
+    known = ", ".join(MODEL_FAMILIES)
+    if not (prepared or actual):
+        raise InputError(f"the model's family is not known: give --family (one of {known})")
+    if prepared and actual and prepared != actual:
+        raise InputError(f"--data {data}: prepared for {prepared}, the model is a {actual}")
+    name = str(prepared or actual)
+    if name not in MODEL_FAMILIES:
+        raise InputError(f"the model is a {name}; the families known here are {known}")
     family = MODEL_FAMILIES[name]
     version = str(metadata.get("prompt_version", ""))
     templates = load_templates(version.rpartition("-")[0] or "thinkvg")

@@ -110,7 +110,7 @@ function take(line) {
   }
   const model = models.find((each) => each.key === line.model);
   if (line.fault) { fail(`${faultLine.textContent} ${line.fault}`.trim()); return; }
-  item.answers[model.key] = line.answer;
+  item.answers[model.key] = { ...line.answer, pending: line.seconds === undefined };
   drawAnswer(model);
   if (line.seconds !== undefined) {
     const places = line.answer.regions.length;

@@ -136,7 +136,10 @@ function choiceList(item) {
   }));
 }
 
-function regionList(label, regions, prefix) {
+// What stands for a missing part of an answer: it may still come.
+const missing = (answer) => (answer.pending ? "…" : "none");
+
+function regionList(label, regions, prefix, empty = "none") {
   const line = el("p", {}, el("span", { class: "label", text: label }));
   regions.forEach((region, place) => {
     const chip = el("span", { class: "region", tabindex: 0, text: region.ref || "unnamed" },
@@ -144,7 +147,7 @@ function regionList(label, regions, prefix) {
     if (region.iou !== undefined) chip.append(el("small", { text: `IoU ${number(region.iou)}` }));
     line.append(linkTo(chip, region.at ? [`${prefix}${place}`] : []));
   });
-  if (!regions.length) line.append("none");
+  if (!regions.length) line.append(empty);
   return line;
 }
 
@@ -159,7 +162,7 @@ function reasoning(answer, key) {
     if (places.length) sentence.tabIndex = 0;
     line.append(linkTo(sentence, places.map((place) => `${key}-cited-${place}`)), " ");
   }
-  if (!answer.think.length) line.append("none");
+  if (!answer.think.length) line.append(missing(answer));
   return line;
 }
 
@@ -184,8 +187,8 @@ function response(item, model) {
   if (answer.correct !== undefined) {
     box.firstChild.append(el("span", { class: `mark ${verdict}`, text: verdict === "right" ? "✓ right" : "✗ wrong" }));
   }
-  box.append(el("p", { class: "answer" }, el("span", { class: "label", text: "Answer" }), answer.answer || "none"),
-    regionList("Regions of the answer", answer.regions, `${model.key}-`),
+  box.append(el("p", { class: "answer" }, el("span", { class: "label", text: "Answer" }), answer.answer || missing(answer)),
+    regionList("Regions of the answer", answer.regions, `${model.key}-`, missing(answer)),
     reasoning(answer, model.key));
   if (answer.parts) box.append(rewardTable(answer));
   box.append(el("details", {}, el("summary", { class: "small", text: "as generated" }), el("pre", { text: answer.raw })));

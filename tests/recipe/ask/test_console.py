@@ -28,8 +28,7 @@ def picture(tmp_path: Path) -> Path:
         ([str(BASE)], "give --image FILE and --question TEXT, or --page"),
         ([str(BASE), "--image", "none.png", *QUESTION], "none.png: no such file"),
         ([*QUESTION, *IMAGE], "give one or 2 models"),
-        (["nowhere/model", *QUESTION, *IMAGE], "nowhere/model"),
-        (["/nowhere", *QUESTION, *IMAGE], "MODEL=/nowhere: no such folder"),
+        (["/nowhere", *QUESTION, *IMAGE], "/nowhere: no such folder"),
         (["EMPTY", *QUESTION, *IMAGE], "no model in it"),
         ([str(BASE)] * 3 + [*QUESTION, *IMAGE], "give one or 2 models"),
         (

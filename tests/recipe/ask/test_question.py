@@ -117,7 +117,7 @@ def test_marks_of_pictures_in_a_question_are_left_out() -> None:
 
 def test_other_prompts_and_families_are_refused(data, tmp_path) -> None:
     other = {"qwen2_5_vl": "qwen3_vl", "qwen3_vl": "qwen2_5_vl"}[data[1]]
-    with pytest.raises(InputError, match=f"the model is a {other}"):
+    with pytest.raises(InputError, match=f"prepared for {data[1]}, the model is a {other}"):
         read_training(data[0], {"model_type": other}, reasoning=True, pixels=None)
     table = pq.read_table(data[0] / "test.parquet")
     metadata = json.loads(table.schema.metadata[b"thinkvg"])
