@@ -11,10 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
-from data_prep.pictures import FORMATS, MANIFEST, MANIFEST_LOG, Folder, Recipe, make_copy
+from data_prep import dicom
+from data_prep.pictures import (
+    FORMATS,
+    MANIFEST,
+    MANIFEST_LOG,
+    PICTURE_ERRORS,
+    Folder,
+    Recipe,
+    make_copy,
+)
 from data_prep.program import (
     InputError,
     alone_in,
@@ -27,13 +35,14 @@ from data_prep.program import (
 
 FAILED = "failed_images.txt"
 CHUNK = 4  # pictures per task: few, so that all processes end at about the same time
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", *dicom.SUFFIXES)
 
 EPILOG = """\
 Copies keep their paths below the folder and have 8 bits a channel: greyscale of more is windowed,
-its values from the 0.5th to the 99.5th percentile becoming black to white. manifest.jsonl has a
-line for each copy: its path, its size, its original's size, its SHA-256, and whether it was
-windowed. data_prep.thinkvg reads it, so boxes are still mapped by the original's size. Run the same
+its values from the 0.5th to the 99.5th percentile becoming black to white. DICOM files are shown
+with their own window, inverted if MONOCHROME1, and turned upright. manifest.jsonl has a line for
+each copy: its path, its size, its original's size, its SHA-256, and whether it was windowed or
+turned. data_prep.thinkvg reads it, so boxes are still mapped from the original. Run the same
 command again to resume; copies are checked against the manifest's sizes, with --verify against its
 checksums."""
 
@@ -168,7 +177,7 @@ def _copy_picture(path: Path, images: Path, out: Path, recipe: Recipe) -> tuple[
     copy = _path_of_copy(path, recipe)
     try:
         return path, {"path": copy, **make_copy(images / path, out / copy, recipe)}
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except PICTURE_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             raise  # such as a full disk: not a fault of the picture
         return path, str(error) or type(error).__name__
@@ -220,13 +229,16 @@ def _copy(
     manifest.finish({_path_of_copy(path, recipe) for path in failed})
     reasons = {path: " ".join(failed[path].split()) for path in sorted(failed)}
     write_list(out / FAILED, (f"{path.as_posix()}\t{text}" for path, text in reasons.items()))
-    copies = (_path_of_copy(path, recipe) for path in paths)
+    copies = [_path_of_copy(path, recipe) for path in paths]
     return {
         "pictures": len(paths),
         "copied": len(to_copy) - len(failed),
         "there": len(ready),
         "failed": len(failed),
-        "windowed": sum("windowed" in manifest.entries.get(copy, ()) for copy in copies),
+        **{
+            change: sum(change in manifest.entries.get(copy, ()) for copy in copies)
+            for change in ("windowed", "turned")
+        },
     }
 
 
@@ -252,7 +264,9 @@ def _print_counts(counts: dict[str, int], options: argparse.Namespace) -> None:
         f"{counts['failed']} failed; {options.out / MANIFEST}"
     )
     if counts["windowed"]:
-        print(f"{counts['windowed']} pictures of more than 8 bits a channel were windowed to 8")
+        print(f"{counts['windowed']} pictures were windowed to 8 bits a channel")
+    if counts["turned"]:
+        print(f"{counts['turned']} pictures were turned upright, as their DICOM headers say")
     if counts["failed"]:
         print(f"{counts['failed']} do not open: see {options.out / FAILED}", file=sys.stderr)
     if counts["missing"]:

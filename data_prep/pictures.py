@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from data_prep import dicom
 from data_prep.coordinates import Size
 from data_prep.program import InputError, whole_file
 
@@ -25,7 +26,10 @@ MANIFEST_LOG = ".manifest.log"
 """The log that replaces the manifest while copies are made."""
 MISSING = "missing_images.txt"
 DEEP = "deep_image"
-"""Reject code of pictures with more than 8 bits a channel, which training would cut off."""
+"""Reject code of pictures that training cannot read as they are: DICOM, and greyscale of more than
+8 bits a channel, which it would cut off. Copies of `data_prep.images` replace them."""
+PICTURE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow and `data_prep.dicom` raise for files that are no picture."""
 PHYSIONET = "https://physionet.org/files/mimic-cxr-jpg/2.1.0"
 COPY_SUFFIXES = (".jpg", ".png", ".webp")
 _SUBJECT = re.compile(r"(?:^|/)(p\d{6,})/(?:(s\d+)/)?")
@@ -37,11 +41,13 @@ class Picture:
     """A picture: its absolute path, its (width, height) in pixels, and those of its original.
 
     The sizes differ for a copy made by `data_prep.images`; boxes still refer to the original.
+    `turned` says how the copy of a DICOM file was turned (`data_prep.dicom.turn_unit`).
     """
 
     path: str
     size: Size
     original: Size
+    turned: str = ""
 
 
 def patient_and_study(image_path: str) -> tuple[str, str] | None:
@@ -54,7 +60,7 @@ class Folder:
     """A folder of pictures in MIMIC-CXR-JPG's layout, with or without `files/`."""
 
     def __init__(self, folder: Path) -> None:
-        self._original_sizes = read_manifest(folder)
+        self._originals = read_manifest(folder)
         # The likelier folder first, which saves time on slow disks.
         self._roots = [folder / "files", folder] if (folder / "files").is_dir() else [folder]
 
@@ -64,33 +70,36 @@ class Folder:
         if path is None:
             return "missing_image"
         try:
+            if path.suffix.lower() in dicom.SUFFIXES:
+                dicom.dicom_size(path)
+                return DEEP
             with Image.open(path) as picture:
                 size, mode = picture.size, picture.mode
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            # PIL raises each of these for files that are not pictures.
+        except PICTURE_ERRORS:
             return "unreadable_image"
         if is_deep(mode):
             return DEEP
-        return Picture(str(path), size, self._original_size(path) if self._original_sizes else size)
+        original = self._original(path) if self._originals else Original(size)
+        return Picture(str(path), size, *original)
 
-    def _original_size(self, path: Path) -> Size:
-        size = self._original_sizes.get(_key(path))
-        if size is None:
+    def _original(self, path: Path) -> "Original":
+        original = self._originals.get(_key(path))
+        if original is None:
             raise InputError(
                 f"{path} is not in the {MANIFEST} of its folder, so its original's size is not "
                 "known: remove it and run data_prep.images again"
             )
-        return size
+        return original
 
     def locate(self, name: str) -> Path | None:
-        """Return the file of that name, or its copy in another format; None if neither exists."""
+        """Return the file of that name, or its copy or DICOM file; None if there is none."""
         relative = name.strip().lstrip("/")
         if not relative or "\0" in relative or ".." in relative.split("/"):
             return None
         paths = [root / relative for root in self._roots]
         if relative.startswith("files/"):
             paths.append(self._roots[-1] / relative.removeprefix("files/"))
-        suffixes = COPY_SUFFIXES if self._original_sizes else ()
+        suffixes = COPY_SUFFIXES if self._originals else dicom.SUFFIXES
         for path in paths:
             try:
                 for candidate in (path, *map(path.with_suffix, suffixes)):
@@ -106,9 +115,16 @@ def _key(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
 
 
-def read_manifest(folder: Path) -> dict[str, Size]:
-    """Return the original sizes of the copies in a folder; refuse unfinished copies."""
-    sizes: dict[str, Size] = {}
+class Original(NamedTuple):
+    """The (width, height) of a copy's original, and how the copy was turned."""
+
+    size: Size
+    turned: str = ""
+
+
+def read_manifest(folder: Path) -> dict[str, Original]:
+    """Return the originals of the copies in a folder; refuse unfinished copies."""
+    originals: dict[str, Original] = {}
     roots = [folder, folder.parent] if folder.name == "files" else [folder]
     for root in roots:
         if (root / MANIFEST_LOG).is_file():
@@ -118,12 +134,14 @@ def read_manifest(folder: Path) -> dict[str, Size]:
             try:
                 entry = json.loads(line)
                 width, height = entry["original_size"]
-                sizes[_key(Path(entry["path"]))] = (int(width), int(height))
+                turned = str(entry.get("turned", ""))
+                key = _key(Path(entry["path"]))
+                originals[key] = Original((int(width), int(height)), turned)
             except (ValueError, KeyError, TypeError):
                 raise InputError(
                     f"{file} line {number} is damaged: run data_prep.images again"
                 ) from None
-    return sizes
+    return originals
 
 
 def find_pictures(names: Iterable[str], folder: Path, workers: int) -> dict[str, Picture | str]:
@@ -168,8 +186,6 @@ def download_command(list_file: Path, images: Path) -> str:
     )
 
 
-LOW, HIGH = 0.5, 99.5
-"""Percentiles of the values that become black and white."""
 FILTER = Image.Resampling.BILINEAR
 """A triangle filter, which Pillow widens when it shrinks, so it does not alias. It takes half the
 time of the bicubic one, and costs less quality than JPEG at quality 90."""
@@ -180,20 +196,6 @@ def is_deep(mode: str) -> bool:
     """Return whether pictures in a mode of Pillow have more than 8 bits a channel."""
     # No colour mode has: Pillow reads only the upper 8 bits of deeper colour.
     return mode.startswith("I") or mode == "F"
-
-
-def window(values: np.ndarray) -> tuple[float, float]:
-    """Return the percentiles `LOW` and `HIGH` of the finite values, which become black and white.
-
-    If they are equal, return the lowest and the highest value.
-    """
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return 0.0, 1.0
-    low, high = (float(value) for value in np.percentile(finite, (LOW, HIGH)))
-    if low == high:
-        low, high = float(finite.min()), float(finite.max())
-    return low, high
 
 
 def to_gray_or_rgb(picture: Image.Image) -> Image.Image:
@@ -216,10 +218,29 @@ def to_rgb8(picture: Image.Image) -> Image.Image:
 
 def _windowed(picture: Image.Image) -> Image.Image:
     values = np.asarray(picture, dtype=np.float64)
-    low, high = window(values)
-    finite = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    scaled = (finite - low) * (255 / max(high - low, 1e-9))
-    return Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8))
+    grey = dicom.scaled(values, dicom.window(values))
+    return Image.fromarray((255 * grey).round().astype(np.uint8))
+
+
+def read_picture(source: Path | BinaryIO) -> Image.Image:
+    """Return the picture of any file that Pillow or pydicom reads, in mode L or RGB, of full size.
+
+    Greyscale of more than 8 bits a channel is windowed. A DICOM file is shown as `data_prep.dicom`
+    says. A stream may be given in place of a path, such as an upload.
+
+    Raises:
+        ValueError: The file is no picture, or does not decode; one line says why.
+        OSError: The file cannot be read at all.
+    """
+    try:
+        if dicom.is_dicom(source):
+            return dicom.read_dicom(source).picture
+        with Image.open(source) as picture:
+            return to_gray_or_rgb(picture).copy()
+    except PICTURE_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(str(error) or type(error).__name__) from None
 
 
 @dataclass(frozen=True)
@@ -250,13 +271,9 @@ def make_copy(source: Path, target: Path, recipe: Recipe) -> dict[str, Any]:
     Raises:
         OSError, ValueError, SyntaxError, Image.DecompressionBombError: The file is no picture.
     """
-    with Image.open(source) as picture:
-        original = picture.size
-        size = recipe.target(original)
-        picture.draft(picture.mode, draft_size(size))
-        picture.load()
-        windowed = is_deep(picture.mode)
-        small = to_gray_or_rgb(picture).resize(size, FILTER, reducing_gap=1.5)
+    small, about = (
+        _shrink_dicom(source, recipe) if dicom.is_dicom(source) else _shrink(source, recipe)
+    )
     buffer = io.BytesIO()
     options: dict[str, Any] = {} if recipe.ending == "png" else {"quality": recipe.quality}
     small.save(buffer, FORMATS[recipe.ending], **options)
@@ -265,9 +282,27 @@ def make_copy(source: Path, target: Path, recipe: Recipe) -> dict[str, Any]:
     with whole_file(target) as temporary:
         temporary.write_bytes(content)
     return {
-        "size": list(size),
-        "original_size": list(original),
+        "size": list(small.size),
+        **about,
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
-        **({"windowed": True} if windowed else {}),
     }
+
+
+def _shrink(source: Path, recipe: Recipe) -> tuple[Image.Image, dict[str, Any]]:
+    """Return a smaller picture, and what the manifest says of its original."""
+    with Image.open(source) as picture:
+        about: dict[str, Any] = {"original_size": list(picture.size)}
+        size = recipe.target(picture.size)
+        picture.draft(picture.mode, draft_size(size))
+        picture.load()
+        if is_deep(picture.mode):
+            about["windowed"] = True
+        return to_gray_or_rgb(picture).resize(size, FILTER, reducing_gap=1.5), about
+
+
+def _shrink_dicom(source: Path, recipe: Recipe) -> tuple[Image.Image, dict[str, Any]]:
+    picture, original, turned = dicom.read_dicom(source)
+    about = {"original_size": list(original), "windowed": True}
+    about |= {"turned": turned} if turned else {}
+    return picture.resize(recipe.target(picture.size), FILTER, reducing_gap=1.5), about

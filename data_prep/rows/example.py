@@ -17,6 +17,7 @@ from data_prep.coordinates import (
     scale_box,
     smart_resize,
 )
+from data_prep.dicom import turn_unit
 from data_prep.pictures import Picture, patient_and_study
 from data_prep.rows.answers import (
     Answer,
@@ -64,7 +65,7 @@ REJECT_CODES = {
     "hedges": "the answer leaves open which of several things it states (--leave-out hedges)",
     "missing_image": "the image does not exist",
     "unreadable_image": "the image does not open",
-    "deep_image": "the image has more than 8 bits a channel; data_prep.images makes copies with 8",
+    "deep_image": "the image is DICOM or has more than 8 bits; data_prep.images makes 8-bit copies",
     "image_too_narrow": "the image is too narrow for the model's resize",
     "internal_error": "this program failed on the row: a fault of the program, please report it",
 }
@@ -218,8 +219,10 @@ def _picture_of(row: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 @lru_cache(maxsize=4096)  # the many questions about an image repeat its boxes
-def _write_box(box: Box, frame: Frame, original: Size, space: Size) -> tuple[Box, bool]:
-    unit = frame.to_unit(box, original)
+def _write_box(
+    box: Box, frame: Frame, original: Size, turned: str, space: Size
+) -> tuple[Box, bool]:
+    unit = turn_unit(frame.to_unit(box, original), turned)
     outside = overhang(unit)
     if outside > MOST_OVERHANG:
         raise RowFault("box_outside")
@@ -251,7 +254,8 @@ class Mapper:
         `image_size` is the (width, height) at which the model sees the picture. A RowFault rejects
         a box that is too far outside the picture, or has no area in whole units.
         """
-        return _write_box(box, self.frame, picture.original, self.family.box_space(image_size))
+        space = self.family.box_space(image_size)
+        return _write_box(box, self.frame, picture.original, picture.turned, space)
 
     def example(self, parsed: ParsedRow, picture: Picture) -> Example:
         """Map every box of a row; raise RowFault for one that is too far outside or too small."""

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image, ImageCms, ImageDraw
 
 from data_prep.images import main as images_main
-from data_prep.pictures import is_deep, to_gray_or_rgb, to_rgb8, window
+from data_prep.dicom import window
+from data_prep.pictures import is_deep, to_gray_or_rgb, to_rgb8
 from data_prep.thinkvg import main
 from recipe.report.cases import data_uri
 from recipe.train.metrics import Sample, draw
@@ -193,7 +194,7 @@ def test_copies_of_deep_pictures_are_used(deep, tmp_path, capsys, ending):
     copies, out = tmp_path / "copies", tmp_path / "out"
     command = ["--images", str(deep / "files"), "--out", str(copies), "--format", ending]
     assert images_main([*command, "--workers", "1", "--long-side", "672"]) == 0
-    assert "2 pictures of more than 8 bits a channel were windowed to 8" in capsys.readouterr().out
+    assert "2 pictures were windowed to 8 bits a channel" in capsys.readouterr().out
     lines = [json.loads(line) for line in (copies / "manifest.jsonl").read_text().splitlines()]
     assert [line.get("windowed", False) for line in lines] == [False, True, True]
     arguments = ["--source", str(deep), "--images", str(copies), "--out", str(out)]
