@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, cast
 
 from PIL import Image
 
+from data_prep import pictures
 from data_prep.coordinates import MODEL_FAMILIES, Frame, ModelFamily, Size, scale_box
-from data_prep.pictures import Picture, to_rgb8
 from data_prep.program import InputError, read_metadata
 from data_prep.rows.answers import parse_choices, split_choices, with_choices
 from data_prep.rows.example import REJECT_CODES, Mapper, RowFault, clean_text
@@ -35,7 +35,8 @@ from reward.response import Region, replace_boxes
 
 PRESET = "dense"
 """Preset of the reward that scores answers to prepared questions."""
-MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
+MOST_PIXELS = 50_000_000
+"""Largest picture; a radiograph has some 20 million pixels."""
 _SPLITS = ("test.parquet", "val.parquet", "train.parquet")
 
 
@@ -84,25 +85,25 @@ def read_question(text: str, kind: str = "open", choices: Sequence[str] = ()) ->
 
 
 def read_picture(source: Path | bytes, name: str) -> Image.Image:
-    """Return a picture from a file or its contents, as 8-bit RGB.
+    """Return a picture from a file or its contents, DICOM too, as 8-bit RGB.
 
     Raises:
         InputError: it is missing, unreadable or too large; the message begins with `name`.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-            width, height = opened.size
-            if width * height > MOST_PIXELS:
-                raise InputError(
-                    f"{name}: {width} x {height} pixels; a picture has {MOST_PIXELS / 1e6:.0f} "
-                    "million at most"
-                )
-            return to_rgb8(opened)
-    except FileNotFoundError:
-        raise InputError(f"{name}: no such file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        # Pillow raises each of these for files that are not pictures.
-        raise InputError(f"{name}: not a readable picture; give a JPEG, PNG or WebP file") from None
+        picture = pictures.read_picture(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except OSError as error:
+        raise InputError(f"{name}: {(error.strerror or str(error)).lower()}") from None
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{name}: not a readable picture ({reason}); give a JPEG, PNG, WebP or DICOM file"
+        ) from None
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        most = f"{MOST_PIXELS / 1e6:.0f} million"
+        raise InputError(f"{name}: {width} x {height} pixels; a picture has {most} at most")
+    return picture.convert("RGB")
 
 
 class Asked(NamedTuple):
@@ -153,7 +154,7 @@ class Training:
             InputError: the picture is too narrow, or a box of the question is outside it.
         """
         mapper = Mapper(Frame(None), self.family, self.min_pixels, self.max_pixels)
-        measured = Picture("", picture.size, picture.size)
+        measured = pictures.Picture("", picture.size, picture.size)
         try:
             size = mapper.model_size(picture.size)
             text = replace_boxes(question.text, lambda box: mapper.written(box, measured, size)[0])
