@@ -194,15 +194,26 @@ def copy_all(options: argparse.Namespace) -> dict[str, int]:
     paths, missing = list_pictures(images, options.source)
     if not paths:
         raise InputError(f"--images {options.images} holds no picture ({', '.join(SUFFIXES)})")
-    _check_names(paths)
-    out.mkdir(parents=True, exist_ok=True)
-    with alone_in(out):
-        counts = _copy(paths, images, out, recipe, options)
+    counts = make_copies(paths, images, out, recipe, options.workers, options.verify)
     return {**counts, "missing": missing}
 
 
+def make_copies(
+    paths: list[Path], images: Path, out: Path, recipe: Recipe, workers: int, verify: bool = False
+) -> dict[str, int]:
+    """Make the copies of `paths`, relative to `images`, that do not exist yet; return counts.
+
+    Raises:
+        InputError: Two pictures would become one copy, or another program writes to `out`.
+    """
+    _check_names(paths)
+    out.mkdir(parents=True, exist_ok=True)
+    with alone_in(out):
+        return _copy(paths, images, out, recipe, workers, verify)
+
+
 def _copy(
-    paths: list[Path], images: Path, out: Path, recipe: Recipe, options: argparse.Namespace
+    paths: list[Path], images: Path, out: Path, recipe: Recipe, workers: int, verify: bool
 ) -> dict[str, int]:
     for leftover in out.rglob(".*.part"):
         leftover.unlink(missing_ok=True)
@@ -212,7 +223,7 @@ def _copy(
         for path in paths
         if (entry := manifest.entries.get(_path_of_copy(path, recipe)))
         and entry.get("made") == manifest.recipe
-        and is_intact(out, entry, options.verify)
+        and is_intact(out, entry, verify)
     }
     to_copy = sorted(set(paths) - ready)
     if to_copy:
@@ -220,7 +231,7 @@ def _copy(
     failed: dict[Path, str] = {}
     copy = partial(_copy_picture, images=images, out=out, recipe=recipe)
     with tqdm(total=len(paths), initial=len(ready), desc="copying", unit="image") as bar:
-        for path, result in map_in_processes(copy, to_copy, options.workers, CHUNK):
+        for path, result in map_in_processes(copy, to_copy, workers, CHUNK):
             if isinstance(result, str):
                 failed[path] = result
             else:

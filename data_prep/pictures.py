@@ -82,8 +82,12 @@ class Folder:
         original = self._original(path) if self._originals else Original(size)
         return Picture(str(path), size, *original)
 
+    @property
+    def holds_copies(self) -> bool:
+        return bool(self._originals)
+
     def _original(self, path: Path) -> "Original":
-        original = self._originals.get(_key(path))
+        original = self._originals.get(_key(path.relative_to(self._roots[-1])))
         if original is None:
             raise InputError(
                 f"{path} is not in the {MANIFEST} of its folder, so its original's size is not "
@@ -111,7 +115,10 @@ class Folder:
 
 
 def _key(path: Path) -> str:
-    """Return the study's folder and the DICOM's name, which alone is unique in MIMIC-CXR only."""
+    """Return the folder and the name of a path below the folder of pictures.
+
+    In MIMIC-CXR the folder is the study; a name alone is unique there only.
+    """
     return f"{path.parent.name}/{path.stem}"
 
 

@@ -101,7 +101,9 @@ def _make_plan(settings: Settings, source: Source) -> Plan:
         tokenizer=settings.tokenizer,
         leave_out=settings.leave_out,
     )
-    metadata = _metadata(settings, templates, choice.frame, source)
+    metadata = file_metadata(settings, templates, choice.frame)
+    if (notice := (source.schema.metadata or {}).get(b"notice")) is not None:
+        metadata["notice"] = notice.decode()
     return Plan(converter, metadata, choice.evidence, [*choice.doubts, *notes])
 
 
@@ -187,9 +189,7 @@ def _check_lists(
     return notes
 
 
-def _metadata(
-    settings: Settings, templates: PromptTemplates, frame: Frame, source: Source
-) -> dict[str, Any]:
+def file_metadata(settings: Settings, templates: PromptTemplates, frame: Frame) -> dict[str, Any]:
     """Return what training must know to use the files; it is written into each of them."""
     size = frame.size
     values: dict[str, Any] = {
@@ -206,9 +206,6 @@ def _metadata(
     }
     if settings.tokenizer is not None:
         values["tokenizer"] = str(settings.tokenizer)
-    notice = (source.schema.metadata or {}).get(b"notice")
-    if notice is not None:
-        values["notice"] = notice.decode()
     return values
 
 

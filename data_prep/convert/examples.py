@@ -235,7 +235,7 @@ class Converter:
             if isinstance(picture, str):
                 raise RowFault(picture)
             example = self.mapper.example(parsed, picture)
-            row |= self._verl_columns(example) | _about(example)
+            row |= verl_columns(example, self.mapper, self.templates) | about(example)
             row["findings"] = findings_of(self.findings, parsed.image_path, parsed.study)
             # Last, since the audit also counts such rows where they are left out.
             for code in parsed.beyond:
@@ -249,31 +249,35 @@ class Converter:
             row["reason"] = "internal_error"
         return row
 
-    def _verl_columns(self, example: Example) -> dict[str, Any]:
-        kind, coordinates = example.parsed.question_type, self.mapper.family.coordinates
-        prompt = self.templates.render(example.question, kind, coordinates)
-        user = {"role": "user", "content": prompt}
-        assistant = {"role": "assistant", "content": example.response}
-        image = {
-            "image": example.picture.path,
-            "min_pixels": self.mapper.min_pixels,
-            "max_pixels": self.mapper.max_pixels,
-        }
-        return {
-            "data_source": "thinkvg",
-            "prompt": [user],
-            "messages": None if example.response is None else [user, assistant],
-            "images": [image],
-            "ability": "grounded_vqa",
-            "reward_model": {"style": "rule", "ground_truth": example.ground_truth.to_json()},
-        }
-
 
 def _unpickle(state: bytes) -> Converter:
     return Converter(**pickle.loads(state))
 
 
-def _about(example: Example) -> dict[str, Any]:
+def verl_columns(
+    example: Example, mapper: Mapper, templates: PromptTemplates, data_source: str = "thinkvg"
+) -> dict[str, Any]:
+    """Return the columns that verl reads."""
+    kind, coordinates = example.parsed.question_type, mapper.family.coordinates
+    user = {"role": "user", "content": templates.render(example.question, kind, coordinates)}
+    assistant = {"role": "assistant", "content": example.response}
+    image = {
+        "image": example.picture.path,
+        "min_pixels": mapper.min_pixels,
+        "max_pixels": mapper.max_pixels,
+    }
+    return {
+        "data_source": data_source,
+        "prompt": [user],
+        "messages": None if example.response is None else [user, assistant],
+        "images": [image],
+        "ability": "grounded_vqa",
+        "reward_model": {"style": "rule", "ground_truth": example.ground_truth.to_json()},
+    }
+
+
+def about(example: Example) -> dict[str, Any]:
+    """Return the columns of the audit and of `extra_info`, but the index and the patient."""
     parsed, truth = example.parsed, example.ground_truth
     cited_boxes, cited_iou = agreement(truth.regions, truth.think_regions)
     return {

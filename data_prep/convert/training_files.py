@@ -201,12 +201,14 @@ def write_training_files(
     masks: Mapping[str, pa.Array],
     settings: Settings,
     metadata: Mapping[str, Any],
+    more_info: Sequence[str] = (),
 ) -> dict[str, int]:
     """Write the rows of each mask to the file of that name; return the rows written by file.
 
-    `metadata` is what training must know to use the files.
+    `metadata` is what training must know to use the files, `more_info` are more columns for
+    `extra_info`.
     """
-    extra_info = ["index", "split", "question", "patient", "study", "image_path"]
+    extra_info = ["index", "split", "question", "patient", "study", "image_path", *more_info]
     extra_info += ["findings"] if settings.findings else []
     extra_info += ["prompt_tokens", "response_tokens"] if settings.tokenizer else []
 

@@ -66,6 +66,9 @@ REJECT_CODES = {
     "missing_image": "the image does not exist",
     "unreadable_image": "the image does not open",
     "deep_image": "the image is DICOM or has more than 8 bits; data_prep.images makes 8-bit copies",
+    "size_mismatch": "the image has another size than the set says, so its boxes would be wrong",
+    "unknown_size": "the boxes are in pixels of a DICOM file, and this image does not say its size",
+    "no_split": "the set's table of splits does not name the image",
     "image_too_narrow": "the image is too narrow for the model's resize",
     "internal_error": "this program failed on the row: a fault of the program, please report it",
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from data_prep.program import read_metadata
+from data_prep.program import InputError, read_metadata
 from recipe.preflight.data import (
     ROLLOUT_COLUMNS,
     DataFile,
@@ -26,7 +26,8 @@ SPLITS = ("val", "test", "train")
 def split_files(config: DictConfig) -> tuple[Path, Path]:
     """Return the split to answer, and the training split for the baselines."""
     folder = Path(config.data.dir)
-    return folder / f"{config.data.split}.parquet", folder / "train.parquet"
+    train = Path(config.data.train_dir or folder)
+    return folder / f"{config.data.split}.parquet", train / "train.parquet"
 
 
 def judge_settings(config: DictConfig) -> dict[str, Any]:
@@ -125,9 +126,15 @@ def read_model(config: DictConfig) -> dict[str, Any]:
 
 def read_data_files(config: DictConfig, model: dict[str, Any]) -> list[DataFile]:
     """Refuse wrong columns or another model family in either split; return the split to answer."""
-    for file in split_files(config):
-        metadata = check_parquet(str(file), "data.dir", ROLLOUT_COLUMNS)
-        check_family(metadata, model, f"data.dir={config.data.dir}")
+    keys = ("data.dir", "data.train_dir" if config.data.train_dir else "data.dir")
+    for file, key in zip(split_files(config), keys, strict=True):
+        if key == "data.dir" and file.name == "train.parquet" and not file.is_file():
+            raise InputError(
+                f"data.dir={config.data.dir} has no train.parquet for the baselines: name the "
+                "folder of the training data, data.train_dir=FOLDER"
+            )
+        metadata = check_parquet(str(file), key, ROLLOUT_COLUMNS)
+        check_family(metadata, model, f"{key}={file.parent}")
     if config.predictions:
         return []
     split = str(split_files(config)[0])

@@ -1,5 +1,6 @@
 """Baselines and controls that a model must beat to show that it used the image."""
 
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,11 @@ import pandas as pd
 
 from data_prep.program import InputError
 from recipe.evaluate.metrics import (
+    WITHOUT_TRUTH,
     Estimate,
     estimates,
     is_above_zero,
+    number_or_none,
     paired,
     question_values,
 )
@@ -41,18 +44,31 @@ def majority_values(train: Sequence[Question], test: Sequence[Question]) -> pd.D
     Returns:
         A row for each test question, in order: `question_type` and `a_score` (0 or 1).
     """
+    answers = majority_answers(train)
+    rows = []
+    for question in test:
+        truth = question.ground_truth
+        is_right = answer_is_correct(answers.get(truth.question_type), truth)
+        row = {"question_type": truth.question_type, "a_score": float(is_right)}
+        rows.append(_with_truth(row, question))
+    return pd.DataFrame(rows)
+
+
+def majority_answers(train: Sequence[Question]) -> dict[str, str]:
+    """Return the most frequent training answer of each question type."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for question in train:
         counts[question.ground_truth.question_type][answer_text(question.ground_truth)] += 1
-    answers = {
+    return {
         kind: min(answer_counts, key=lambda answer: (-answer_counts[answer], answer))
         for kind, answer_counts in counts.items()
     }
-    rows = []
-    for truth in (question.ground_truth for question in test):
-        is_right = answer_is_correct(answers.get(truth.question_type), truth)
-        rows.append({"question_type": truth.question_type, "a_score": float(is_right)})
-    return pd.DataFrame(rows)
+
+
+def _with_truth(row: dict[str, Any], question: Question) -> dict[str, Any]:
+    """Return the row with NaN where the question has no truth."""
+    without = WITHOUT_TRUTH[question.scored]
+    return {key: math.nan if key in without else value for key, value in row.items()}
 
 
 def region_prior_values(
@@ -72,24 +88,33 @@ def region_prior_values(
     Returns:
         A row for each test question, in order: `question_type` and `OVERLAPS` (0..1).
     """
-    priors, fallback = mean_boxes(train)
     rows = []
-    for position, question in enumerate(test):
+    for question, boxes in zip(test, prior_boxes(train, test, named), strict=True):
         truth = question.ground_truth
-        names = [region.ref for region in truth.regions] if named is None else named[position]
-        boxes = [priors.get(region_key(name), fallback) for name in names]
-        rows.append({"question_type": truth.question_type, **_overlap(boxes, truth)})
+        row = {"question_type": truth.question_type, **_overlap(boxes, truth)}
+        rows.append(_with_truth(row, question))
     return pd.DataFrame(rows)
+
+
+def prior_boxes(
+    train: Sequence[Question],
+    test: Sequence[Question],
+    named: Sequence[Sequence[str]] | None = None,
+) -> list[list[Box]]:
+    """Return the boxes that the region prior answers each test question with, in 0..1."""
+    priors, fallback = mean_boxes(train)
+    names = named or [[region.ref for region in q.ground_truth.regions] for q in test]
+    return [[priors.get(region_key(name), fallback) for name in of_one] for of_one in names]
 
 
 def baseline_summary(
     train: Sequence[Question], test: Sequence[Question]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     """Return the entry `baselines` of the summary: the overall values."""
     majority, prior = majority_values(train, test), region_prior_values(train, test)
     return {
-        "majority": {"a_score": float(majority["a_score"].mean())},
-        "region_prior": {key: float(prior[key].mean()) for key in ("v_score", "iou_75")},
+        "majority": {"a_score": number_or_none(majority["a_score"].mean())},
+        "region_prior": {key: number_or_none(prior[key].mean()) for key in ("v_score", "iou_75")},
     }
 
 
@@ -130,7 +155,7 @@ def control_values(
     They are like `question_values`. The majority answer has only an A-score, the region priors
     only overlaps.
     """
-    questions = [Question(p.index, p.truth) for p in greedy]
+    questions = [p.question for p in greedy]
     named = [[ref for ref, _ in parse_response(p.response).regions] for p in greedy]
     tables = {
         MAJORITY: majority_values(train, questions),

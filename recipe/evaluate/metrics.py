@@ -5,10 +5,11 @@ gives intervals that are too narrow. Patients are drawn with replacement (the cl
 Field and Welsh, Bootstrapping Clustered Data, 2007), and the mean is over their questions.
 """
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from math import comb
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,12 @@ OVERALL = "overall"
 METRICS = ("reward", "a_score", "v_score", "iou_50", "iou_75", "format")
 DETAILS = ("think_grounding", "alignment", "length")
 """Grounding of the reasoning, agreement of reasoning and answer (both in 0..1), and characters."""
+WITHOUT_TRUTH: dict[str, tuple[str, ...]] = {
+    "both": (),
+    "answer": ("v_score", "iou_50", "iou_75", "think_grounding"),
+    "boxes": ("a_score", "think_grounding"),
+}
+"""Metrics that a question has no truth for, by what is scored in it."""
 MAJORITY = "majority_vote"
 # Metric -> key of compute_score; a_score is decided on the answer itself, whatever the preset.
 _SCORE_KEYS = {
@@ -46,9 +53,13 @@ def answer_correct(prediction: Prediction) -> bool:
 def metric_value(prediction: Prediction, metric: str) -> float:
     """Return one of `METRICS` (0..1) or `DETAILS` of one prediction.
 
+    It is NaN, which means and intervals leave out, if the question has no truth for it.
+
     Raises:
         InputError: the prediction has not been scored.
     """
+    if metric in WITHOUT_TRUTH[prediction.scored]:
+        return math.nan
     if metric == "a_score":
         return float(answer_correct(prediction))
     key = _SCORE_KEYS[metric]
@@ -132,12 +143,12 @@ def question_values(predictions: Sequence[Prediction]) -> pd.DataFrame:
 
 def summary_metrics(
     greedy: Sequence[Prediction], sampled: Sequence[Prediction]
-) -> dict[str, float | int]:
+) -> dict[str, float | int | None]:
     """Compute one model's entry of the summary.
 
     Returns:
-        The overall metrics of greedy decoding, `n` questions, and `reward_sampled`, the mean reward
-        of the sampled predictions.
+        The overall metrics of greedy decoding, None for those that no question has a truth for, `n`
+        questions, and `reward_sampled`, the mean reward of the sampled predictions.
 
     Raises:
         InputError: greedy has not exactly one prediction per question, sampled covers other
@@ -152,13 +163,18 @@ def summary_metrics(
     sampled_reward = mean_by_question(sampled, "reward")
     check_same_questions(greedy_reward, sampled_reward)
     overall = metrics_table(greedy).loc[OVERALL].to_dict()
-    means = {name: float(overall[name]) for name in METRICS}
+    means = {name: number_or_none(overall[name]) for name in METRICS}
     return {
         "reward": means.pop("reward"),
         "reward_sampled": sum(sampled_reward.values()) / len(sampled_reward),
         **means,
         "n": len(greedy),
     }
+
+
+def number_or_none(value: float) -> float | None:
+    """Return a number for JSON, which has no NaN."""
+    return None if math.isnan(value) else float(value)
 
 
 def mean_by_question(predictions: Sequence[Prediction], metric: str) -> dict[str, float]:
@@ -223,6 +239,13 @@ def sample_values(predictions: Sequence[Prediction]) -> pd.DataFrame:
 
 
 def _sample_row(samples: list[Prediction], ks: list[int]) -> dict[str, str | float]:
+    if "a_score" in WITHOUT_TRUTH[samples[0].scored]:
+        return {
+            "patient": samples[0].patient,
+            "question_type": samples[0].question_type,
+            **{f"pass_at_{k}": math.nan for k in ks},
+            MAJORITY: math.nan,
+        }
     right = [answer_correct(prediction) for prediction in samples]
     return {
         "patient": samples[0].patient,
@@ -272,6 +295,10 @@ class Estimate(TypedDict):
     ci95: list[float] | None
 
 
+Formula = Callable[[Mapping[str, Any]], Any]
+"""A metric from the means of columns, by name: numbers, or arrays of all resamples."""
+
+
 def is_above_zero(gain: Estimate) -> bool:
     """Return whether the 95 % interval lies above zero."""
     return gain["ci95"] is not None and gain["ci95"][0] > 0
@@ -291,25 +318,32 @@ def estimates(
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    derived: Mapping[str, Formula] | None = None,
 ) -> dict[str, Estimate]:
     """Estimate the mean of each column that has a number, with a percentile interval.
 
     A row of `values` is a question; NaN is left out. The same seed gives the same intervals.
+    `derived` are metrics of the whole set that are calculated from the means of columns.
     """
     groups = values.astype(float).groupby(np.asarray(patients), sort=False)
     sums, counts = groups.sum().to_numpy(), groups.count().to_numpy()
-    means = _resampled_means(sums, counts, seed, resamples)
+    names = [str(name) for name in values.columns]
+    with np.errstate(invalid="ignore"):
+        means = dict(zip(names, sums.sum(axis=0) / counts.sum(axis=0), strict=True))
+        drawn = dict(zip(names, _resampled_means(sums, counts, seed, resamples).T, strict=True))
+        patients_with = dict(zip(names, np.count_nonzero(counts, axis=0), strict=True))
+        for name, formula in (derived or {}).items():
+            means[name], drawn[name] = formula(means), formula(drawn)
+            patients_with[name] = len(sums)
     tail = 100 * (1 - CONFIDENCE) / 2
     by_metric: dict[str, Estimate] = {}
-    for column, name in enumerate(values.columns):
-        total = counts[:, column].sum()
-        if not total:
+    for name, mean in means.items():
+        if math.isnan(mean):
             continue
         interval = None
-        if np.count_nonzero(counts[:, column]) > 1:
-            ends = np.nanpercentile(means[:, column], [tail, 100 - tail])
-            interval = [float(end) for end in ends]
-        by_metric[str(name)] = {"mean": float(sums[:, column].sum() / total), "ci95": interval}
+        if patients_with[name] > 1:
+            interval = [float(end) for end in np.nanpercentile(drawn[name], [tail, 100 - tail])]
+        by_metric[name] = {"mean": float(mean), "ci95": interval}
     return by_metric
 
 

@@ -36,6 +36,7 @@ class Question:
 
     index: int
     ground_truth: GroundTruth
+    scored: str = "both"  # see `scored_part`
 
 
 def read_questions(path: str | Path) -> list[Question]:
@@ -58,12 +59,20 @@ def read_questions(path: str | Path) -> list[Question]:
             raise InputError(f'{where}: column "reward_model" has no "ground_truth"') from error
         except ValueError as error:
             raise InputError(f"{where}: {error}") from error
-        questions.append(Question(_index(extra, where), truth))
+        questions.append(Question(_index(extra, where), truth, scored_part(extra)))
     if not questions:
         raise InputError(f"{path}: the split is empty")
     if len({q.index for q in questions}) != len(questions):
         raise InputError(f'{path}: column "extra_info" has the same "index" in several rows')
     return questions
+
+
+def scored_part(extra_info: Mapping[str, Any]) -> str:
+    """Return what a question has a truth for: "answer", "boxes" or "both".
+
+    Questions of external sets (`data_prep.external`) often have one of the two only.
+    """
+    return str(extra_info.get("scored") or "both")
 
 
 def read_images(path: str | Path, indices: Collection[int]) -> dict[int, Any]:
@@ -146,6 +155,14 @@ class Prediction:
     @cached_property
     def truth(self) -> GroundTruth:
         return GroundTruth.parse(self.ground_truth)
+
+    @property
+    def scored(self) -> str:
+        return scored_part(self.extra_info)
+
+    @property
+    def question(self) -> Question:
+        return Question(self.index, self.truth, self.scored)
 
     @property
     def patient(self) -> str:

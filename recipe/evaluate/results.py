@@ -19,8 +19,8 @@ from recipe.evaluate.controls import baseline_summary, control_report, control_v
 from recipe.evaluate.metrics import (
     OVERALL,
     Estimate,
-    answer_correct,
     estimates,
+    metric_value,
     metrics_table,
     paired,
     question_values,
@@ -36,6 +36,7 @@ from recipe.evaluate.predictions import (
     first_fault,
     read_questions,
 )
+from recipe.evaluate.sets import by_set
 from reward.boxes_in_text import Box
 from reward.ground_truth import place
 from reward.grounding import iou_matrix, is_above
@@ -59,7 +60,7 @@ class Evaluated:
 def results(model: Evaluated, train: Sequence[Question], seed: int = 0) -> dict[str, Any]:
     """Compute the numbers of `metrics.json`; `train` has the questions for the baselines."""
     values = question_values(model.greedy)
-    questions = [Question(p.index, p.truth) for p in model.greedy]
+    questions = [prediction.question for prediction in model.greedy]
     beside = {title: question_values(predictions) for title, predictions in model.beside.items()}
     return {
         "overall": summary_metrics(model.greedy, model.sampled or model.greedy),
@@ -73,6 +74,7 @@ def results(model: Evaluated, train: Sequence[Question], seed: int = 0) -> dict[
         **control_report(values, control_values(model.greedy, model.controls, train), seed),
         "beside": {title: intervals(table, seed)[OVERALL] for title, table in beside.items()},
         "over_beside": {title: paired(table, values, seed=seed) for title, table in beside.items()},
+        "sets": by_set(model.greedy, model.controls, model.beside, train, seed),
     }
 
 
@@ -115,7 +117,7 @@ def region_values(predictions: Sequence[Prediction]) -> pd.DataFrame:
         predicted = place(parse_response(prediction.response).regions, truth)
         reference = truth.placed_regions
         ious = reference_ious([box for _, box in predicted], [box for _, box in reference])
-        right = float(answer_correct(prediction))
+        right = metric_value(prediction, "a_score")
         rows += [
             {
                 "region": region_key(ref) or "(unnamed)",

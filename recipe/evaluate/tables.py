@@ -9,6 +9,7 @@ import pandas as pd
 from recipe.evaluate.controls import COMPARED
 from recipe.evaluate.metrics import METHOD, OVERALL
 from recipe.evaluate.results import REGION_METRICS
+from recipe.evaluate.sets import SET_METRICS
 
 METRIC_TITLES = {
     "reward": "Reward",
@@ -33,6 +34,8 @@ NONE = "—"
 
 
 def title_of(metric: str) -> str:
+    if metric in SET_METRICS:
+        return SET_METRICS[metric]
     if metric.startswith("pass_at_"):
         return f"pass@{metric.removeprefix('pass_at_')}"
     return METRIC_TITLES.get(metric, metric.replace("_", " "))
@@ -121,6 +124,7 @@ def page(results: Mapping[str, Any]) -> str:
     parts += ["## Beside baselines, controls and other models\n", beside_table(results)]
     differences = {**results["over_controls"], **results["over_beside"]}
     parts += ["## Model less the others, paired\n", _by_name("less", differences, signed=True)]
+    parts += [part for name, entry in results["sets"].items() for part in _set(name, entry)]
     if results["by_region"]:
         parts += ["## By region\n", _by_region(results["by_region"])]
     return "\n".join(parts)
@@ -140,7 +144,9 @@ def verdict(results: Mapping[str, Any]) -> str:
     for metric in COMPARED:
         worse, weak_types = _weaknesses(metric, results)
         title = METRIC_TITLES[metric]
-        if worse:
+        if metric not in results["intervals"][OVERALL]:
+            lines.append(f"- {title}: no question has a truth for it.")
+        elif worse:
             lines.append(f"- **{title}: no better than the controls** ({worse}).")
         else:
             lines.append(f"- {title}: above all baselines and controls.")
@@ -155,6 +161,8 @@ def verdict_sentence(metric: str, results: Mapping[str, Any]) -> str:
     """Say the `verdict` on one metric in a sentence."""
     worse, weak_types = _weaknesses(metric, results)
     title = METRIC_TITLES[metric]
+    if metric not in results["intervals"][OVERALL]:
+        return f"{title}: no question has a truth for it."
     if worse:
         return f"{title}: no better than {worse}."
     weak = [f"{kind} questions no better than {names}" for kind, names in weak_types.items()]
@@ -192,6 +200,19 @@ def _by_name(corner: str, rows: Mapping[str, Mapping[str, Any]], *, signed: bool
     return markdown_table([corner, *titles], body)
 
 
+def _set(name: str, entry: Mapping[str, Any]) -> list[str]:
+    """Format the metrics of an external set, for the model and what stands beside it."""
+    titles, body = estimate_rows(entry["rows"].items(), SET_METRICS)
+    less, differences = estimate_rows(entry["less"].items(), SET_METRICS, signed=True)
+    return [
+        f"## Set {name}\n",
+        f"{entry['questions']} questions about {entry['patients']} patients; definitions in "
+        "docs/evaluation.md.\n",
+        markdown_table(["", *titles], body),
+        markdown_table(["model less", *less], differences),
+    ]
+
+
 def _by_type(intervals: Mapping[str, Mapping[str, Any]]) -> str:
     """Format metrics as rows and question types as columns."""
     cells = (
@@ -206,7 +227,7 @@ def _by_type(intervals: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _by_region(regions: Mapping[str, Mapping[str, Any]]) -> str:
     cells = (
-        [name, str(values["boxes"]), *(estimate(values[metric]) for metric in REGION_METRICS)]
+        [name, str(values["boxes"]), *(estimate(values.get(metric)) for metric in REGION_METRICS)]
         for name, values in regions.items()
     )
     return markdown_table(["region", "boxes", *map(title_of, REGION_METRICS)], cells)

@@ -130,11 +130,18 @@ def compared(prediction: Prediction) -> dict[str, Any]:
     for region, row in zip(shown["regions"], ious, strict=False):
         region["iou"] = round(max(row, default=0.0), 3)
     return {
-        "correct": answer_correct(prediction),
+        "correct": _is_right(prediction),
         "score": round(prediction.scores["score"], 4),
         "parts": {k: round(prediction.scores[k], 4) for k in PARTS if k in prediction.scores},
         **shown,
     }
+
+
+def _is_right(prediction: Prediction) -> bool:
+    """Return whether the answer is right, or, where only boxes have a truth, all boxes are."""
+    if prediction.scored == "boxes":
+        return prediction.scores.get("iou_50", 0.0) == 1.0
+    return answer_correct(prediction)
 
 
 def shown_response(text: str, space: BoxSpace) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from recipe.evaluate.controls import COMPARED, OVERLAPS, majority_values, region_prior_values
 from recipe.evaluate.metrics import METHOD, OVERALL, direction, metrics_table, table_by_type
 from recipe.evaluate.predictions import read_questions
+from recipe.evaluate.sets import SET_METRICS
 from recipe.evaluate.tables import (
     BESIDE,
     MAJORITY_TITLE,
@@ -193,6 +194,9 @@ def _evaluation(title: str, metrics: Mapping[str, Any]) -> Parts:
     if metrics["by_region"]:
         regions = metrics["by_region"].items()
         tables.append(_table("By region", regions, ("v_score", "iou_75", "a_score")))
+    for name, entry in metrics.get("sets", {}).items():
+        title_of_set = f"Set {name}, {entry['questions']} questions"
+        tables.append(_table(title_of_set, entry["rows"].items(), SET_METRICS, folded=False))
     verdicts = [verdict_sentence(metric, metrics) for metric in COMPARED]
     return {"title": title, "verdicts": verdicts, "tables": tables}
 

@@ -2,18 +2,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pydicom
 import pytest
 from PIL import Image
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import (
-    DigitalXRayImageStorageForPresentation,
-    ExplicitVRLittleEndian,
-    generate_uid,
-)
 
 from data_prep.thinkvg import main as thinkvg_main
 from phantom.draw.__main__ import main as phantom_main
@@ -69,34 +61,3 @@ def make_dataset(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / "set"
 
     return make
-
-
-@pytest.fixture(scope="session")
-def write_dicom() -> Callable[..., Path]:
-    """Writes stored values (height, width[, 3]) as a DICOM file; `attributes` go into its header."""
-
-    def write(path: Path, stored: np.ndarray, **attributes: Any) -> Path:
-        syntax = attributes.pop("syntax", ExplicitVRLittleEndian)
-        dataset = pydicom.Dataset()
-        dataset.file_meta = FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = syntax
-        dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
-        dataset.SOPInstanceUID = generate_uid()
-        dataset.Rows, dataset.Columns = stored.shape[:2]
-        dataset.SamplesPerPixel = 3 if stored.ndim == 3 else 1
-        dataset.PhotometricInterpretation = "RGB" if stored.ndim == 3 else "MONOCHROME2"
-        if stored.ndim == 3:
-            dataset.PlanarConfiguration = 0
-        dataset.BitsAllocated = 8 * stored.dtype.itemsize
-        dataset.BitsStored = attributes.pop("BitsStored", dataset.BitsAllocated)
-        dataset.HighBit = dataset.BitsStored - 1
-        dataset.PixelRepresentation = int(stored.dtype.kind == "i")
-        dataset.PixelData = stored.tobytes()
-        dataset["PixelData"].VR = "OB" if stored.dtype.itemsize == 1 else "OW"
-        for name, value in attributes.items():
-            setattr(dataset, name, value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        dataset.save_as(path, enforce_file_format=True)
-        return path
-
-    return write

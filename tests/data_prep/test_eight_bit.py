@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageCms, ImageDraw
 
-from data_prep.images import main as images_main
 from data_prep.dicom import window
+from data_prep.images import main as images_main
 from data_prep.pictures import is_deep, to_gray_or_rgb, to_rgb8
 from data_prep.thinkvg import main
 from recipe.report.cases import data_uri

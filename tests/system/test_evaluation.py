@@ -1,4 +1,7 @@
-"""Evaluation on real vLLM: every question answered, and images in the size that boxes are in."""
+"""Evaluation on real vLLM: every question answered, and images in the size that boxes are in.
+
+The split has questions of the phantom set and of every external set.
+"""
 
 import json
 import os
@@ -9,11 +12,14 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from external_sets import WRITERS, write
 from servers import vllm_server
 from tqdm import tqdm
 
+from data_prep.external.__main__ import main as import_external
 from data_prep.program import InputError
 from recipe.evaluate.generation import read_prompts
 from recipe.evaluate.serving import ServedModel, compare, served_processor
@@ -34,9 +40,24 @@ def model(tmp_path_factory: pytest.TempPathFactory, workspace: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def evaluated(
-    tmp_path_factory: pytest.TempPathFactory, model: Path, workspace: Path, run: Any
-) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory, workspace: Path) -> Path:
+    """Folder of the phantom's training split, and of its test split with all external sets."""
+    root = tmp_path_factory.mktemp("external")
+    shutil.copy(workspace / "data" / "train.parquet", root)
+    phantom = pq.read_table(workspace / "data" / "test.parquet")
+    tables = [phantom]
+    for name in WRITERS:
+        out = root / "out" / name
+        options = [*write(name, root / "sets"), "--train", str(root), "--out", str(out)]
+        assert import_external([*options, "--workers", "1"]) == 0
+        tables.append(pq.read_table(out / "test.parquet"))
+    mixed = pa.concat_tables(tables, promote_options="permissive")
+    pq.write_table(mixed.replace_schema_metadata(phantom.schema.metadata), root / "test.parquet")
+    return root
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory, model: Path, data: Path, run: Any) -> Path:
     """Folder that `recipe.evaluate` wrote."""
     out = tmp_path_factory.mktemp("evaluation")
     finished = run(
@@ -44,9 +65,9 @@ def evaluated(
         "cluster=cpu",
         "model=tiny",
         f"model.path={model}",
-        f"data.dir={workspace / 'data'}",
+        f"data.dir={data}",
         f"out={out}",
-        "data.max_prompt_length=256",
+        "data.max_prompt_length=384",
         "data.max_response_length=16",
         "sampling.samples=2",
     )
@@ -64,8 +85,8 @@ def test_the_console_is_progress_and_the_table(evaluated: Path, foreign_lines: A
     assert "WARNING" in (evaluated / "log.txt").read_text()  # vLLM's
 
 
-def test_every_question_is_answered_once_and_sampled(evaluated: Path, workspace: Path) -> None:
-    rows = pq.read_table(workspace / "data" / "test.parquet").column("extra_info").to_pylist()
+def test_every_question_is_answered_once_and_sampled(evaluated: Path, data: Path) -> None:
+    rows = pq.read_table(data / "test.parquet").column("extra_info").to_pylist()
     for name, times in (("greedy", 1), ("sampled", 2)):
         lines = (evaluated / f"{name}.jsonl").read_text().splitlines()
         indices = [json.loads(line)["index"] for line in lines]
@@ -89,12 +110,12 @@ def test_controls_are_the_same_questions(evaluated: Path) -> None:
 
 
 def test_kept_predictions_give_the_same_metrics(
-    evaluated: Path, workspace: Path, tmp_path: Path, run: Any
+    evaluated: Path, data: Path, tmp_path: Path, run: Any
 ) -> None:
     finished = run(
         "recipe.evaluate",
         "cluster=cpu",
-        f"data.dir={workspace / 'data'}",
+        f"data.dir={data}",
         f"predictions={evaluated}",
         f"out={tmp_path}",
     )
@@ -106,9 +127,8 @@ def test_kept_predictions_give_the_same_metrics(
 
 
 def test_a_server_gives_the_answers_of_the_engine(
-    evaluated: Path, model: Path, workspace: Path, tmp_path: Path, run: Any
+    evaluated: Path, model: Path, data: Path, tmp_path: Path, run: Any
 ) -> None:
-    data = workspace / "data"
     with vllm_server(model, tmp_path / "log", 1, "--max-model-len", "512") as address:
         finished = run(
             "recipe.evaluate",
@@ -177,6 +197,27 @@ def test_metrics_stand_beside_the_baselines(evaluated: Path) -> None:
     table = (evaluated / "metrics.md").read_text()
     assert "majority answer" in table
     assert "region prior" in table
+
+
+def test_every_external_set_has_its_metrics_in_evaluation_and_report(
+    evaluated: Path, data: Path, run: Any
+) -> None:
+    sets = json.loads((evaluated / "metrics.json").read_text())["sets"]
+    assert {name.split(":")[0] for name in sets} == set(WRITERS)
+    for name in ("ms_cxr", "vindr_cxr", "padchest_gr", "imagenome", "gemex"):
+        rows = sets[name]["rows"]
+        assert rows["model"]["ap_50"]["mean"] == 0  # untrained, and 16 tokens long
+        assert rows["region prior, region told"]["union_iou"]["mean"] > 0
+        assert {"blank image", "shuffled images"} <= rows.keys()
+    assert sets["padchest_gr"]["rows"]["second reader"]["ap_50"]["mean"] == 1
+    for name in ("vindr_cxr", "padchest_gr", "rexvqa", "vqa_rad", "slake"):
+        assert sets[name]["rows"].keys() >= {"model", "majority answer", "blank image"}
+    assert "## Set vqa_rad" in (evaluated / "metrics.md").read_text()
+    page = evaluated / "report.html"
+    report = ("recipe.report", str(evaluated), "--evaluation", f"untrained={evaluated}")
+    finished = run(*report, "--data", str(data), "--output", str(page))
+    assert finished.returncode == 0, finished.stdout
+    assert "Set slake, 3 questions" in page.read_text()
 
 
 def test_the_engine_sees_images_in_the_size_of_the_ground_truth(

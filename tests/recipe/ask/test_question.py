@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pydicom import examples
 
 from data_prep.program import InputError
 from data_prep.rows.answers import split_choices
@@ -41,10 +42,10 @@ def training(data) -> Training:
 
 def test_a_question_in_a_users_words_has_the_prompt_of_its_row(data, training) -> None:
     rows = pq.read_table(data[0] / "test.parquet").to_pylist()
-    examples = Examples(data[0] / "test.parquet")
+    prepared = Examples(data[0] / "test.parquet")
     kinds = set()
-    for example in examples.choose(10):
-        row = examples.row(example["index"])
+    for example in prepared.choose(10):
+        row = prepared.row(example["index"])
         choices = row.question.choices or {}
         text = split_choices(row.question.text, choices)
         question = read_question(f"  {text} \n", row.question.kind, [*choices.values(), " "])
@@ -59,8 +60,8 @@ def test_a_question_in_a_users_words_has_the_prompt_of_its_row(data, training) -
 
 def test_an_answer_is_in_the_pixels_of_its_picture_and_scored(data, training) -> None:
     """The boxes of the reference, through the model's coordinates, are those of the drawing."""
-    examples = Examples(data[0] / "test.parquet")
-    row = examples.row(examples.choose(1)[0]["index"])
+    prepared = Examples(data[0] / "test.parquet")
+    row = prepared.row(prepared.choose(1)[0]["index"])
     asked = training.prepared(row.messages, row.question, row.picture)
     region = row.truth.regions[0]
     box = [round(side) for side in region.box]
@@ -155,4 +156,10 @@ def test_a_deep_picture_becomes_one_of_8_bits() -> None:
     Image.linear_gradient("L").convert("I;16").point(lambda value: value * 200).save(stream, "PNG")
     picture = read_picture(stream.getvalue(), "a.png")
     assert picture.mode == "RGB"
+    assert picture.getextrema()[0] == (0, 255)
+
+
+def test_a_dicom_file_is_a_picture() -> None:
+    picture = read_picture(Path(examples.get_path("ct")).read_bytes(), "a.dcm")
+    assert (picture.mode, picture.size) == ("RGB", (128, 128))
     assert picture.getextrema()[0] == (0, 255)

@@ -1,0 +1,1 @@
+"""Other data sets to evaluate on: `python -m data_prep.external`."""

@@ -1,0 +1,455 @@
+"""From the questions of an external set to this recipe's rollout parquet: `import_set`.
+
+read the set's files  ->  choose the questions  ->  find the pictures, 8-bit copies where needed
+map every box once  ->  give each source row its fate  ->  write test.parquet, rejects and audit
+"""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_prep.audit import build_audit, choose_rows, read_rows, write_audit
+from data_prep.convert.examples import ABOUT, EXAMPLES, about, verl_columns
+from data_prep.convert.training_files import (
+    REJECTS,
+    check_whole,
+    publish,
+    work_folder,
+    write_training_files,
+)
+from data_prep.coordinates import Fit, Frame, Size, scale_box
+from data_prep.dicom import SUFFIXES as DICOM_SUFFIXES
+from data_prep.external.answers import read_gemex, read_rexvqa, read_slake, read_vqa_rad
+from data_prep.external.boxes import (
+    read_imagenome,
+    read_ms_cxr,
+    read_padchest_gr,
+    read_vindr_cxr,
+)
+from data_prep.external.items import LEFT_OUT, Item, Reading, SetFiles, read_table
+from data_prep.images import make_copies
+from data_prep.pictures import DEEP, MISSING, Folder, Picture, Recipe, find_pictures, missing_urls
+from data_prep.pipeline import file_metadata
+from data_prep.program import InputError, alone_in, write_list
+from data_prep.rows.box_forms import split_at_boxes
+from data_prep.rows.example import REJECT_CODES, Mapper, ParsedRow, RowFault, clean_text
+from data_prep.rows.prompts import load_templates
+from data_prep.settings import Settings
+from reward.response import Region
+
+ORIGINAL_PIXELS = Frame(None)
+COPIES = "pictures"
+COPY_RECIPE = Recipe(long_side=2048, ending="jpg", quality=95)
+INDICES = 10_000_000
+"""Each set numbers its questions from a multiple of this, so that files of sets can be joined."""
+
+
+@dataclass(frozen=True)
+class Importer:
+    """A set: the function that reads it, and what is special about it."""
+
+    read: Callable[[SetFiles, Reading], None]
+    frame: Frame = ORIGINAL_PIXELS  # of its boxes
+    is_mimic: bool = False  # its patients may be in the training data
+    is_dicom: bool = False  # its boxes are in pixels of DICOM files, whose size it does not state
+    note: str = ""
+
+
+SETS: dict[str, Importer] = {
+    "ms_cxr": Importer(read_ms_cxr, is_mimic=True),
+    "vindr_cxr": Importer(read_vindr_cxr, is_dicom=True),
+    "padchest_gr": Importer(read_padchest_gr, Frame((1, 1))),
+    "rexvqa": Importer(read_rexvqa),
+    "vqa_rad": Importer(read_vqa_rad),
+    "slake": Importer(read_slake),
+    "imagenome": Importer(
+        read_imagenome,
+        is_mimic=True,
+        note="ThinkVG's regions derive from this set: a check of the frame, not a test of transfer",
+    ),
+    "gemex": Importer(
+        read_gemex,
+        Frame((224, 224), "pad"),
+        is_mimic=True,
+        note="80 published rows: a check of the format, not a benchmark",
+    ),
+}
+
+_TEXTS = ("set", "scored", "answer_type", "label")
+_BOXES = pa.list_(pa.list_(pa.float64()))
+_MORE = [
+    *((name, pa.string()) for name in _TEXTS),
+    ("original_size", pa.list_(pa.int64())),  # (width, height) of the original picture
+    ("original_boxes", _BOXES),  # x1, y1, x2, y2 in its pixels, in the order of the truth's regions
+    ("second_reader", _BOXES),  # the same of another reader, where the set has one
+]
+MORE_INFO = tuple(name for name, _ in _MORE)
+QUESTIONS = pa.schema([*EXAMPLES, *(pa.field(name, kind) for name, kind in _MORE)])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which set is imported, from which files, and which of its questions are wanted."""
+
+    name: str
+    files: SetFiles
+    sizes: Path | None  # table of the originals' sizes
+    train: Path | None  # folder of the training data
+    keep_shared: bool
+    exclude_list: Path | None  # to write the patients to
+    fit: str | None
+
+    @property
+    def importer(self) -> Importer:
+        importer = SETS[self.name]
+        if self.fit is None or importer.frame.size is None:
+            return importer
+        fit: Fit = "pad" if self.fit == "pad" else "stretch"
+        return replace(importer, frame=Frame(importer.frame.size, fit))
+
+
+def import_set(choice: Choice, settings: Settings) -> dict[str, Any]:
+    """Write `test.parquet`, `rejects.parquet` and the audit of a set; return the audit."""
+    if (settings.out / "train.parquet").exists():
+        raise InputError(f"--out {settings.out} holds training files: name another folder")
+    importer, reading = choice.importer, Reading()
+    importer.read(choice.files, reading)
+    if not reading.items:
+        raise InputError(
+            f"--source {choice.files.source} gives no question: of {len(reading.rows)} rows, "
+            f"{_in_words(reading.rejects)} rejected and {_in_words(reading.left_out)} left out"
+        )
+    if choice.exclude_list is not None:
+        write_list(choice.exclude_list, sorted({item.patient for item in reading.items}))
+    shared = _leave_out_shared(choice, reading)
+    _limit(reading, settings)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    with alone_in(settings.out), work_folder(settings.out) as work:
+        pictures, names = _find(choice, settings, reading.items)
+        mapper = Mapper(importer.frame, settings.family, settings.min_pixels, settings.max_pixels)
+        questions, used = _convert(choice, settings, reading, mapper, pictures, names)
+        folder = work / "files"
+        folder.mkdir()
+        audit = _write(choice, settings, reading, questions, pictures, folder)
+        audit |= {"shared_with_training": shared, **account(reading, used)}
+        write_audit(folder, audit, _shown(questions))
+        publish(settings.out, folder)
+    if not questions.num_rows:
+        raise InputError(
+            f"no question of {choice.name} is usable: {_in_words(reading.rejects)} rejected, "
+            f"{_in_words(reading.left_out)} left out; see {settings.out / 'audit.html'}"
+        )
+    return audit
+
+
+def _in_words(fates: Mapping[Any, str]) -> str:
+    counts = Counter(fates.values()).most_common()
+    return ", ".join(f"{count} {reason}" for reason, count in counts) or "none"
+
+
+def train_patients(folder: Path) -> set[str]:
+    """Return the patients of the training and the validation split in a folder."""
+    patients: set[str] = set()
+    for name in ("train.parquet", "val.parquet"):
+        path = folder / name
+        if name == "train.parquet" and not path.is_file():
+            raise InputError(f"--train {folder} holds no train.parquet: name a prepared folder")
+        if path.is_file():
+            table = pq.ParquetFile(path).read(columns=["extra_info.patient"])
+            patients.update(pc.struct_field(table["extra_info"], "patient").to_pylist())
+    return patients - {None, ""}
+
+
+def _leave_out_shared(choice: Choice, reading: Reading) -> dict[str, int] | None:
+    """Drop the questions about patients of the training data; return counts, None if unknown."""
+    if not choice.importer.is_mimic:
+        return {"patients": 0, "questions": 0}
+    if choice.train is None:
+        reading.notes.append(
+            "its images are of MIMIC-CXR, and whether its patients were trained on was not "
+            "checked: give --train, or --exclude-list ahead of training"
+        )
+        return None
+    trained = train_patients(choice.train)
+    is_shared = [item.patient in trained for item in reading.items]
+    patients = {item.patient for item in reading.items if item.patient in trained}
+    if not choice.keep_shared:
+        _drop(reading, is_shared, "shared_patient")
+    return {"patients": len(patients), "questions": sum(is_shared)}
+
+
+def _drop(reading: Reading, is_dropped: Iterable[bool], reason: str) -> None:
+    kept: list[Item] = []
+    for item, dropped in zip(reading.items, is_dropped, strict=True):
+        if dropped:
+            for row in item.rows:
+                reading.leave_out(row, reason)
+        else:
+            kept.append(item)
+    reading.items = kept
+
+
+def _limit(reading: Reading, settings: Settings) -> None:
+    count = len(reading.items)
+    if settings.limit is not None and settings.limit < count:
+        chosen = set(random.Random(settings.seed).sample(range(count), settings.limit))
+        _drop(reading, (position not in chosen for position in range(count)), "limit")
+
+
+def _find(
+    choice: Choice, settings: Settings, items: list[Item]
+) -> tuple[dict[str, Picture | str], list[str]]:
+    """Return the pictures by name, and the name of each item's picture.
+
+    Copies with 8 bits a channel are made of DICOM files and of deeper greyscale.
+    """
+    folder = Folder(settings.images)
+    known: dict[tuple[str, ...], str] = {}
+    for item in items:
+        images = tuple(item.images)
+        if images not in known:
+            known[images] = next((name for name in images if folder.locate(name)), images[0])
+    pictures = find_pictures(known.values(), settings.images, settings.workers)
+    deep = [name for name, picture in pictures.items() if picture == DEEP]
+    if deep:
+        pictures |= _copies(settings, folder, deep)
+    sizes = _original_sizes(choice)
+    for name, picture in pictures.items():
+        if choice.importer.is_dicom and isinstance(picture, Picture):
+            pictures[name] = _with_original(picture, name, folder, sizes)
+    return pictures, [known[tuple(item.images)] for item in items]
+
+
+def _copies(settings: Settings, folder: Folder, names: list[str]) -> dict[str, Picture | str]:
+    out = settings.out / COPIES
+    located = {name: folder.locate(name) for name in names}
+    relative = {
+        name: path.relative_to(settings.images)
+        for name, path in located.items()
+        if path is not None
+    }
+    paths = sorted(set(relative.values()))
+    make_copies(paths, settings.images, out, COPY_RECIPE, settings.workers)
+    copies = find_pictures((str(path) for path in paths), out, settings.workers)
+    # A copy that could not be made is missing: the original does not decode.
+    return {
+        name: picture if isinstance(picture := copies[str(path)], Picture) else "unreadable_image"
+        for name, path in relative.items()
+    }
+
+
+def _original_sizes(choice: Choice) -> dict[str, Size]:
+    if choice.sizes is None:
+        return {}
+    rows = read_table(choice.sizes, Reading(), ("image_id", "width", "height"), known=None)
+    try:
+        return {row["image_id"]: (int(row["width"]), int(row["height"])) for row in rows}
+    except ValueError:
+        raise InputError(
+            f"--sizes {choice.sizes}: width and height must be whole numbers"
+        ) from None
+
+
+def _with_original(
+    picture: Picture, name: str, folder: Folder, sizes: Mapping[str, Size]
+) -> Picture | str:
+    """Return a picture with its original's size; other formats than DICOM do not say it."""
+    if size := sizes.get(Path(name).stem):
+        return replace(picture, original=size)
+    located = folder.locate(name)
+    is_known = folder.holds_copies or (located and located.suffix.lower() in DICOM_SUFFIXES)
+    return picture if is_known else "unknown_size"
+
+
+def _convert(
+    choice: Choice,
+    settings: Settings,
+    reading: Reading,
+    mapper: Mapper,
+    pictures: Mapping[str, Picture | str],
+    names: list[str],
+) -> tuple[pa.Table, set[tuple[str, int]]]:
+    """Return the questions that are usable, and the keys of their rows; reject the other rows.
+
+    A faulty box rejects its row, and a rejected row is in no question.
+    """
+    placed = list(zip(reading.items, names, strict=True))
+    for item, name in placed:
+        _reject_faulty(item, pictures[name], mapper, reading)
+    templates = load_templates(settings.prompts)
+    first = INDICES * (1 + list(SETS).index(choice.name))
+    rows, used = [], set()
+    for index, (item, name) in enumerate(placed, first):
+        sound, picture = _without_rejected(item, reading), pictures[name]
+        if sound is None or isinstance(picture, str):
+            continue
+        set_name = f"{choice.name}:{item.subset}" if item.subset else choice.name
+        example = mapper.example(_parsed(choice, sound, index, name), picture)
+        columns = verl_columns(example, mapper, templates, data_source=set_name)
+        columns |= about(example) | _more(sound, mapper, picture)
+        kind, patient = sound.question_type, example.parsed.patient
+        columns |= {"index": index, "patient": patient, "question_type": kind, "set": set_name}
+        rows.append(columns)
+        used.update(row.key for row in sound.rows)
+    return pa.Table.from_pylist(rows, QUESTIONS), used
+
+
+def _reject_faulty(item: Item, picture: Picture | str, mapper: Mapper, reading: Reading) -> None:
+    try:
+        if isinstance(picture, str):
+            raise RowFault(picture)
+        if item.size is not None and item.size != picture.original:
+            raise RowFault("size_mismatch")
+        image_size = mapper.model_size(picture.size)
+    except RowFault as fault:
+        for row in item.rows:
+            reading.reject(row, str(fault))
+        return
+    for truth in item.boxes:
+        try:
+            mapper.written(truth.box, picture, image_size)
+        except RowFault as fault:
+            reading.reject(truth.row, str(fault))
+
+
+def _without_rejected(item: Item, reading: Reading) -> Item | None:
+    rows = [row for row in item.rows if row.key not in reading.rejects]
+    boxes = [truth for truth in item.boxes if truth.row.key not in reading.rejects]
+    return replace(item, rows=rows, boxes=boxes) if rows else None
+
+
+def _parsed(choice: Choice, item: Item, index: int, image_path: str) -> ParsedRow:
+    question, tags = clean_text(item.question)
+    patient = item.patient
+    return ParsedRow(
+        source_index=index,
+        image_path=image_path,
+        patient=patient if choice.importer.is_mimic else f"{choice.name}:{patient}",
+        study=item.study,
+        question=question,
+        question_type=item.question_type,
+        choices=item.choices,
+        answer=item.answer,
+        reasoning="",
+        split_reasoning=split_at_boxes(""),
+        regions=tuple(Region(truth.ref, truth.box) for truth in item.boxes),
+        media_tags=tags,
+        beyond=(),
+    )
+
+
+def _more(item: Item, mapper: Mapper, picture: Picture) -> dict[str, Any]:
+    """Return what evaluation needs of a question beside the columns of training."""
+
+    def in_original(boxes: Iterable[Any]) -> list[list[float]]:
+        units = (mapper.frame.to_unit(box, picture.original) for box in boxes)
+        return [list(scale_box(unit, picture.original)) for unit in units]
+
+    return {
+        "scored": item.scored,
+        "answer_type": item.answer_type,
+        "label": item.label,
+        "original_size": list(picture.original),
+        "original_boxes": in_original(truth.box for truth in item.boxes),
+        "second_reader": in_original(item.second_reader),
+    }
+
+
+def _write(
+    choice: Choice,
+    settings: Settings,
+    reading: Reading,
+    questions: pa.Table,
+    pictures: Mapping[str, Picture | str],
+    folder: Path,
+) -> dict[str, Any]:
+    """Write the files of the import to a folder, and return the audit without the rows' fates."""
+    metadata = {
+        **file_metadata(settings, load_templates(settings.prompts), choice.importer.frame),
+        "set": choice.name,
+    }
+    masks = {"test": pa.repeat(pa.scalar(True), questions.num_rows)} if questions.num_rows else {}
+    files = write_training_files(folder, questions, masks, settings, metadata, MORE_INFO)
+    check_whole(folder, files)
+    write_rejects(folder / REJECTS, reading)
+    missing = missing_urls(pictures)
+    write_list(folder / MISSING, missing)
+    examples = questions.select(ABOUT)
+    accepted = examples.append_column("split", pa.repeat(pa.scalar("test"), questions.num_rows))
+    return {
+        "parameters": _parameters(choice, settings, metadata),
+        "doubts": [*filter(None, [choice.importer.note]), *reading.notes],
+        **build_audit(settings, questions.num_rows, examples, accepted, pictures),
+        "sets": dict(Counter(questions["set"].to_pylist())),
+        "missing_images_listed": len(missing),
+        "files": files,
+    }
+
+
+def _parameters(choice: Choice, settings: Settings, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **metadata,
+        **settings.model_dump(mode="json", include={"images", "limit"}),
+        "source": [str(choice.files.source)],
+        "split": choice.files.split,
+        "train": str(choice.train or ""),
+        "frame_evidence": "as published",
+    }
+
+
+def write_rejects(path: Path, reading: Reading) -> None:
+    """Write the rejected rows of all files as JSON, each with its file, number and reason."""
+    rows = [
+        {
+            "source_file": row.file,
+            "source_index": row.number,
+            "reason": reading.rejects[key],
+            "row": json.dumps(row.record, ensure_ascii=False, default=str),
+        }
+        for key, row in reading.rows.items()
+        if key in reading.rejects
+    ]
+    columns = ("source_file", "source_index", "reason", "row")
+    kinds = (pa.string(), pa.int64(), pa.string(), pa.string())
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema(zip(columns, kinds, strict=True))), path)
+
+
+def account(reading: Reading, used: set[tuple[str, int]]) -> dict[str, Any]:
+    """Count the fates of all rows; `used` are the keys of those in questions of the output.
+
+    Raises:
+        RuntimeError: A row has no fate, which is a fault of the importer.
+    """
+    left_out = {
+        key: reason
+        for key, reason in reading.left_out.items()
+        if key not in used and key not in reading.rejects
+    }
+    if lost := reading.rows.keys() - used - reading.rejects.keys() - left_out.keys():
+        raise RuntimeError(f"{len(lost)} rows are not accounted for, such as {min(lost)}")
+    counts = {"in_questions": len(used), "rejects": len(reading.rejects), "left_out": len(left_out)}
+    reasons, rejects = Counter(left_out.values()), Counter(reading.rejects.values())
+    source = len(reading.rows)
+    return {
+        "rows": {"source": source, **counts, "conserved": source == sum(counts.values())},
+        "rejects": {code: rejects[code] for code in REJECT_CODES if rejects[code]},
+        "left_out": {reason: reasons[reason] for reason in LEFT_OUT if reasons[reason]},
+    }
+
+
+def _shown(questions: pa.Table) -> list[dict[str, Any]]:
+    """Return some questions of each type, for the page."""
+    count = questions.num_rows
+    if not count:
+        return []
+    position = questions.schema.get_field_index("index")
+    numbered = questions.set_column(position, "index", pa.array(range(count), pa.int64()))
+    return read_rows(numbered, choose_rows(numbered, count))

@@ -1,0 +1,478 @@
+"""Each external set in its published shape: which rows are asked, rejected and left out."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from external_sets import (
+    MS_CXR_COLUMNS,
+    SIZE,
+    VINDR_BOXES,
+    WRITERS,
+    draw,
+    mimic,
+    ms_cxr_rows,
+    vqa_rad_rows,
+    write,
+    write_csv,
+    write_json,
+    write_ms_cxr_json,
+)
+from PIL import Image
+
+from data_prep.external.__main__ import main
+from data_prep.external.answers import alternatives
+from data_prep.external.importing import SETS, account
+from data_prep.external.items import Reading
+from data_prep.rows.prompts import load_templates
+from recipe.evaluate.predictions import read_questions
+
+PIXELS = ["--min-pixels", "12544", "--max-pixels", "15680", "--workers", "1"]
+
+Import = Callable[..., "Imported"]
+
+
+class Imported:
+    """What an import wrote."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.audit = json.loads((out / "audit.json").read_text())
+        test = out / "test.parquet"
+        self.rows = pq.read_table(test).to_pylist() if test.exists() else []
+        self.rejects = {
+            (row["source_file"], row["source_index"]): row["reason"]
+            for row in pq.read_table(out / "rejects.parquet").to_pylist()
+        }
+        self.info = [row["extra_info"] for row in self.rows]
+        self.truths = [json.loads(row["reward_model"]["ground_truth"]) for row in self.rows]
+
+    def asked(self) -> list[tuple[str, Any]]:
+        return [
+            (info["question"], truth["answer"])
+            for info, truth in zip(self.info, self.truths, strict=True)
+        ]
+
+
+@pytest.fixture
+def imported(tmp_path: Path) -> Import:
+    def run(name: str, *options: str, code: int = 0) -> Imported:
+        folder = tmp_path / "sets"
+        if not (folder / name).exists():
+            write(name, folder)
+        paths = ["--source", str(folder / name), "--images", str(folder / f"{name}-images")]
+        out = tmp_path / "out" / name
+        arguments = ["--set", name, *paths, "--out", str(out), *PIXELS, *options]
+        assert main(arguments) == code
+        return Imported(out)
+
+    return run
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Path:
+    """A folder whose training split has the patients 2 and, in validation, 12."""
+    folder = tmp_path / "train"
+    folder.mkdir()
+    values = {"model_family": "qwen2_5_vl", "min_pixels": 12544, "max_pixels": 15680}
+    metadata = {b"thinkvg": json.dumps({**values, "prompt_template": "thinkvg"}).encode()}
+    for name, patient in (("train", "p10000002"), ("val", "p10000012")):
+        table = pa.table({"extra_info": [{"patient": patient, "index": 0}]})
+        pq.write_table(table.replace_schema_metadata(metadata), folder / f"{name}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("name", list(WRITERS))
+def test_every_row_has_one_fate_and_every_question_reads(name: str, imported: Import) -> None:
+    result = imported(name)
+    counts = result.audit["rows"]
+    assert counts["conserved"]
+    assert counts["source"] == sum(counts[k] for k in ("in_questions", "rejects", "left_out"))
+    assert counts["rejects"] == len(result.rejects) == sum(result.audit["rejects"].values())
+    assert counts["left_out"] == sum(result.audit["left_out"].values())
+    assert "internal_error" not in result.audit["rejects"]
+    assert len(read_questions(result.out / "test.parquet")) == len(result.rows)
+    for row, info, truth in zip(result.rows, result.info, result.truths, strict=True):
+        assert row["data_source"] == info["set"]
+        assert info["set"].split(":")[0] == name
+        assert Image.open(row["images"][0]["image"]).mode in ("L", "RGB")
+        assert len(info["original_boxes"]) == len(truth["regions"])
+        template = load_templates().texts[truth["question_type"]]
+        assert row["prompt"][0]["content"].startswith(f"<image>\n{info['question']}\n")
+        assert row["prompt"][0]["content"].splitlines()[2][:20] == template.splitlines()[2][:20]
+    assert "doubt" in (result.out / "audit.html").read_text()
+
+
+@pytest.mark.parametrize("name", list(WRITERS))
+def test_boxes_are_mapped_once_from_the_original(name: str, imported: Import) -> None:
+    result = imported(name)
+    for info, truth in zip(result.info, result.truths, strict=True):
+        width, height = truth["image_size"]
+        for region, box in zip(truth["regions"], info["original_boxes"], strict=True):
+            scale = np.array([width, height] * 2) / np.array(info["original_size"] * 2)
+            assert np.abs(np.array(region["box"]) - np.array(box) * scale).max() <= 0.5
+
+
+def test_indices_of_sets_do_not_collide(imported: Import) -> None:
+    indices = [info["index"] for name in WRITERS for info in imported(name).info]
+    assert len(set(indices)) == len(indices)
+    assert list(WRITERS) == list(SETS)
+
+
+def test_ms_cxr(imported: Import, training: Path) -> None:
+    result = imported("ms_cxr", "--train", str(training))
+    assert result.asked() == [
+        ("Where is: left apical pneumothorax?", "left apical pneumothorax"),
+        ("Where is: apical pneumothorax?", "apical pneumothorax"),
+        ("Where is: left pneumothorax?", "left pneumothorax."),
+    ]
+    # Boxes are x, y, width, height, of one phrase together.
+    assert result.info[0]["original_boxes"] == [[60, 20, 90, 60], [10, 100, 30, 130]]
+    assert {info["scored"] for info in result.info} == {"boxes"}
+    assert result.info[0]["patient"] == "p10000001"
+    assert result.audit["left_out"] == {"other_split": 1, "shared_patient": 1, "repeat": 1}
+    assert result.audit["shared_with_training"] == {"patients": 1, "questions": 1}
+    file = "MS_CXR_Local_Alignment_v1.1.0.csv"
+    assert result.rejects == {
+        (file, 5): "size_mismatch",
+        (file, 6): "missing_image",
+        (file, 7): "degenerate_box",
+        (file, 9): "box_outside",
+        (file, 10): "bad_box",
+        (file, 11): "no_patient",
+    }
+    assert (result.out / "missing_images.txt").read_text().count("ee.jpg") == 1
+
+
+def test_shared_patients_may_stay_or_be_listed_ahead(
+    imported: Import, training: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = imported("ms_cxr", "--train", str(training), "--keep-shared")
+    assert "p10000002" in {info["patient"] for info in kept.info}
+    assert kept.audit["shared_with_training"] == {"patients": 1, "questions": 1}
+    assert "patients shared with --train: 1 in 1 questions" in capsys.readouterr().out
+    listed = tmp_path / "exclude.txt"
+    ahead = imported("ms_cxr", "--exclude-list", str(listed))
+    assert ahead.audit["shared_with_training"] is None
+    assert "give --train, or --exclude-list" in capsys.readouterr().err
+    assert listed.read_text().split() == [f"p1000000{n}" for n in (1, 2, 4, 5, 6, 8)]
+    # Validation counts as training: patient 12 is there.
+    gold = imported("imagenome", "--train", str(training))
+    assert gold.audit["shared_with_training"] == {"patients": 1, "questions": 2}
+
+
+def test_ms_cxr_by_mimics_split(imported: Import, tmp_path: Path) -> None:
+    table = tmp_path / "mimic-cxr-2.0.0-split.csv"
+    rows = [["aa", 50000001, 10000001, "train"], ["cc", 50000003, 10000003, "test"]]
+    write_csv(table, "dicom_id,study_id,subject_id,split", rows)
+    result = imported("ms_cxr", "--mimic-split", str(table))
+    assert [info["patient"] for info in result.info] == ["p10000003"]
+    assert result.audit["left_out"] == {"other_split": 12}
+
+
+def test_ms_cxr_as_json_joins_a_pictures_entries(
+    imported: Import, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported("ms_cxr")
+    source = tmp_path / "sets" / "ms_cxr"
+    (source / "MS_CXR_Local_Alignment_v1.1.0.csv").unlink()
+    write_ms_cxr_json(source / "MS_CXR_Local_Alignment_v1.0.0.json")
+    capsys.readouterr()
+    result = imported("ms_cxr")
+    assert result.asked() == [("Where is: left apical pneumothorax?", "left apical pneumothorax")]
+    assert len(result.truths[0]["regions"]) == 2
+    assert list(result.rejects.values()) == ["unknown_form"]
+    assert "has no column split: all of its rows are used" in capsys.readouterr().err
+
+
+def test_imagenome_is_a_check_of_the_frame(imported: Import) -> None:
+    result = imported("imagenome")
+    assert [q for q, _ in result.asked()] == [
+        "Where is the left lung?",
+        "Where is the right lung?",
+        "Where is the left lung?",
+    ]
+    assert result.info[0]["original_boxes"] == [[60, 10, 110, 120]]
+    assert Counter(result.rejects.values()) == {
+        "degenerate_box": 1,
+        "box_outside": 1,
+        "no_patient": 1,
+    }
+    assert "a check of the frame" in result.audit["doubts"][0]
+
+
+def test_vindr_cxr(imported: Import) -> None:
+    result = imported("vindr_cxr")
+    assert [q for q in result.asked() if q[0].startswith("Where")] == [
+        ("Where is the cardiomegaly?", "Cardiomegaly"),
+        ("Where is the nodule/mass?", "Nodule/Mass"),
+    ]
+    assert result.info[1]["original_boxes"] == [[20, 20, 60, 60], [150, 40, 180, 90]]
+    closed = [q for q in result.asked() if not q[0].startswith("Where")]
+    assert Counter(closed) == {
+        ("Is there cardiomegaly?", "Yes"): 1,
+        ("Is there cardiomegaly?", "No"): 2,
+        ("Is there nodule/mass?", "Yes"): 1,
+        ("Is there nodule/mass?", "No"): 1,
+        ("Is this chest X-ray normal?", "Yes"): 1,
+        ("Is this chest X-ray normal?", "No"): 2,
+    }
+    assert result.audit["left_out"] == {"no_box": 1, "asks_nothing": 4}
+    boxes, labels = "annotations_test.csv", "image_labels_test.csv"
+    assert result.rejects == {
+        (boxes, 3): "degenerate_box",
+        (boxes, 6): "box_outside",
+        (boxes, 7): "bad_box",
+        (labels, 9): "no_answer",
+    }
+    assert {info["patient"] for info in result.info} == {
+        f"vindr_cxr:{n}" for n in ("0a1b", "1c2d", "2e3f")
+    }
+    # MONOCHROME1 is inverted: its low values at the top are white.
+    tops = {
+        info["patient"]: np.asarray(Image.open(row["images"][0]["image"]))[:50].mean()
+        for row, info in zip(result.rows, result.info, strict=True)
+    }
+    assert tops["vindr_cxr:0a1b"] > 250
+    assert tops["vindr_cxr:1c2d"] < 5
+
+
+def test_vindrs_resized_pictures_need_their_originals_size(
+    imported: Import, tmp_path: Path
+) -> None:
+    imported("vindr_cxr")
+    images = tmp_path / "sets/vindr_cxr-images/test"
+    for path in images.glob("*.dicom"):
+        path.unlink()
+        draw(path.with_suffix(".png"), (100, 120))
+    unknown = imported("vindr_cxr", code=2)
+    assert set(unknown.rejects.values()) >= {"unknown_size"}
+    assert unknown.rows == []
+    sizes = tmp_path / "sizes.csv"
+    write_csv(sizes, "image_id,width,height", [[n, 200, 240] for n in ("0a1b", "1c2d", "2e3f")])
+    result = imported("vindr_cxr", "--sizes", str(sizes))
+    assert result.info[0]["original_size"] == [200, 240]
+    width, height = result.truths[1]["image_size"]
+    expected = [round(v) for v in (20 / 200 * width, 20 / 240 * height)]
+    assert result.truths[1]["regions"][0]["box"][:2] == expected
+
+
+@pytest.mark.parametrize("column", ["rad_id", "rad_ID", "class_id"])
+def test_vindrs_training_part_is_refused(
+    imported: Import, tmp_path: Path, capsys: pytest.CaptureFixture[str], column: str
+) -> None:
+    imported("vindr_cxr")
+    path = tmp_path / "sets/vindr_cxr/annotations/annotations_test.csv"
+    write_csv(path, f"{VINDR_BOXES},{column}", [["0a1b", "Mass", 1, 2, 30, 40, "R1"]])
+    capsys.readouterr()
+    imported("vindr_cxr", code=2)
+    assert f"has the column {column}, so it is the training part" in capsys.readouterr().err
+
+
+def test_padchest_gr(imported: Import) -> None:
+    result = imported("padchest_gr")
+    assert result.asked() == [
+        ("Where is: Left effusion?", "Left effusion"),
+        ("¿Dónde está: Derrame izquierdo?", "Derrame izquierdo"),
+        ("Is there pleural effusion?", "Yes"),
+        ("Where is: Apical scars?", "Apical scars"),
+        ("¿Dónde está: Cicatrices apicales?", "Cicatrices apicales"),
+        ("Is there scar?", "Yes"),
+        ("Is there pneumothorax?", "No"),
+    ]
+    assert result.audit["sets"] == {"padchest_gr": 5, "padchest_gr:es": 2}
+    # Fractions of the picture, of 200 by 240 pixels.
+    assert result.info[0]["original_boxes"] == [pytest.approx([110, 144, 180, 216])]
+    assert result.info[0]["second_reader"] == [pytest.approx([100, 144, 180, 216])]
+    # An id of more than 64 bits is not rounded.
+    assert result.info[0]["patient"] == "padchest_gr:839860488694292331637988235681460987"
+    assert result.audit["left_out"] == {
+        "other_split": 1,
+        "repeat": 1,
+        "no_label": 2,
+        "no_box": 1,
+        "stated_elsewhere": 1,
+    }
+    file = "grounded_reports_20240819.json"
+    assert result.rejects == {
+        (file, 7): "box_outside",
+        (file, 8): "bad_box",
+        (file, 9): "unknown_form",
+        (file, 12): "no_split",
+    }
+    # 16 bits are windowed, not cut off at 255.
+    values = np.asarray(Image.open(result.rows[0]["images"][0]["image"]))
+    assert 100 < values.mean() < 155
+
+
+def test_rexvqa(imported: Import) -> None:
+    result = imported("rexvqa")
+    listed = "[A: None, B: Pneumothorax, C: Effusion, large, D: Mass]"
+    question = f"What does the image show? <choices>: {listed}"
+    assert result.asked() == [(question, "B"), (question, "B"), (question, "D")]
+    assert result.truths[1]["choices"]["C"] == "Effusion, large"
+    # The first frontal picture, not the first one.
+    assert [info["image_path"] for info in result.info] == [
+        "deid_png/P1/s/0.png",
+        "deid_png/P1/s/1.png",
+        "deid_png/P3/s/0.png",
+    ]
+    assert result.audit["left_out"] == {"no_frontal": 1}
+    assert list(result.rejects.values()) == ["answer_not_in_choices", "no_question", "unknown_form"]
+    # The report would give the answer away.
+    assert "There is a pneumothorax" not in json.dumps(result.rows)
+
+
+def test_vqa_rad(imported: Import) -> None:
+    result = imported("vqa_rad")
+    assert [
+        (*q, t["question_type"]) for q, t in zip(result.asked(), result.truths, strict=True)
+    ] == [
+        ("Is there an effusion?", "No", "closed"),
+        ("Is the lesion on the left or right? <choices>: [A: left, B: right]", "B", "single"),
+        ("Which side is larger?", "left", "open"),
+        ("How many ribs are broken?", "3", "open"),
+        ("What is abnormal?", "Air under the diaphragm", "open"),
+    ]
+    assert [info["answer_type"] for info in result.info] == ["CLOSED"] * 3 + ["OPEN"] * 2
+    assert result.audit["left_out"] == {"other_split": 1, "not_chest": 1}
+    assert list(result.rejects.values()) == [
+        "missing_image",
+        "no_answer",
+        "unknown_question_type",
+    ]
+
+
+def test_the_hubs_copy_of_vqa_rad_is_refused(
+    imported: Import, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported("vqa_rad")
+    short = [{k: row[k] for k in ("question", "answer")} for row in vqa_rad_rows()]
+    write_json(tmp_path / "sets/vqa_rad/VQA_RAD Dataset Public.json", short)
+    capsys.readouterr()
+    imported("vqa_rad", code=2)
+    assert "lacks the key image_name, image_organ, answer_type" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "expected"),
+    [
+        ("Is it on the left or right side?", "Left", ("left", "right")),
+        ("Is this a PA or AP film?", "AP", ("pa", "ap")),
+        ("Which is bigger, left lung or right lung?", "right lung", ("left lung", "right lung")),
+        ("Is it in the left or the right lung?", "the right lung", None),
+        ("Is it wet or dry?", "Neither", None),
+        ("Which side?", "left", None),
+    ],
+)
+def test_the_alternatives_of_a_question(
+    question: str, answer: str, expected: tuple[str, str] | None
+) -> None:
+    assert alternatives(question, answer) == expected
+
+
+def test_slake(imported: Import) -> None:
+    result = imported("slake")
+    choices = "<choices>: [A: left lung, B: right lung]"
+    assert result.asked() == [
+        ("Is the heart enlarged?", "Yes"),
+        (f"Which is bigger, left lung or right lung? {choices}", "B"),
+        ("What organ is this?", "Lung"),
+    ]
+    assert result.audit["left_out"] == {"not_chest": 2, "other_language": 1}
+    assert list(result.rejects.values()) == ["missing_image"]
+    assert result.info[2]["patient"] == "slake:xmlab2"
+
+
+def test_gemex(imported: Import) -> None:
+    result = imported("gemex")
+    assert [(t["question_type"], t["answer"]) for t in result.truths] == [
+        ("closed", "Yes"),
+        ("open", "A left effusion."),
+        ("single", "B"),
+        ("multi", ["A", "C"]),
+    ]
+    # 120 x 160 pixels, padded into 224: 168 wide between bands of 28.
+    expected = [(120 - 28) / 168 * 120, 30 / 224 * 160, (190 - 28) / 168 * 120, 190 / 224 * 160]
+    assert result.info[0]["original_boxes"][0] == pytest.approx(expected)
+    stretched = imported("gemex", "--fit", "stretch")
+    assert stretched.info[0]["original_boxes"][0][0] == pytest.approx(120 / 224 * 120)
+    assert list(result.rejects.values()) == ["no_response", "degenerate_box"]
+    assert {info["scored"] for info in result.info} == {"both"}
+
+
+def test_a_column_that_is_missing_or_unknown_is_one_line(
+    imported: Import, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported("ms_cxr")
+    path = tmp_path / "sets/ms_cxr/MS_CXR_Local_Alignment_v1.1.0.csv"
+    write_csv(path, MS_CXR_COLUMNS.replace("label_text", "caption"), ms_cxr_rows())
+    capsys.readouterr()
+    imported("ms_cxr", code=2)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"{path} lacks the column label_text of the published file")
+    write_csv(path, f"{MS_CXR_COLUMNS},reader", [[*row, "R1"] for row in ms_cxr_rows()])
+    result = imported("ms_cxr")
+    assert any("has reader, which this program ignores" in line for line in result.audit["doubts"])
+
+
+def test_a_limit_leaves_rows_out(imported: Import) -> None:
+    result = imported("vindr_cxr", "--limit", "3")
+    assert result.audit["left_out"]["limit"] > 0
+    assert len(result.rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        (["--keep-shared"], "--keep-shared needs --train"),
+        (["--train", "nowhere"], "--train: nowhere/train.parquet does not exist"),
+        (["--min-pixels", "0"], "--min-pixels is 0"),
+    ],
+)
+def test_wrong_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], fault: str
+) -> None:
+    paths = [f"--{name}={tmp_path}" for name in ("source", "images")]
+    arguments = ["--set", "ms_cxr", *paths, f"--out={tmp_path / 'out'}", *options]
+    assert main(arguments) == 2
+    assert fault in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_files_are_not_overwritten(
+    tmp_path: Path, training: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = write("slake", tmp_path / "sets")
+    assert main([*options, "--out", str(training)]) == 2
+    assert "holds training files" in capsys.readouterr().err
+    assert main([*options, "--exclude-list", "x", "--out", str(tmp_path / "out")]) == 2
+    assert "slake has no images of MIMIC-CXR" in capsys.readouterr().err
+
+
+def test_a_row_without_a_fate_is_a_fault_of_the_program() -> None:
+    reading = Reading()
+    reading.register("a.csv", 0, {})
+    with pytest.raises(RuntimeError, match="1 rows are not accounted for"):
+        account(reading, set())
+
+
+def test_a_smaller_copy_of_mimic_keeps_the_stated_size(imported: Import, tmp_path: Path) -> None:
+    """Boxes refer to the original; copies by data_prep.images know its size."""
+    from data_prep.images import main as copy
+
+    imported("ms_cxr")
+    images = tmp_path / "sets/ms_cxr-images"
+    small = tmp_path / "small"
+    options = ["--images", str(images), "--out", str(small), "--long-side", "80", "--workers", "1"]
+    assert copy(options) == 0
+    result = imported("ms_cxr", "--images", str(small))
+    assert result.info[0]["original_size"] == list(SIZE)
+    with Image.open(small / mimic(1, "aa")) as picture:
+        assert max(picture.size) == 80
