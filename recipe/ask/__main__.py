@@ -7,6 +7,7 @@ vLLM answers in this program, or an OpenAI-compatible server (``--server``).
 
 import argparse
 import asyncio
+import contextlib
 import json
 import multiprocessing
 import textwrap
@@ -22,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data_prep.program import InputError, whole_file
 from recipe import console
-from recipe.ask.page import NamedModel, Page, listen, serve
+from recipe.ask.page import MOST_TEMPERATURE, NamedModel, Page, listen, serve
 from recipe.ask.question import (
     Asked,
     Examples,
@@ -39,6 +40,7 @@ from recipe.program import compose_config, describe, one_line_at_the_end, set_en
 from recipe.run import fork_server
 from recipe.run.checkpoints import find_model, load_json, run_folder
 from recipe.run.folder import read_run_config
+from recipe.run.host import leave_on_sigterm
 from reward.ground_truth import QUESTION_TYPES
 from reward.response import parse_response
 
@@ -65,13 +67,24 @@ class Choice:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     with one_line_at_the_end("stopped"):
-        _page(options) if options.page else _one_question(options)
+        try:
+            _page(options) if options.page else _one_question(options)
+        except InputError:
+            raise
+        except Exception as error:
+            if not console.has_log():
+                raise
+            traceback.print_exc()
+            console.error(describe(error))
+            raise SystemExit(1) from None
 
 
 def _one_question(options: argparse.Namespace) -> None:
     """Ask one question and print the answers; all input is checked before a model is loaded."""
     if options.image is None or options.question is None:
         raise InputError("give --image FILE and --question TEXT, or --page for the local page")
+    if not 0 <= options.temperature <= MOST_TEMPERATURE:
+        raise InputError(f"--temperature {options.temperature}: give 0 to {MOST_TEMPERATURE:g}")
     picture = read_picture(options.image, str(options.image))
     question = read_question(options.question, options.type, options.choice)
     if options.out:
@@ -157,10 +170,17 @@ def _draw(
 
 def _page(options: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C; a port in use or missing data is known before models load."""
+    leave_on_sigterm()
     with listen(options.port) as listener:
         choices = _choices(options)
         data = options.data or _data_of(options.models)
         examples = Examples(data / "test.parquet") if data else None
+        families = {choice.training.family.name for choice in choices}
+        if examples and len(families) > 1:
+            raise InputError(
+                f"models of {' and '.join(sorted(families))}: the prepared questions of {data} are "
+                "for one family: start a page for each"
+            )
         asyncio.run(_serve(options, choices, examples, data, listener))
 
 
@@ -188,8 +208,8 @@ async def _warm_up(named: NamedModel) -> None:
     """Ask for one word, since the first question imports and prepares what the others use."""
     blank = Image.new("RGB", (512, 512), "gray")
     asked = named.training.asked(read_question("Is it clear?"), blank)
-    async for _ in named.model.stream(asked.prompt, 0.0):
-        break
+    async with contextlib.aclosing(named.model.stream(asked.prompt, 0.0)) as responses:
+        await anext(responses, None)
 
 
 def _choices(options: argparse.Namespace) -> list[Choice]:
@@ -198,9 +218,9 @@ def _choices(options: argparse.Namespace) -> list[Choice]:
     named += [("server", *_titled(text)) for text in options.server]
     if not 1 <= len(named) <= MOST_MODELS:
         raise InputError(f"give one or {MOST_MODELS} models: MODEL or --server URL")
-    titles = [title or f"model {number}" for number, (_, title, _) in enumerate(named, 1)]
+    titles = [title or _default_title(place) for _, title, place in named]
     if len(set(titles)) < len(titles):
-        raise InputError(f"two models are called {titles[0]}: name them TITLE=MODEL")
+        raise InputError(f"two models are called {titles[0]}: name them, TITLE=MODEL")
     choices = []
     for title, (kind, _, place) in zip(titles, named, strict=True):
         choices.append(_choice(options, title, kind, place, len(options.models)))
@@ -212,6 +232,13 @@ def _titled(text: str) -> tuple[str, str]:
     title, equals, place = text.partition("=")
     is_title = equals and "/" not in title
     return (title.strip(), place) if is_title else ("", text)
+
+
+def _default_title(place: str) -> str:
+    """Return the name of a run, a model's folder or a server's host."""
+    inner = re.compile(r"huggingface|actor|checkpoints|global_step_\d+|v1|/|https?:")
+    names = [part for part in Path(place).parts if not inner.fullmatch(part)]
+    return names[-1] if names else place
 
 
 def _choice(options: argparse.Namespace, title: str, kind: str, place: str, engines: int) -> Choice:

@@ -14,7 +14,7 @@ import secrets
 import socket
 import traceback
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import uvicorn
@@ -56,6 +56,7 @@ MOST_QUESTIONS = 8
 """Questions that are answered at one time; more are refused."""
 MOST_EXAMPLES = 50
 """Prepared questions of each type that the page offers."""
+MOST_TEMPERATURE = 2.0
 ANSWER_S = 600.0
 """Longest time for an answer."""
 PART_S = 0.05
@@ -80,7 +81,7 @@ POLICY = (
 class Model(Protocol):
     """A model that answers word by word."""
 
-    def stream(self, prompt: Prompt, temperature: float) -> AsyncIterator[str]:
+    def stream(self, prompt: Prompt, temperature: float) -> AsyncGenerator[str, None]:
         """Yield the whole response so far."""
 
 
@@ -101,7 +102,7 @@ class QuestionForm(BaseModel):
     question: str
     kind: str = "open"
     choices: list[str] = []
-    temperature: float = Field(default=0.0, ge=0.0, le=2.0, allow_inf_nan=False)
+    temperature: float = Field(default=0.0, ge=0.0, le=MOST_TEMPERATURE, allow_inf_nan=False)
 
 
 class Page:
@@ -366,6 +367,7 @@ def listen(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
+        listener.listen()  # a browser that comes while models load waits for them
     except (OSError, OverflowError) as error:
         listener.close()
         reason = getattr(error, "strerror", None) or error

@@ -161,15 +161,14 @@ class Training:
         except RowFault as fault:
             raise InputError(f"the question: {REJECT_CODES[str(fault)]}") from None
         content = self.templates.render(text, question.kind, self.family.coordinates)
-        messages = [{"role": "user", "content": content}]
-        if not self.reasoning:
-            messages = without_reasoning(messages)
-        return self.prepared(messages, question, picture)
+        return self.prepared([{"role": "user", "content": content}], question, picture)
 
     def prepared(
         self, messages: list[dict[str, Any]], question: Question, picture: Image.Image
     ) -> Asked:
         """Return a question whose prompt is written already, as in a prepared row."""
+        if not self.reasoning:
+            messages = without_reasoning(messages)
         limits = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
         mapper = Mapper(Frame(None), self.family, self.min_pixels, self.max_pixels)
         size = mapper.model_size(picture.size)

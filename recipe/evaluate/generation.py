@@ -7,7 +7,7 @@ model sees them in the size that the boxes were written for.
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -208,7 +208,7 @@ class StreamingModel:
         self._template = plain(config.data.apply_chat_template_kwargs)
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_options(config)))
 
-    async def stream(self, prompt: Prompt, temperature: float) -> AsyncIterator[str]:
+    async def stream(self, prompt: Prompt, temperature: float) -> AsyncGenerator[str, None]:
         """Yield the whole response so far, after each of its tokens.
 
         Raises:

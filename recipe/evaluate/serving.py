@@ -15,7 +15,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -236,7 +236,7 @@ class ServedModel:
             self._warn(line)
         return responses
 
-    async def stream(self, prompt: Prompt, temperature: float) -> AsyncIterator[str]:
+    async def stream(self, prompt: Prompt, temperature: float) -> AsyncGenerator[str, None]:
         """Yield the whole response so far, as often as the server sends a part of it.
 
         Raises:

@@ -239,7 +239,6 @@ async def test_pictures_of_long_ago_give_way(page) -> None:
 
 def test_a_port_in_use_is_one_line() -> None:
     with listen(0) as listener:
-        listener.listen()
         port = listener.getsockname()[1]
         assert listener.getsockname()[0] == HOST
         with pytest.raises(InputError, match=f"--port {port}: Address already in use"):
