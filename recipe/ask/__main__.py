@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import multiprocessing
+import re
 import textwrap
 import traceback
 from collections.abc import Sequence
