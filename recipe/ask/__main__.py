@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data_prep.program import InputError, whole_file
 from recipe import console
-from recipe.ask.page import MOST_TEMPERATURE, NamedModel, Page, listen, serve
+from recipe.ask.page import ANSWER_S, MOST_TEMPERATURE, NamedModel, Page, listen, serve
 from recipe.ask.question import (
     Asked,
     Examples,
@@ -114,7 +114,11 @@ async def _answers(
 
 
 async def _last(named: NamedModel, asked: Asked, temperature: float) -> str:
-    responses = [text async for text in named.model.stream(asked.prompt, temperature)]
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            responses = [text async for text in named.model.stream(asked.prompt, temperature)]
+    except TimeoutError:
+        raise InputError(f"{named.title}: no whole answer within {ANSWER_S:g} s") from None
     return responses[-1] if responses else ""
 
 
@@ -215,17 +219,17 @@ async def _warm_up(named: NamedModel) -> None:
 
 def _choices(options: argparse.Namespace) -> list[Choice]:
     """Return the models of the command line, checked and not loaded."""
-    named = [("", *_titled(text)) for text in options.models]
-    named += [("server", *_titled(text)) for text in options.server]
+    named = [(False, *_titled(text)) for text in options.models]
+    named += [(True, *_titled(text)) for text in options.server]
     if not 1 <= len(named) <= MOST_MODELS:
         raise InputError(f"give one or {MOST_MODELS} models: MODEL or --server URL")
     titles = [title or _default_title(place) for _, title, place in named]
     if len(set(titles)) < len(titles):
         raise InputError(f"two models are called {titles[0]}: name them, TITLE=MODEL")
-    choices = []
-    for title, (kind, _, place) in zip(titles, named, strict=True):
-        choices.append(_choice(options, title, kind, place, len(options.models)))
-    return choices
+    return [
+        _choice(options, title, is_served, place, len(options.models))
+        for title, (is_served, _, place) in zip(titles, named, strict=True)
+    ]
 
 
 def _titled(text: str) -> tuple[str, str]:
@@ -242,33 +246,43 @@ def _default_title(place: str) -> str:
     return names[-1] if names else place
 
 
-def _choice(options: argparse.Namespace, title: str, kind: str, place: str, engines: int) -> Choice:
-    run = {} if kind else _run_config(place)
-    data = options.data or (None if kind else _data_of([place]))
-    key = "server.base_url" if kind else "model.path"
+def _choice(
+    options: argparse.Namespace, title: str, is_served: bool, place: str, engines: int
+) -> Choice:
+    run = {} if is_served else _run_config(place)
+    config = _config(options, run, is_served, place, engines)
+    data = options.data or (None if is_served else _data_of([place]))
+    if is_served:
+        check_server(config.server)
+        if not data and not options.family:
+            raise InputError("--server: give --data DIR of the model's training, or --family")
+    model = read_model(config)
+    if options.family:
+        model = {"model_type": options.family, **model}
+    reasoning = bool(run.get("data", {}).get("reasoning", True))
+    training = read_training(data, model, reasoning, options.pixels and tuple(options.pixels))
+    if not data and not options.pixels:
+        console.say(
+            f"note: {place}: nothing says how its training resized pictures; they get "
+            f"{training.min_pixels} to {training.max_pixels} pixels (--data DIR of its training, "
+            "or --pixels MIN MAX)"
+        )
+    return Choice(title, config, training)
+
+
+def _config(
+    options: argparse.Namespace, run: dict[str, Any], is_served: bool, place: str, engines: int
+) -> DictConfig:
+    """Return the evaluation's configuration of a model, with the chat template's of its run."""
     overrides = [f"cluster={options.cluster or _cluster()}", "data.dir=none"]
-    overrides += [f"{key}={json.dumps(place)}", *(["model.path=null"] if kind else [])]
+    named = ("model.path=null", f"server.base_url={json.dumps(place)}")
+    overrides += named if is_served else (f"model.path={json.dumps(place)}",)
+    # On a GPU, engines share its memory.
     overrides += [f"cluster.gpu_memory_utilization={0.85 / max(1, engines):.2f}", *options.set]
     config = compose_config("evaluate", overrides)
     template = run.get("data", {}).get("apply_chat_template_kwargs") or {}
     config.data.apply_chat_template_kwargs = {**template, **config.data.apply_chat_template_kwargs}
-    model = read_model(config)
-    if kind:
-        check_server(config.server)
-    if kind and not data and not options.family:
-        raise InputError(
-            "--server: give --data DIR, the prepared data of the model's training, or --family"
-        )
-    model = {"model_type": options.family, **model} if options.family else model
-    reasoning = bool(run.get("data", {}).get("reasoning", True))
-    training = read_training(data, model, reasoning, options.pixels and tuple(options.pixels))
-    if not kind and data is None:
-        low, high = training.min_pixels, training.max_pixels
-        console.say(
-            f"note: {place}: nothing says how its training resized pictures; they get {low} to "
-            f"{high} pixels (--data DIR of its training, or --pixels MIN MAX)"
-        )
-    return Choice(title, config, training)
+    return config
 
 
 def _cluster() -> str:

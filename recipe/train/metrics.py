@@ -198,11 +198,11 @@ def draw(sample: Sample) -> Image.Image:
         (place(response.think_regions, sample.truth), REASONING, 1),
         (place(response.regions, sample.truth), ANSWER, 2),
     ):
-        outline(pen, regions, picture.size, colour, width)
+        _outline(pen, regions, picture.size, colour, width)
     return picture
 
 
-def outline(
+def _outline(
     pen: ImageDraw.ImageDraw, regions: Sequence[Any], size: tuple[int, int], colour: str, width: int
 ) -> None:
     """Draw boxes whose coordinates are fractions of the picture's sides."""
