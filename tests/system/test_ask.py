@@ -73,6 +73,8 @@ def teach(rows: list[dict[str, Any]], folder: Path) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        if loss.item() < 0.01:
+            break
     print(f"loss {loss.item():.4f}")
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -39,7 +39,7 @@ def picture(tmp_path: Path) -> Path:
         ([str(BASE), *QUESTION, *IMAGE, "--data", "EMPTY"], "no test.parquet in it"),
         ([str(BASE), *QUESTION, *IMAGE, "--set", "no.key=1"], "no.key"),
         (
-            ["--server", "http://example.com/v1", *QUESTION, *IMAGE],
+            ["--server", "http://127.0.0.1:9/v1", *QUESTION, *IMAGE],
             "give --data DIR",
         ),
         (
