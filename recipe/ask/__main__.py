@@ -278,7 +278,9 @@ def _config(
     named = ("model.path=null", f"server.base_url={json.dumps(place)}")
     overrides += named if is_served else (f"model.path={json.dumps(place)}",)
     # On a GPU, engines share its memory.
-    overrides += [f"cluster.gpu_memory_utilization={0.85 / max(1, engines):.2f}", *options.set]
+    share = 0.85 / max(1, engines)
+    overrides += ["cluster.tensor_parallel=1", f"cluster.gpu_memory_utilization={share:.2f}"]
+    overrides += options.set
     config = compose_config("evaluate", overrides)
     template = run.get("data", {}).get("apply_chat_template_kwargs") or {}
     config.data.apply_chat_template_kwargs = {**template, **config.data.apply_chat_template_kwargs}

@@ -284,33 +284,38 @@ class Page:
         lines: asyncio.Queue[dict[str, Any] | None],
     ) -> None:
         """Put the parts of a model's answer into a queue, at last None."""
-        clock, named = asyncio.get_running_loop().time, self._models[key]
-        started = last = clock()
-        first: float | None = None
-        text = ""
+        title = self._models[key].title
         try:
             async with asyncio.timeout(ANSWER_S):
-                async for text in named.model.stream(asked.prompt, temperature):
-                    now = clock()
-                    if first is None or now - last >= PART_S:
-                        first, last = first or now - started, now
-                        await lines.put({"model": key, "answer": asked.shown(_whole_tags(text))})
-            answer = scored(row, asked, text) if row else asked.shown(text)
-            seconds = {
-                "first_word_s": round(first or 0.0, 2),
-                "seconds": round(clock() - started, 2),
-            }
-            await lines.put({"model": key, "answer": answer, **seconds})
+                async for part in self._parts(key, asked, row, temperature):
+                    await lines.put({"model": key, **part})
         except InputError as error:
-            await lines.put({"model": key, "fault": f"{named.title}: {error}"})
+            await lines.put({"model": key, "fault": f"{title}: {error}"})
         except TimeoutError:
-            fault = f"{named.title}: no whole answer within {ANSWER_S:g} s"
+            fault = f"{title}: no whole answer within {ANSWER_S:g} s"
             await lines.put({"model": key, "fault": fault})
         except Exception as error:  # whatever the engine raises
             traceback.print_exc()
-            fault = f"{named.title}: {describe(error)}: start the program again if this stays"
+            fault = f"{title}: {describe(error)}: start the program again if this stays"
             await lines.put({"model": key, "fault": fault})
         await lines.put(None)
+
+    async def _parts(
+        self, key: str, asked: Asked, row: PreparedRow | None, temperature: float
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Yield what the page shows of a growing answer, and of the whole one with its times."""
+        clock = asyncio.get_running_loop().time
+        started = last = clock()
+        first: float | None = None
+        text = ""
+        async for text in self._models[key].model.stream(asked.prompt, temperature):
+            now = clock()
+            if first is None or now - last >= PART_S:
+                first, last = first or now - started, now
+                yield {"answer": asked.shown(_whole_tags(text))}
+        times = {"first_word_s": first or 0.0, "seconds": clock() - started}
+        rounded = {name: round(seconds, 2) for name, seconds in times.items()}
+        yield {"answer": scored(row, asked, text) if row else asked.shown(text), **rounded}
 
 
 def _whole_tags(text: str) -> str:
