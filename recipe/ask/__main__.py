@@ -14,6 +14,7 @@ import re
 import textwrap
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -373,9 +374,11 @@ def _loaded(options: argparse.Namespace, choice: Choice) -> NamedModel:
 
 
 def _close(models: Sequence[NamedModel]) -> None:
-    for named in models:
-        if isinstance(named.model, StreamingModel):
-            named.model.close()
+    """End the engines, all at once, since vLLM waits seconds for each."""
+    engines = [named.model for named in models if isinstance(named.model, StreamingModel)]
+    with ThreadPoolExecutor() as pool:
+        for end in [pool.submit(engine.close) for engine in engines]:
+            end.result()
 
 
 def _parser() -> argparse.ArgumentParser:

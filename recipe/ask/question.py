@@ -126,10 +126,11 @@ class Asked(NamedTuple):
     def case(self, identity: str) -> dict[str, Any]:
         """Return what the page shows of a question without a reference."""
         question = self.question
-        shown = {"id": identity, "kind": question.kind, "choices": question.choices, "right": []}
+        shown: dict[str, Any] = {"id": identity, "kind": question.kind, "right": []}
         shown |= {"patient": "", "findings": "", "regions": [], "cited": [], "answers": {}}
         text = split_choices(question.text, question.choices)
-        return shown | {"question": text, "size": list(self.original)}
+        shown |= {"question": text, "choices": question.choices}
+        return shown | {"size": list(self.original)}
 
     def box_in_pixels(self, box: Box) -> Box:
         """Return one of the model's boxes in whole pixels of the original picture."""
