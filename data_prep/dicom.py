@@ -122,7 +122,7 @@ def _check(dataset: Any) -> tuple[int, int]:
 
 def _shown(dataset: Any) -> np.ndarray:
     """Return the picture as a viewer shows it: (height, width) or (height, width, 3), uint8."""
-    from pydicom.pixels import apply_color_lut, apply_modality_lut
+    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
     if "TransferSyntaxUID" not in dataset.file_meta:
         from pydicom.uid import ImplicitVRLittleEndian
@@ -156,7 +156,7 @@ def _padding(stored: np.ndarray, dataset: Any) -> np.ndarray:
 
 def _windowed(values: np.ndarray, is_padding: np.ndarray, dataset: Any) -> np.ndarray:
     """Return grey values from 0 to 1: by the file's table or window, else by percentiles."""
-    from pydicom.pixels import apply_voi, apply_windowing
+    from pydicom.pixels.processing import apply_voi, apply_windowing
 
     inside = values[~is_padding]
     if not inside.size:

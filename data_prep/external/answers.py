@@ -231,7 +231,7 @@ def read_gemex(files: SetFiles, reading: Reading) -> None:
     """
     for stem, question_type in GEMEX_FILES.items():
         path = files.find(f"{stem}_question.jsonl")
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines()):
+        for number, line in enumerate(path.read_text("utf-8-sig", errors="replace").split("\n")):
             if line.strip():
                 row = reading.register(path.name, number, {"row": line})
                 try:

@@ -4,6 +4,7 @@ Columns are those of working loaders of others, so headers are checked. Each que
 something is; the answer of such a question is not scored, its boxes are.
 """
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -82,14 +83,17 @@ def _coco_rows(path: Path, reading: Reading) -> Iterable[SourceRow]:
         not isinstance(content.get(key), list) for key in ("images", "annotations", "categories")
     ):
         raise InputError(f"{path} is not COCO's JSON with images, annotations and categories")
-    images = {image.get("id"): image for image in content["images"]}
-    names = {category.get("id"): category.get("name") for category in content["categories"]}
+    images, names = (
+        {entry.get("id"): entry for entry in content[key] if isinstance(entry, dict)}
+        for key in ("images", "categories")
+    )
     for number, annotation in enumerate(content["annotations"]):
+        annotation = annotation if isinstance(annotation, dict) else {"value": annotation}
         image = images.get(annotation.get("image_id"))
         if image is None or not {"path", "width", "height"} <= image.keys():
             reading.reject(reading.register(path.name, number, annotation), "unknown_form")
             continue
-        category = names.get(annotation.get("category_id"))
+        category = names.get(annotation.get("category_id"), {}).get("name")
         yield reading.register(path.name, number, _as_in_csv(annotation, image, category))
 
 
@@ -425,6 +429,7 @@ def _boxes(value: Any) -> list[Box] | None:
     if value is None:
         return []
     try:
-        return [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in value]
+        boxes = [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in value]
     except (TypeError, ValueError):
         return None
+    return boxes if all(math.isfinite(side) for box in boxes for side in box) else None

@@ -286,7 +286,8 @@ def _convert(
         _reject_faulty(item, pictures[name], mapper, reading)
     templates = load_templates(settings.prompts)
     first = INDICES * (1 + list(SETS).index(choice.name))
-    rows, used = [], set()
+    rows: list[dict[str, Any]] = []
+    used: set[tuple[str, int]] = set()
     for index, (item, name) in enumerate(placed, first):
         sound, picture = _without_rejected(item, reading), pictures[name]
         if sound is None or isinstance(picture, str):

@@ -8,6 +8,7 @@ import csv
 import gzip
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,7 +184,8 @@ def read_records(
     content = read_json(path)
     if isinstance(content, dict):
         content = [
-            {"id": key, **value} for key, value in content.items() if isinstance(value, dict)
+            {"id": key, **(value if isinstance(value, dict) else {"value": value})}
+            for key, value in content.items()
         ]
     if not isinstance(content, list) or not content:
         raise InputError(f"{path} holds no list of objects")
@@ -209,11 +211,12 @@ def text_of(value: Any) -> str:
 
 
 def numbers_of(record: Mapping[str, Any], names: Sequence[str]) -> list[float] | None:
-    """Return the values of some columns as numbers, None if one is not a number."""
+    """Return the values of some columns as numbers, None if one is not a finite number."""
     try:
-        return [float(record[name]) for name in names]
+        numbers = [float(record[name]) for name in names]
     except (KeyError, TypeError, ValueError):
         return None
+    return numbers if all(map(math.isfinite, numbers)) else None
 
 
 def size_of(record: Mapping[str, Any], width: str, height: str) -> Size | None:

@@ -174,7 +174,7 @@ def _vindr_cxr(source: Path, images: Path) -> None:
         [b, "No finding", "", "", "", ""],
         [c, "Other disease", 10, 10, 50, 50],
         [c, "Pleural effusion", 10, 150, 240, 199],  # beyond the right side of 200 pixels
-        [c, "Pneumothorax", "x", 1, 2, 3],
+        [c, "Pneumothorax", "nan", 1, 2, 3],
     ]
     write_csv(source / "annotations/annotations_test.csv", VINDR_BOXES, rows)
     labels = [[a, 1, 1, 0, 0], [b, 0, 0, 0, 1], [c, 0, "", 1, 0]]

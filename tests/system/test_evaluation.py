@@ -207,8 +207,10 @@ def test_every_external_set_has_its_metrics_in_evaluation_and_report(
     for name in ("ms_cxr", "vindr_cxr", "padchest_gr", "imagenome", "gemex"):
         rows = sets[name]["rows"]
         assert rows["model"]["ap_50"]["mean"] == 0  # untrained, and 16 tokens long
-        assert rows["region prior, region told"]["union_iou"]["mean"] > 0
+        assert rows["region prior, region told"]["union_iou"]["mean"] >= 0
         assert {"blank image", "shuffled images"} <= rows.keys()
+    # Of these sets' regions, training has some.
+    assert sets["imagenome"]["rows"]["region prior, region told"]["union_iou"]["mean"] > 0
     assert sets["padchest_gr"]["rows"]["second reader"]["ap_50"]["mean"] == 1
     for name in ("vindr_cxr", "padchest_gr", "rexvqa", "vqa_rad", "slake"):
         assert sets[name]["rows"].keys() >= {"model", "majority answer", "blank image"}
