@@ -90,11 +90,10 @@ def image_tokens(picture: Image.Image, patch_size: int) -> int:
     return (picture.width // side) * (picture.height // side)
 
 
-def prompt_length(processor: Any, text: str, picture: Image.Image) -> int:
+def prompt_length(tokenizer: Any, text: str, picture: Image.Image, patch_size: int) -> int:
     """Return the number of tokens of a prompt's text with its picture."""
     # One token of the text is the picture's placeholder.
-    words = len(processor.tokenizer(text)["input_ids"]) - 1
-    return words + image_tokens(picture, processor.image_processor.patch_size)
+    return len(tokenizer(text)["input_ids"]) - 1 + image_tokens(picture, patch_size)
 
 
 def start_engine(config: DictConfig, own_process: bool = True) -> Any:
@@ -220,7 +219,9 @@ class StreamingModel:
         # Beside the event loop, since a large picture takes long.
         request = await asyncio.to_thread(request_of, prompt, self._processor, self._template)
         text, picture = request["prompt"], request["multi_modal_data"]["image"][0]
-        length = await asyncio.to_thread(prompt_length, self._processor, text, picture)
+        prefix, tokenizer = response_prefix(text), self._processor.tokenizer
+        patch_size = self._processor.image_processor.patch_size
+        length = await asyncio.to_thread(prompt_length, tokenizer, text, picture, patch_size)
         if length > self._prompt_limit:
             raise InputError(
                 f"the question has {length} tokens with its picture, and the model reads "
@@ -232,7 +233,6 @@ class StreamingModel:
             detokenize=False,
             output_kind=RequestOutputKind.CUMULATIVE,
         )
-        prefix, tokenizer = response_prefix(text), self._processor.tokenizer
         async for output in self._engine.generate(request, params, uuid.uuid4().hex):
             tokens = list(output.outputs[0].token_ids)
             yield prefix + tokenizer.decode(tokens, skip_special_tokens=True)

@@ -407,7 +407,8 @@ def _other_pixels(prompt: Prompt, picture: Image.Image, actual: int, expected: i
 
 def _compare_text(served: ServedModel, prompt: Prompt, processor: Any) -> None:
     text = prompt_text(prompt.messages, processor, **served.template)
-    tokens = prompt_length(processor, text, load_image(prompt, served.patch_size))
+    picture = load_image(prompt, served.patch_size)
+    tokens = prompt_length(processor.tokenizer, text, picture, served.patch_size)
     (counted,) = served.prompt_tokens([chat_messages(prompt, served.patch_size)])
     if counted != tokens:
         raise InputError(
