@@ -2,12 +2,14 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from recipe.ask.__main__ import COLOURS, _choices, _draw, _parser, main
+from data_prep.program import InputError
+from recipe.ask.__main__ import COLOURS, _check_memory, _choices, _draw, _parser, main
 from recipe.ask.question import read_question
 
 BASE = Path(__file__).parents[3] / "phantom" / "tiny_base"
@@ -80,6 +82,20 @@ def test_a_checkpoint_names_its_data_and_form(phantom, tmp_path) -> None:
     assert choice.title == "SFT"
     assert not choice.training.reasoning
     assert (choice.training.min_pixels, choice.training.max_pixels) == (12544, 15680)
+
+
+def test_models_that_memory_cannot_hold_are_refused(monkeypatch, tmp_path) -> None:
+    shutil.copytree(BASE, tmp_path / "other")
+    both = [str(BASE), str(tmp_path / "other"), "--pixels", "12544", "15680", "--cluster", "cpu"]
+    choices = _choices(_parser().parse_args(both))
+    assert [choice.title for choice in choices] == ["tiny_base", "other"]
+    size = (BASE / "model.safetensors").stat().st_size
+    for free, models in ((2 * size, choices), (size, choices[:1])):
+        memory = SimpleNamespace(available=free)
+        monkeypatch.setattr("recipe.ask.__main__.psutil.virtual_memory", lambda m=memory: m)
+        _check_memory(models)
+    with pytest.raises(InputError, match=r"the weights take 0\.0 and 0\.0 GB in float32"):
+        _check_memory(choices)
 
 
 def test_the_picture_has_the_boxes_of_the_answer(tmp_path, picture, on_edges, is_colour) -> None:
