@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 SYSTEM_TESTS := $(addprefix tests/system/test_,sft.py training.py evaluation.py)
 SCRIPTS := $(wildcard tools/*.sh launch/*.sh launch/*/*.sh launch/*/*.sbatch) .ci/run
 
-.PHONY: help setup browser slurm demo base test test-unit test-families test-gpu-stack test-slurm fuzz bench study lint format lock clean
+.PHONY: help setup browser slurm demo ask base test test-unit test-families test-gpu-stack test-slurm fuzz bench study lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ setup: ## .venv with the locked packages (minutes at first, nothing when it is u
 
 demo: setup ## from nothing to outputs/demo/report.html; goes on where it was interrupted
 	$(PYTHON) -m phantom.demo
+
+ask: setup ## a page on 127.0.0.1 to try the demo's models, after make demo
+	$(PYTHON) -m recipe.ask SFT=outputs/demo/sft "SFT + GRPO=outputs/demo/grpo" --page
 
 base: setup ## make the base model of phantom/tiny_base anew (half an hour); goes on where it was interrupted
 	$(PYTHON) -m phantom.base

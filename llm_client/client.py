@@ -7,12 +7,15 @@ reply must count as a failed attempt, too.
 import asyncio
 import email.utils
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
+import httpx
 import openai
 import tenacity
-from openai.types.chat import ChatCompletion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
+from openai.types.chat.chat_completion import Choice
 
 from llm_client.server import (
     BreakerOpen,
@@ -30,6 +33,7 @@ _RETRIED_STATUSES = frozenset({408, 409, 425, 429})
 _FAULTS_OF_ONE_REQUEST = frozenset({400, 413, 422})
 _LENGTH_HINT = "the prompt may be too long for the model, or a field of the request not supported"
 _KEY_HINT = "{api_key_env} names the variable that holds the key"
+_TEXTS = ("content", "refusal", "reasoning", "reasoning_content")
 # What may be wrong, and the settings that a user should check.
 _HINTS = {
     **dict.fromkeys(range(300, 400), "redirects are not followed, see {base_url}"),
@@ -184,6 +188,38 @@ class ChatClient:
 
         return await self._request(send, lambda reply: read(_checked(reply)))
 
+    async def stream(self, body: Mapping[str, Any]) -> AsyncIterator[Choice]:
+        """Yield the reply to a request with `stream`, complete up to its latest part each time.
+
+        There is one attempt, and `timeout_s` limits the wait for each part.
+
+        Raises:
+            ServerFault: The server gave no usable reply.
+        """
+        async with self._slots:
+            with self._faults():
+                async with asyncio.timeout(self._settings.timeout_s):
+                    parts = await self._connection.post(
+                        "/chat/completions",
+                        cast_to=ChatCompletion,
+                        body=body,
+                        options={"headers": self._headers},
+                        stream=True,
+                        stream_cls=openai.AsyncStream[ChatCompletionChunk],
+                    )
+            whole: dict[str, Any] = {}
+            async with parts:
+                while True:
+                    with self._faults():
+                        async with asyncio.timeout(self._settings.timeout_s):
+                            part = await anext(parts, None)
+                    if part is None:
+                        break
+                    if _add_part(whole, part):
+                        yield _whole_choice(whole)
+            if not whole:
+                raise TransientFault("a reply that is no chat completion")
+
     async def _request(self, send: Callable[[], Awaitable[R]], read: Callable[[R], T]) -> T:
         """Make attempts until one succeeds or no more are allowed.
 
@@ -206,22 +242,33 @@ class ChatClient:
 
     async def _attempt(self, send: Callable[[], Awaitable[R]], read: Callable[[R], T]) -> T:
         self._breaker.check()
-        timeout_s = self._settings.timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
+        with self._faults():
+            async with asyncio.timeout(self._settings.timeout_s):
                 reply = await send()
+        result = read(reply)
+        self._breaker.succeeded()
+        return result
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Raise what goes wrong in a request as a fault."""
+        try:
+            yield
         except TimeoutError:
-            raise TransientFault(f"no whole reply within {timeout_s:g} s") from None
+            limit = f"{self._settings.timeout_s:g} s"
+            raise TransientFault(f"no whole reply within {limit}") from None
         except openai.APIStatusError as error:
             raise _status_fault(error, self._settings) from None
         except openai.APIConnectionError as error:
             cause = type(error.__cause__).__name__
             raise TransientFault(f"no connection or a broken one ({cause})") from None
+        except openai.APIError:
+            raise TransientFault("an error in place of a part of the reply") from None
+        except httpx.HTTPError as error:
+            name = type(error).__name__
+            raise TransientFault(f"no connection or a broken one ({name})") from None
         except (ValueError, RecursionError):
             raise TransientFault("a reply of the server that is not JSON") from None
-        result = read(reply)
-        self._breaker.succeeded()
-        return result
 
     def _is_enough(self, state: tenacity.RetryCallState) -> bool:
         # If the server demands a longer wait than the settings allow, do not retry too early.
@@ -250,6 +297,32 @@ def _checked(reply: ChatCompletion) -> ChatCompletion:
     if not parts:
         raise TransientFault("a reply that is no chat completion")
     return reply
+
+
+def _add_part(whole: dict[str, Any], part: ChatCompletionChunk) -> bool:
+    """Add a part of a streamed reply to its first choice; return whether that changed."""
+    try:
+        choice = part.choices[0] if part.choices else None
+        sent = {} if choice is None else dict(choice.delta)
+    except (AttributeError, TypeError):
+        raise TransientFault("a reply that is no chat completion") from None
+    if choice is None:  # such as the last part with the usage
+        return False
+    texts = {name: sent[name] for name in _TEXTS if isinstance(sent.get(name), str)}
+    for name, text in texts.items():
+        whole[name] = whole.get(name, "") + text
+    if isinstance(tokens := getattr(choice, "token_ids", None), list):
+        whole["token_ids"] = [*whole.get("token_ids", []), *tokens]
+    whole["finish_reason"] = choice.finish_reason
+    return True
+
+
+def _whole_choice(whole: Mapping[str, Any]) -> Choice:
+    """Return what a reply without `stream` would hold."""
+    texts = {name: whole[name] for name in _TEXTS if name in whole}
+    message = ChatCompletionMessage.model_construct(role="assistant", **{"content": None, **texts})
+    others = {name: value for name, value in whole.items() if name not in _TEXTS}
+    return Choice.model_construct(index=0, message=message, **others)
 
 
 def _status_fault(error: openai.APIStatusError, settings: ServerSettings) -> ServerFault:

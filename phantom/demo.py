@@ -154,6 +154,8 @@ def _finish(demo: Plan, ledger: Ledger) -> None:
     print(f"\nsummary: {summary}\nreport:  {demo.root / 'report.html'}")
     for run in sorted({path.parents[1] for path in demo.root.glob("*/wandb/offline-run-*")}):
         print(f"W&B:     {run / 'wandb'}\n         to upload it: python -m recipe.sync {run}")
+    sft, grpo = demo.root / "sft", demo.root / "grpo"
+    print(f"to try the models: python -m recipe.ask SFT={sft} GRPO={grpo} --page")
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from string import ascii_uppercase
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Protocol, get_args
 
 from pydantic import (
     AfterValidator,
@@ -134,13 +134,24 @@ class GroundTruth(BaseModel):
         return json.dumps(data, ensure_ascii=False)
 
 
-def normalise(box: Box, ground_truth: GroundTruth) -> Box:
+class BoxSpace(Protocol):
+    """What boxes are written in, as in `GroundTruth`."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Width and height of the image in pixels."""
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """Whether boxes are in pixels of the image or from 0 to 1000."""
+
+
+def normalise(box: Box, space: BoxSpace) -> Box:
     """Map a box from the model's coordinates to [0, 1] and clip it.
 
     A box outside the image loses its area.
     """
-    is_absolute = ground_truth.coordinates == "absolute"
-    width, height = ground_truth.image_size if is_absolute else (1000, 1000)
+    width, height = space.image_size if space.coordinates == "absolute" else (1000, 1000)
     x1, y1, x2, y2 = box
     return (
         min(max(x1 / width, 0.0), 1.0),
@@ -150,12 +161,12 @@ def normalise(box: Box, ground_truth: GroundTruth) -> Box:
     )
 
 
-def place(regions: Iterable[Region], ground_truth: GroundTruth) -> list[Region]:
+def place(regions: Iterable[Region], space: BoxSpace) -> list[Region]:
     """Return regions with boxes in [0, 1]; the box is None if nothing of it is in the image."""
     placed = []
     for ref, box in regions:
         if box is not None:
-            x1, y1, x2, y2 = box = normalise(box, ground_truth)
+            x1, y1, x2, y2 = box = normalise(box, space)
             if (x2 - x1) * (y2 - y1) <= _SMALLEST_AREA:
                 box = None
         placed.append(Region(ref, box))

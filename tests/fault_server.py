@@ -8,7 +8,9 @@ Control: `script` (faults of the next requests, one each), `always` (of all afte
 (fault to probability, drawn by `seed` and request, so that the order of arrival does not matter),
 `delay_s` before every answer. `verdict` "same" finds all answers equally good, "reasoning" writes a
 reasoning for a row of `data_prep.synthesize` instead. `models` is what `GET /v1/models` lists.
-Requests with one of the fields `unknown` are refused as hosted servers do it.
+Requests with one of the fields `unknown` are refused as hosted servers do it. A request with
+`stream` gets the words of `text` one by one, `pace_s` apart; of the faults only `drop_midway`,
+`hang_midway` and statuses are known there.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import asyncio
 import hashlib
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +45,8 @@ class Server:
             "delay_s": 0.0,
             "verdict": "words",
         }
-        self.control = known | {"models": ["judge"], "unknown": []} | control
+        known |= {"models": ["judge"], "unknown": [], "text": "", "pace_s": 0.0}
+        self.control = known | control
         self.requests = self.now = self.peak = 0
         self.faults: Counter[str] = Counter()
         self.seen: Counter[str] = Counter()
@@ -198,10 +202,39 @@ async def answer(
         await asyncio.sleep(server.control["delay_s"])
         fault = server.fault(body)
         server.faults[fault] += 1
+        if json.loads(body).get("stream") and not fault.partition(":")[0].isdecimal():
+            return await stream(writer, server.control, fault)
         right = verdict(json.loads(body), server.control)
         return await fail(fault, json.dumps(right), writer)
     finally:
         server.now -= 1
+
+
+async def stream(writer: asyncio.StreamWriter, control: dict[str, Any], fault: str) -> bool:
+    """Send the words of the text as vLLM does; returns that the connection is closed."""
+    words = re.findall(r"\s*\S+", control["text"])
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
+    writer.write(b"Transfer-Encoding: chunked\r\n\r\n")
+    for number, word in enumerate(["", *words]):
+        if number > len(words) // 2 and fault != "ok":
+            if fault == "hang_midway":
+                await asyncio.sleep(3600)
+            return False
+        delta = {"content": word} | ({} if number else {"role": "assistant"})
+        choices = [{"index": 0, "delta": delta, "finish_reason": None}]
+        part = {"id": "1", "object": "chat.completion.chunk", "choices": choices}
+        await send_part(writer, json.dumps(part))
+        await asyncio.sleep(control["pace_s"])
+    await send_part(writer, json.dumps({"choices": [], "usage": {"prompt_tokens": 1}}))
+    await send_part(writer, "[DONE]")
+    writer.write(b"0\r\n\r\n")
+    return False
+
+
+async def send_part(writer: asyncio.StreamWriter, text: str) -> None:
+    line = f"data: {text}\n\n".encode()
+    writer.write(b"%x\r\n%b\r\n" % (len(line), line))
+    await writer.drain()
 
 
 async def fail(fault: str, text: str, writer: asyncio.StreamWriter) -> bool:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Resolves the extras cpu, judge, tracking, bench and dev of pyproject.toml into requirements/cpu.lock.
+# Resolves the extras cpu, app, judge, tracking, bench and dev of pyproject.toml into requirements/cpu.lock.
 #
 #   tools/lock.sh                      keep the pinned versions that still fit
 #   tools/lock.sh --upgrade            take the newest versions that fit
@@ -46,7 +46,7 @@ if [[ -f $lock ]]; then
     cp "$lock" "$work/cpu.lock"
 fi
 "$work/uv/bin/uv" pip compile pyproject.toml --quiet \
-    --extra cpu --extra judge --extra tracking --extra bench --extra dev \
+    --extra cpu --extra app --extra judge --extra tracking --extra bench --extra dev \
     --override requirements/overrides.txt \
     --python-version 3.11 --python-platform x86_64-manylinux_2_34 \
     --only-binary :all: --no-binary antlr4-python3-runtime \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Resolves the extras gpu, judge and tracking of pyproject.toml into requirements/gpu.lock, without
+# Resolves the extras gpu, app, judge and tracking of pyproject.toml into requirements/gpu.lock, without
 # installing anything: `tools/lock_gpu.sh`, with options of `uv pip compile` such as --upgrade.
 #
 # flash-attn has no wheel on the registry. Its source asks for torch while it is being built, so its
@@ -34,7 +34,7 @@ fi
 (
     cd "$work"
     uv/bin/uv pip compile pyproject.toml --quiet \
-        --extra gpu --extra judge --extra tracking \
+        --extra gpu --extra app --extra judge --extra tracking \
         --python-version 3.11 --python-platform x86_64-manylinux_2_34 \
         --generate-hashes --no-emit-find-links --no-emit-index-url \
         --custom-compile-command "tools/lock_gpu.sh" \

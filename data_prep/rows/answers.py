@@ -8,7 +8,8 @@ pneumothorax" does not hedge.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
 
 from reward.answers import parse_letters, parse_yes_no
 from reward.ground_truth import QuestionType
@@ -116,6 +117,29 @@ def parse_choices(question: str) -> dict[str, str] | None:
         for mark, end in zip(marks, ends, strict=False)
     }
     return choices or None
+
+
+def with_choices(question: str, choices: Sequence[str]) -> str:
+    """Write choices at the end of a question, in the order of their letters.
+
+    Raises:
+        ValueError: there are too many, or they would not be read back as they are.
+    """
+    if len(choices) > len(ascii_uppercase):
+        raise ValueError(f"{len(choices)} choices; there are letters for {len(ascii_uppercase)}")
+    by_letter = dict(zip(ascii_uppercase, choices, strict=False))
+    listed = ", ".join(f"{letter}: {text}" for letter, text in by_letter.items())
+    written = f"{question} <choices>: [{listed}]"
+    read = parse_choices(written)
+    if read != by_letter:
+        wrong = next(text for key, text in by_letter.items() if (read or {}).get(key) != text)
+        raise ValueError(f"the choice {wrong!r} cannot be told from its neighbours: reword it")
+    return written
+
+
+def split_choices(question: str, choices: Mapping[str, str] | None) -> str:
+    """Return a question without the choices at its end, if it has any."""
+    return _CHOICES.sub("", question).strip() if choices else question
 
 
 def _in_sequence(marks: list[re.Match[str]]) -> list[re.Match[str]]:

@@ -16,7 +16,6 @@ from omegaconf import DictConfig
 from data_prep.coordinates import MODEL_FAMILIES
 from data_prep.program import InputError, read_metadata, write_whole
 from recipe import console, program
-from recipe.data.prompts import prompt_text, response_prefix
 from recipe.evaluate.checks import judge_settings, reward_judge, split_files
 from recipe.evaluate.generation import LocalModel, Prompt, read_prompts, with_other_pictures
 from recipe.evaluate.metrics import metrics_table
@@ -30,7 +29,7 @@ from recipe.evaluate.predictions import (
     write_predictions,
 )
 from recipe.evaluate.results import Evaluated, results
-from recipe.evaluate.serving import ServedModel, compare, served_processor
+from recipe.evaluate.serving import ServedModel, connect
 from recipe.evaluate.tables import markdown, page, verdict
 from recipe.preflight.checklist import refuse_faulty
 from recipe.run import fork_server
@@ -125,18 +124,7 @@ def _model(config: DictConfig, prompts: list[Prompt]) -> LocalModel | ServedMode
 
 def _served(config: DictConfig, prompts: list[Prompt]) -> ServedModel:
     name = read_metadata(split_files(config)[0]).get("model_family", "qwen2_5_vl")
-    processor = served_processor(config.model.path)
-    tokenizer = processor.tokenizer if processor is not None else None
-    if processor is not None and not config.server.response_prefix:
-        template = program.plain(config.data.apply_chat_template_kwargs)
-        text = prompt_text(prompts[0].messages, processor, **template)
-        config.server.response_prefix = response_prefix(text)
-    served = ServedModel(config, MODEL_FAMILIES[name].patch, tokenizer)
-    if config.server.compare:
-        compare(served, prompts, processor)
-    else:
-        served.note("server.compare=false: pictures and text were not compared")
-    return served
+    return connect(config, prompts, MODEL_FAMILIES[name].patch)
 
 
 def _predictions(prompts: list[Prompt], responses: list[list[str]]) -> list[Prediction]:

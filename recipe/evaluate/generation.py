@@ -4,8 +4,10 @@ Images go through the same loader as in training (qwen_vl_utils with the row's p
 model sees them in the size that the boxes were written for.
 """
 
+import asyncio
 import os
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig
 from PIL import Image
 
+from data_prep.program import InputError
 from recipe import console
 from recipe.data.prompts import prompt_text, response_prefix, template_faults
 from recipe.evaluate.controls import other_patients
@@ -21,6 +24,8 @@ from recipe.program import plain
 
 BLANK: dict[str, Any] = {}
 CHUNK = 256  # questions whose images are held in memory at a time
+PATCHES = 2
+"""Patches per side of an image token, in all supported model families."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,18 @@ def load_image(prompt: Prompt, patch_size: int) -> Image.Image:
     return instead.resize(picture.size, Image.Resampling.BICUBIC)
 
 
+def image_tokens(picture: Image.Image, patch_size: int) -> int:
+    """Return the number of tokens of a picture that the server does not resize."""
+    side = PATCHES * patch_size
+    return (picture.width // side) * (picture.height // side)
+
+
+def prompt_length(tokenizer: Any, text: str, picture: Image.Image, patch_size: int) -> int:
+    """Return the number of tokens of a prompt's text with its picture."""
+    # One token of the text is the picture's placeholder.
+    return len(tokenizer(text)["input_ids"]) - 1 + image_tokens(picture, patch_size)
+
+
 def start_engine(config: DictConfig, own_process: bool = True) -> Any:
     """Start a vLLM engine for the configured model, when ``cluster.env`` is in the environment.
 
@@ -90,20 +107,25 @@ def start_engine(config: DictConfig, own_process: bool = True) -> Any:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "2" if own_process else "0"
     from vllm import LLM
 
+    return LLM(**engine_options(config))
+
+
+def engine_options(config: DictConfig) -> dict[str, Any]:
+    """Return vLLM's arguments of an engine for the configured model."""
     extra = plain(config.cluster.engine_kwargs)
-    extra.pop("worker_extension_cls", None)  # evaluation writes no weights
-    return LLM(
-        model=str(config.model.path),
-        dtype=config.cluster.dtype,
-        tensor_parallel_size=config.cluster.tensor_parallel,
-        gpu_memory_utilization=config.cluster.gpu_memory_utilization,
-        enforce_eager=config.cluster.enforce_eager,
-        max_num_seqs=config.cluster.max_num_seqs,
-        max_model_len=config.data.max_prompt_length + config.data.max_response_length,
-        limit_mm_per_prompt={"image": 1},
-        seed=config.seed,
+    extra.pop("worker_extension_cls", None)  # no weights are written
+    return {
+        "model": str(config.model.path),
+        "dtype": config.cluster.dtype,
+        "tensor_parallel_size": config.cluster.tensor_parallel,
+        "gpu_memory_utilization": config.cluster.gpu_memory_utilization,
+        "enforce_eager": config.cluster.enforce_eager,
+        "max_num_seqs": config.cluster.max_num_seqs,
+        "max_model_len": config.data.max_prompt_length + config.data.max_response_length,
+        "limit_mm_per_prompt": {"image": 1},
+        "seed": config.seed,
         **extra,
-    )
+    }
 
 
 class LocalModel:
@@ -151,7 +173,7 @@ def answer(
     responses: list[list[str]] = []
     for start in range(0, len(prompts), CHUNK):
         chunk = prompts[start : start + CHUNK]
-        requests = [_request(prompt, processor, template or {}) for prompt in chunk]
+        requests = [request_of(prompt, processor, template or {}) for prompt in chunk]
         outputs = engine.generate(requests, params, use_tqdm=False)
         for request, output in zip(requests, outputs, strict=True):
             tokens = [list(completion.token_ids) for completion in output.outputs]
@@ -162,7 +184,59 @@ def answer(
     return responses
 
 
-def _request(prompt: Prompt, processor: Any, template: Mapping[str, Any]) -> dict[str, Any]:
+def request_of(prompt: Prompt, processor: Any, template: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what vLLM's engine takes for a prompt: its text, and its picture in the right size."""
     text = prompt_text(prompt.messages, processor, **template)
     image = load_image(prompt, processor.image_processor.patch_size)
     return {"prompt": text, "multi_modal_data": {"image": [image]}}
+
+
+class StreamingModel:
+    """A model in a vLLM engine, which answers several questions at a time, word by word."""
+
+    def __init__(self, config: DictConfig) -> None:
+        """Load the configured model, when ``cluster.env`` is in the environment."""
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        from transformers import AutoProcessor
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._processor = AutoProcessor.from_pretrained(config.model.path)
+        self._prompt_limit = config.data.max_prompt_length
+        self._limit = config.data.max_response_length
+        self._template = plain(config.data.apply_chat_template_kwargs)
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_options(config)))
+
+    async def stream(self, prompt: Prompt, temperature: float) -> AsyncGenerator[str, None]:
+        """Yield the whole response so far, after each of its tokens.
+
+        Raises:
+            InputError: the prompt is too long.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        # Beside the event loop, since a large picture takes long.
+        request = await asyncio.to_thread(request_of, prompt, self._processor, self._template)
+        text, picture = request["prompt"], request["multi_modal_data"]["image"][0]
+        prefix, tokenizer = response_prefix(text), self._processor.tokenizer
+        patch_size = self._processor.image_processor.patch_size
+        length = await asyncio.to_thread(prompt_length, tokenizer, text, picture, patch_size)
+        if length > self._prompt_limit:
+            raise InputError(
+                f"the question has {length} tokens with its picture, and the model reads "
+                f"{self._prompt_limit} (data.max_prompt_length): shorten it"
+            )
+        params = SamplingParams(
+            temperature=temperature,
+            max_tokens=self._limit,
+            detokenize=False,
+            output_kind=RequestOutputKind.CUMULATIVE,
+        )
+        async for output in self._engine.generate(request, params, uuid.uuid4().hex):
+            tokens = list(output.outputs[0].token_ids)
+            yield prefix + tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def close(self) -> None:
+        """End the engine's process."""
+        self._engine.shutdown()

@@ -15,7 +15,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,8 +37,8 @@ from llm_client.server import (
     reasoning_of,
 )
 from recipe import console
-from recipe.data.prompts import content_parts, prompt_text
-from recipe.evaluate.generation import Prompt, load_image
+from recipe.data.prompts import content_parts, prompt_text, response_prefix
+from recipe.evaluate.generation import Prompt, image_tokens, load_image, prompt_length
 from recipe.program import plain
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class ReplyReader:
             InputError: the number of texts is not `samples`, or the beginning of a text is unknown.
         """
         choices = sorted(reply.choices, key=lambda choice: choice.index)
-        texts = [self._text(choice) for choice in choices]
+        texts = [self.text(choice) for choice in choices]
         if len(texts) != samples:
             raise InputError(f"server: {len(texts)} answers where {samples} were asked for")
         written = counted(reply, "completion_tokens")
@@ -128,7 +128,12 @@ class ReplyReader:
             self._shown.add(reason)
             yield f"{self._counts[reason]} answers: {reason}"
 
-    def _text(self, choice: "Choice") -> str:
+    def text(self, choice: "Choice") -> str:
+        """Return the text of a choice, also of one that is not complete.
+
+        Raises:
+            InputError: its beginning is unknown.
+        """
         tokens, message = getattr(choice, "token_ids", None), choice.message
         if self._tokenizer is not None and isinstance(tokens, list):
             return self._with_prefix(str(self._tokenizer.decode(tokens, skip_special_tokens=True)))
@@ -231,6 +236,26 @@ class ServedModel:
             self._warn(line)
         return responses
 
+    async def stream(self, prompt: Prompt, temperature: float) -> AsyncGenerator[str, None]:
+        """Yield the whole response so far, as often as the server sends a part of it.
+
+        Raises:
+            InputError: the server refuses, or sends nothing for `server.timeout_s` seconds.
+        """
+        from llm_client.client import ChatClient  # needs the extra `judge`
+
+        client = ChatClient(self._settings)
+        try:
+            model = await client.model_name()
+            messages = await asyncio.to_thread(chat_messages, prompt, self.patch_size)
+            fields = {**self._fields, "temperature": temperature, "stream": True}
+            async for choice in client.stream(chat_body(model, messages, fields, self._extra)):
+                yield self._reader.text(choice)
+        except ServerFault as fault:
+            raise InputError(f"server.base_url={self._settings.base_url}: {fault}") from None
+        finally:
+            await client.aclose()
+
     def prompt_tokens(self, conversations: Sequence[list[dict[str, Any]]]) -> list[int]:
         """Return the number of tokens that the server reports for each prompt, 0 if it does not."""
 
@@ -294,8 +319,6 @@ def chat_messages(prompt: Prompt, patch_size: int) -> list[dict[str, Any]]:
     ]
 
 
-PATCHES = 2
-"""Patches per side of an image token, in all supported model families."""
 MARKS = 2
 """Tokens that mark the beginning and the end of a picture."""
 
@@ -310,6 +333,26 @@ def served_processor(folder: str | None) -> Any:
     from transformers import AutoProcessor
 
     return AutoProcessor.from_pretrained(folder)
+
+
+def connect(config: DictConfig, prompts: Sequence[Prompt], patch_size: int) -> ServedModel:
+    """Return the model behind `config.server`, compared with the local engine by `compare`.
+
+    Raises:
+        InputError: a wrong setting, no usable reply, or a server that sees other prompts.
+    """
+    processor = served_processor(config.model.path)
+    tokenizer = processor.tokenizer if processor is not None else None
+    if processor is not None and not config.server.response_prefix:
+        template = plain(config.data.apply_chat_template_kwargs)
+        text = prompt_text(prompts[0].messages, processor, **template)
+        config.server.response_prefix = response_prefix(text)
+    served = ServedModel(config, patch_size, tokenizer)
+    if config.server.compare:
+        compare(served, prompts, processor)
+    else:
+        served.note("server.compare=false: pictures and text were not compared")
+    return served
 
 
 def compare(served: ServedModel, prompts: Sequence[Prompt], processor: Any) -> None:
@@ -327,12 +370,6 @@ def compare(served: ServedModel, prompts: Sequence[Prompt], processor: Any) -> N
         )
     else:
         _compare_text(served, prompts[0], processor)
-
-
-def image_tokens(picture: Image.Image, patch_size: int) -> int:
-    """Return the number of tokens of a picture that the server does not resize."""
-    side = PATCHES * patch_size
-    return (picture.width // side) * (picture.height // side)
 
 
 def _compare_pictures(served: ServedModel, prompts: Sequence[Prompt]) -> bool:
@@ -371,9 +408,7 @@ def _other_pixels(prompt: Prompt, picture: Image.Image, actual: int, expected: i
 def _compare_text(served: ServedModel, prompt: Prompt, processor: Any) -> None:
     text = prompt_text(prompt.messages, processor, **served.template)
     picture = load_image(prompt, served.patch_size)
-    # One token of the text is the picture's placeholder.
-    tokens = len(processor.tokenizer(text)["input_ids"]) - 1
-    tokens += image_tokens(picture, served.patch_size)
+    tokens = prompt_length(processor.tokenizer, text, picture, served.patch_size)
     (counted,) = served.prompt_tokens([chat_messages(prompt, served.patch_size)])
     if counted != tokens:
         raise InputError(

@@ -15,11 +15,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from data_prep.pictures import to_rgb8
+from data_prep.rows.answers import split_choices
 from recipe.evaluate.metrics import answer_correct
 from recipe.evaluate.predictions import Prediction, read_images
 from recipe.report.run_folder import RunFolder
 from reward.boxes_in_text import Box, cited_groups
-from reward.ground_truth import QUESTION_TYPES, GroundTruth, normalise, place
+from reward.ground_truth import QUESTION_TYPES, BoxSpace, GroundTruth, normalise, place
 from reward.grounding import iou_matrix
 from reward.response import Region, cited_regions, parse_response
 from reward.settings import COMPONENTS
@@ -91,47 +92,48 @@ def choose(greedy: Mapping[str, Sequence[Prediction]], count: int) -> list[str]:
 
 
 def _case(predictions: Mapping[str, Prediction]) -> dict[str, Any]:
-    any_prediction = next(iter(predictions.values()))
-    truth = any_prediction.truth
-    extra = any_prediction.extra_info
-    question = str(extra.get("question", "(question not recorded)"))
+    first = next(iter(predictions.values()))
+    answers = {model: compared(prediction) for model, prediction in predictions.items()}
+    return shown_question(first.id, first.truth, first.extra_info) | {"answers": answers}
+
+
+def shown_question(
+    identity: str, truth: GroundTruth, extra_info: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the page shows of a question and its reference."""
+    question = str(extra_info.get("question", "(question not recorded)"))
     return {
-        "id": any_prediction.id,
+        "id": identity,
         "kind": truth.question_type,
-        "question": question.split("<choices>")[0].strip() if truth.choices else question,
+        "question": split_choices(question, truth.choices),
         "choices": truth.choices,
         "right": list(truth.answer) if truth.choices else [],
-        "patient": str(extra.get("patient", "")),
-        "findings": str(extra.get("findings") or ""),
+        "patient": str(extra_info.get("patient", "")),
+        "findings": str(extra_info.get("findings") or ""),
         "size": list(truth.image_size),
         "answer": _answer_text(truth),
         "regions": _drawn(truth.regions, truth),
         "cited": _drawn(truth.think_regions, truth),
-        "answers": {model: _answered(p, truth) for model, p in predictions.items()},
     }
 
 
-def _answered(prediction: Prediction, truth: GroundTruth) -> dict[str, Any]:
-    """Return what the page shows of one model's response, see `sentences` for `think`."""
+def compared(prediction: Prediction) -> dict[str, Any]:
+    """Return what the page shows of a scored response: `shown_response`, and how good it is."""
+    truth = prediction.truth
+    shown = shown_response(prediction.response, truth)
     response = parse_response(prediction.response)
-    think, cited = sentences(response.think or "")
-    regions = _drawn(response.regions, truth)
     ious = iou_matrix(
         [box for _, box in place(response.regions, truth)],
         [box for _, box in truth.placed_regions],
     )
     # The matrix leaves out the boxes of a response beyond a limit.
-    for region, row in zip(regions, ious, strict=False):
+    for region, row in zip(shown["regions"], ious, strict=False):
         region["iou"] = round(max(row, default=0.0), 3)
     return {
         "correct": _is_right(prediction),
         "score": round(prediction.scores["score"], 4),
         "parts": {k: round(prediction.scores[k], 4) for k in PARTS if k in prediction.scores},
-        "answer": response.answer or "",
-        "regions": regions,
-        "cited": _drawn(cited, truth),
-        "think": think,
-        "raw": prediction.response,
+        **shown,
     }
 
 
@@ -142,17 +144,30 @@ def _is_right(prediction: Prediction) -> bool:
     return answer_correct(prediction)
 
 
-def _drawn(regions: Iterable[Region], truth: GroundTruth) -> list[dict[str, Any]]:
-    """Return regions with `at`: x, y, width, height in pixels of `truth.image_size`, clipped to it.
+def shown_response(text: str, space: BoxSpace) -> dict[str, Any]:
+    """Return what the page shows of any response: its parts, see `sentences` for `think`."""
+    response = parse_response(text)
+    think, cited = sentences(response.think or "")
+    return {
+        "answer": response.answer or "",
+        "regions": _drawn(response.regions, space),
+        "cited": _drawn(cited, space),
+        "think": think,
+        "raw": text,
+    }
+
+
+def _drawn(regions: Iterable[Region], space: BoxSpace) -> list[dict[str, Any]]:
+    """Return regions with `at`: x, y, width, height in pixels of `space.image_size`, clipped to it.
 
     `text` is the box in the model's coordinates. An unreadable box has neither.
     """
-    width, height = truth.image_size
+    width, height = space.image_size
     drawn: list[dict[str, Any]] = []
     for region in regions:
         entry: dict[str, Any] = {"ref": region.ref}
         if region.box is not None:
-            x1, y1, x2, y2 = normalise(region.box, truth)
+            x1, y1, x2, y2 = normalise(region.box, space)
             sides = (x1 * width, y1 * height, (x2 - x1) * width, (y2 - y1) * height)
             entry["at"] = [round(side, 2) for side in sides]
             entry["text"] = f"[{', '.join(f'{value:g}' for value in region.box)}]"
@@ -258,13 +273,18 @@ def data_uri(image: Any, folders: tuple[Path, ...] = (), form: tuple[int, int] =
     Raises:
         ImageMissing: there is no such file, or it is not an image.
     """
-    source, name = _source(image, folders)
+    source, name = image_source(image, folders)
     try:
         with Image.open(source) as opened:
             opened.draft("RGB", (2 * form[0], 2 * form[0]))
             picture = to_rgb8(opened)
     except (OSError, Image.DecompressionBombError) as error:
         raise ImageMissing(f"{name} is not a readable image") from error
+    return encode(picture, form)
+
+
+def encode(picture: Image.Image, form: tuple[int, int]) -> str:
+    """Return a data URI of a picture, which it makes smaller in place; see `data_uri`."""
     picture.thumbnail((form[0], form[0]))
     stream = io.BytesIO()
     # Method 1 takes a quarter of the default's time and makes 5 % more bytes.
@@ -279,7 +299,12 @@ def _identity(image: Any) -> Any:
     return image
 
 
-def _source(image: Any, folders: tuple[Path, ...]) -> tuple[io.BytesIO | Path, str]:
+def image_source(image: Any, folders: tuple[Path, ...]) -> tuple[io.BytesIO | Path, str]:
+    """Return what Pillow opens for an image of `data_uri`, and its name in messages.
+
+    Raises:
+        ImageMissing: the row has no image, or there is no such file.
+    """
     image = _identity(image)
     if isinstance(image, bytes):
         return io.BytesIO(image), "the embedded image"

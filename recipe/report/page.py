@@ -53,17 +53,10 @@ def render_page(run: RunFolder, cases: int = 2000, images: str = "synthetic") ->
 
     All texts of the run are escaped. `images` is one of `IMAGES`.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("recipe.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     origin = data_origin(run)
     with_images = images == "all" or (images == "synthetic" and origin == "phantom")
     viewer = build_viewer(run, cases, with_images)
-    return environment.get_template("page.html.j2").render(
+    return template("page.html.j2").render(
         name=run.path.resolve().name,
         origin=origin,
         missing=run.missing,
@@ -77,6 +70,18 @@ def render_page(run: RunFolder, cases: int = 2000, images: str = "synthetic") ->
         viewer=viewer,
         **(_viewer_parts(viewer) if viewer else {}),
     )
+
+
+def template(name: str) -> jinja2.Template:
+    """Return one of the templates beside this file; what it shows is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("recipe.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 def _headline_parts(summary: Mapping[str, Any]) -> Parts:
@@ -223,22 +228,23 @@ def _stage(title: str, run: RunFolder) -> Parts:
 
 def _viewer_parts(viewer: Viewer) -> Parts:
     present = {case["kind"] for case in viewer.cases}
-    case_data = {"models": viewer.models, "parts": PARTS, "cases": viewer.cases}
+    frame = "the model's frame"
+    case_data = {"models": viewer.models, "parts": PARTS, "frame": frame, "cases": viewer.cases}
     return {
         "kinds": [kind for kind in QUESTION_TYPES if kind in present],
-        "layers": _layers(viewer),
-        "case_json": _script_json(case_data),
-        "image_json": _script_json(viewer.images),
+        "layers": layers(viewer.models),
+        "case_json": script_json(case_data),
+        "image_json": script_json(viewer.images),
     }
 
 
-def _layers(viewer: Viewer) -> list[Parts]:
+def layers(models: Mapping[str, str]) -> list[Parts]:
     """Return boxes that are shown and hidden together: in answers, then those that are cited.
 
-    The `style` of a layer has the classes of its boxes in `cases.css`.
+    `models` are titles by key. The `style` of a layer has the classes of its boxes in `cases.css`.
     """
     answers, cited = [], []
-    for number, (key, title) in enumerate({"truth": "reference", **viewer.models}.items()):
+    for number, (key, title) in enumerate({"truth": "reference", **models}.items()):
         style = f"model-{number}" if number else "truth"
         answers.append({"key": key, "title": title, "style": style})
         reasoning = f"{title}, reasoning"
@@ -246,7 +252,7 @@ def _layers(viewer: Viewer) -> list[Parts]:
     return answers + cited
 
 
-def _script_json(value: Any) -> Markup:
+def script_json(value: Any) -> Markup:
     """Return JSON that cannot close the script element around it."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c"))

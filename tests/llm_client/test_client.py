@@ -70,3 +70,32 @@ async def test_half_a_character_becomes_a_question_mark(judge_server) -> None:
     client = ChatClient(ServerSettings.parse({"base_url": judge_server.url}))
     assert await ask(client) == "half ?"
     await client.aclose()
+
+
+async def streamed(client: ChatClient) -> list[str]:
+    """The texts so far of a streamed reply, in order."""
+    return [choice.message.content async for choice in client.stream({**BODY, "stream": True})]
+
+
+async def test_a_streamed_reply_grows_word_by_word(judge_server) -> None:
+    judge_server.control(text="one two  three")
+    client = ChatClient(ServerSettings.parse({"base_url": judge_server.url}))
+    assert await streamed(client) == ["", "one", "one two", "one two  three"]
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("503", "HTTP status 503"),
+        ("drop_midway", "no connection or a broken one"),
+        ("hang_midway", r"no whole reply within 0\.5 s"),  # the wait for the next word
+    ],
+)
+async def test_a_stream_that_breaks_off_is_a_fault(judge_server, fault, message) -> None:
+    judge_server.control(text="one two three four", script=[fault])
+    settings = {"base_url": judge_server.url, "timeout_s": 0.5}
+    client = ChatClient(ServerSettings.parse(settings))
+    with pytest.raises(TransientFault, match=message):
+        await streamed(client)
+    await client.aclose()

@@ -1,18 +1,93 @@
-// The list, the case shown, and the keys.
+// The cases of a report: which are listed and in which order, the list, and the keys.
+let images = null; // read when the first picture is shown
+function pictureOf(item) {
+  if (item.image < 0) return null;
+  images ??= read("image-data");
+  return images[item.image];
+}
+
+// --- filters
+const [first, last] = [models[0], models[models.length - 1]];
+const isRight = (item, model) => Boolean(item.answers[model.key]?.correct);
+const score = (item, model) => item.answers[model.key]?.score ?? 0;
+const gain = (item) => score(item, last) - score(item, first);
+
+data.cases.forEach((item, place) => {
+  item.place = place;
+  item.names = new Set(item.regions.map((region) => region.ref));
+  const answers = Object.values(item.answers).map((answer) => answer.answer);
+  item.text = [item.id, item.patient, item.question, item.answer, ...answers].join("\n").toLowerCase();
+});
+
+const outcomes = new Map();
+for (const model of models) {
+  outcomes.set(`${model.title} right`, (item) => isRight(item, model));
+  outcomes.set(`${model.title} wrong`, (item) => !isRight(item, model));
+}
+if (models.length > 1) {
+  const step = (was, is) => (item) => isRight(item, first) === was && isRight(item, last) === is;
+  outcomes.set(`${first.title} wrong → ${last.title} right`, step(false, true));
+  outcomes.set(`${first.title} right → ${last.title} wrong`, step(true, false));
+  const [all, none] = models.length > 2 ? ["all right", "all wrong"] : ["both right", "both wrong"];
+  outcomes.set(all, (item) => models.every((model) => isRight(item, model)));
+  outcomes.set(none, (item) => !models.some((model) => isRight(item, model)));
+}
+
+const orders = new Map([["as in the file", (a, b) => a.place - b.place]]);
+if (models.length > 1) {
+  orders.set("reward gained most", (a, b) => gain(b) - gain(a));
+  orders.set("reward lost most", (a, b) => gain(a) - gain(b));
+}
+for (const model of models) {
+  orders.set(`lowest reward, ${model.title}`, (a, b) => score(a, model) - score(b, model));
+}
+orders.set(`lowest mean IoU, ${last.title}`, (a, b) =>
+  (a.answers[last.key]?.parts.mean_iou ?? 0) - (b.answers[last.key]?.parts.mean_iou ?? 0));
+
+const form = document.querySelector(".filters");
+const chips = [...form.querySelectorAll(".chip")];
+
+function addOptions(select, entries) {
+  for (const [value, label] of entries) select.append(new Option(label, value));
+}
+
+function fillFilters() {
+  const counts = new Map();
+  for (const item of data.cases) {
+    for (const name of item.names) counts.set(name, (counts.get(name) ?? 0) + 1);
+  }
+  const names = [...counts.keys()].sort((a, b) => a.localeCompare(b));
+  addOptions(form.region, names.map((name) => [name, `${name || "unnamed"} (${counts.get(name)})`]));
+  addOptions(form.outcome, [...outcomes.keys()].map((name) => [name, name]));
+  addOptions(form.order, [...orders.keys()].map((name) => [name, name]));
+  for (const chip of chips) {
+    chip.append(` ${data.cases.filter((item) => item.kind === chip.dataset.kind).length}`);
+  }
+}
+
+function chosenCases() {
+  const kinds = new Set(chips.filter((chip) => chip.ariaPressed === "true").map((c) => c.dataset.kind));
+  const region = form.region.value, outcome = outcomes.get(form.outcome.value);
+  const words = form.text.value.toLowerCase().split(/\s+/).filter(Boolean);
+  return data.cases
+    .filter((item) => kinds.has(item.kind) && (!form.region.selectedIndex || item.names.has(region))
+      && (!outcome || outcome(item)) && words.every((word) => item.text.includes(word)))
+    .sort((a, b) => orders.get(form.order.value)(a, b) || a.place - b.place);
+}
+
+// A chip alone: a click on it while all are on. The last one on cannot be turned off alone.
+function pressChip(chip) {
+  const on = chips.filter((each) => each.ariaPressed === "true");
+  if (on.length === chips.length) for (const each of chips) each.ariaPressed = String(each === chip);
+  else if (on.length === 1 && on[0] === chip) for (const each of chips) each.ariaPressed = "true";
+  else chip.ariaPressed = String(chip.ariaPressed !== "true");
+}
+
+// --- the page
 const ROW = 58; // pixels, as in cases.css
 const $ = (selector) => document.querySelector(`#cases ${selector}`);
 let listed = [], current = null;
 
-function el(tag, options = {}, ...children) {
-  const { text, data: values, ...attributes } = options;
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  Object.assign(element.dataset, values);
-  if (text !== undefined) element.textContent = text;
-  element.append(...children.filter((child) => child !== null));
-  return element;
-}
-const number = (value) => (value === undefined ? "" : value.toFixed(2));
 const mean = (values) => (values.length ? number(values.reduce((a, b) => a + b, 0) / values.length) : "–");
 const percent = (values) => (values.length ? `${Math.round(100 * values.reduce((a, b) => a + b, 0) / values.length)} %` : "–");
 
@@ -68,84 +143,6 @@ function update() {
 }
 
 // --- the case
-function choiceList(item) {
-  if (!item.choices) return null;
-  return el("ul", { class: "choices", "aria-label": "Choices" }, ...Object.entries(item.choices).map(([letter, text]) => {
-    const chosen = item.right.includes(letter);
-    return el("li", { class: chosen ? "chosen" : "", text: `${letter}. ${text}${chosen ? " ✓" : ""}` });
-  }));
-}
-
-function regionList(label, regions, prefix) {
-  const line = el("p", {}, el("span", { class: "label", text: label }));
-  regions.forEach((region, place) => {
-    const chip = el("span", { class: "region", tabindex: 0, text: region.ref || "unnamed" },
-      el("small", { text: region.text ?? "unreadable box" }));
-    if (region.iou !== undefined) chip.append(el("small", { text: `IoU ${number(region.iou)}` }));
-    line.append(linkTo(chip, region.at ? [`${prefix}${place}`] : []));
-  });
-  if (!regions.length) line.append("none");
-  return line;
-}
-
-function reasoning(answer, key) {
-  const line = el("p", {}, el("span", { class: "label", text: "Reasoning" }));
-  for (const parts of answer.think) {
-    const sentence = el("span", { class: "sentence" });
-    for (const [text, place] of parts) {
-      sentence.append(place < 0 ? text : el("span", { class: "cite", text }));
-    }
-    const places = [...new Set(parts.map(([, place]) => place).filter((place) => place >= 0))];
-    if (places.length) sentence.tabIndex = 0;
-    line.append(linkTo(sentence, places.map((place) => `${key}-cited-${place}`)), " ");
-  }
-  if (!answer.think.length) line.append("none");
-  return line;
-}
-
-function rewardTable(answer) {
-  const table = el("table", { class: "parts", "aria-label": "Reward and its parts" });
-  const rows = [["reward", answer.score], ...Object.entries(answer.parts).map(([name, value]) => [data.parts[name], value])];
-  for (const [name, value] of rows) {
-    const filled = el("i");
-    filled.style.width = `${100 * Math.max(0, Math.min(1, value))}%`;
-    table.append(el("tr", {}, el("th", { text: name, scope: "row" }), el("td", { text: number(value) }),
-      el("td", { class: "meter" }, el("div", {}, filled))));
-  }
-  return table;
-}
-
-function response(item, model) {
-  const answer = item.answers[model.key];
-  if (!answer) return el("div", { class: `said response ${model.style}` }, el("h4", { text: model.title }), "not answered");
-  const verdict = answer.correct ? "right" : "wrong";
-  return el("div", { class: `said response ${model.style}`, data: { model: model.key } },
-    el("h4", { text: model.title }, el("span", { class: `mark ${verdict}`, text: verdict === "right" ? "✓ right" : "✗ wrong" })),
-    el("p", { class: "answer" }, el("span", { class: "label", text: "Answer" }), answer.answer || "none"),
-    regionList("Regions of the answer", answer.regions, `${model.key}-`),
-    reasoning(answer, model.key),
-    rewardTable(answer),
-    el("details", {}, el("summary", { class: "small", text: "as generated" }), el("pre", { text: answer.raw })));
-}
-
-function slider(name, low, high) {
-  const input = el("input", { type: "range", min: low, max: high, value: pictureStyle[name] });
-  input.addEventListener("input", () => changePicture({ [name]: Number(input.value) }));
-  return el("label", {}, name, input);
-}
-
-function look(item) {
-  const legend = document.getElementById("legend").content.firstElementChild.cloneNode(true);
-  for (const button of legend.children) button.addEventListener("click", () => toggleLayer(button.dataset.layer));
-  const [width, height] = item.size;
-  const caption = item.image < 0 ? `No image: ${item.no_image}.` : `Boxes in the model's frame of ${width} × ${height} pixels. Point at a box or a sentence.`;
-  const invert = el("button", { type: "button", text: "invert" }), large = el("button", { type: "button", text: "enlarge" });
-  invert.addEventListener("click", () => changePicture({ invert: !pictureStyle.invert }));
-  large.addEventListener("click", () => changePicture({ large: !pictureStyle.large }));
-  return el("figure", { class: "look" }, drawPicture(item), legend, el("div", { class: "tools" },
-    slider("contrast", 50, 300), slider("brightness", 40, 250), invert, large), el("figcaption", { text: caption }));
-}
-
 function drawPlace() {
   const place = listed.indexOf(current);
   $(".place").textContent = place < 0 ? "not in this list" : `${place + 1} of ${listed.length}`;
@@ -157,16 +154,7 @@ function show(item) {
   current = item;
   const tags = [item.kind, `question ${item.id}`, item.patient && `patient ${item.patient}`].filter(Boolean);
   $(".tags").replaceChildren(...tags.map((text) => el("li", { text })));
-  const reference = el("div", { class: "said reference" },
-    el("p", { class: "truth" }, el("span", { class: "label", text: "Reference answer" }), item.answer),
-    regionList("Regions of the reference", item.regions, "truth-"),
-    item.cited.length ? regionList("Cited by the reference's reasoning", item.cited, "truth-cited-") : null,
-    item.findings ? el("p", {}, el("span", { class: "label", text: "Findings" }), item.findings) : null);
-  $(".case").replaceChildren(look(item), el("div", {}, el("p", { class: "question", text: item.question }), choiceList(item), reference,
-    el("div", { class: "responses" }, ...models.map((model) => response(item, model)))));
-  $(".case").dataset.id = item.id;
-  applyLayers();
-  applyPictureStyle();
+  drawCase(item);
   $(".detail").scrollTop = 0;
   keepInSight(listed.indexOf(item));
   drawList();

@@ -1,0 +1,115 @@
+"""The command line: faults that are known before a model is loaded, and the picture with boxes."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.program import InputError
+from recipe.ask.__main__ import COLOURS, _check_memory, _choices, _draw, _parser, main
+from recipe.ask.question import read_question
+
+BASE = Path(__file__).parents[3] / "phantom" / "tiny_base"
+IMAGE = ("--image", "PICTURE")
+QUESTION = ("--question", "Is it?", "--cluster", "cpu")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (640, 480)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([str(BASE)], "give --image FILE and --question TEXT, or --page"),
+        ([str(BASE), "--image", "none.png", *QUESTION], "none.png: no such file"),
+        ([*QUESTION, *IMAGE], "give one or 2 models"),
+        (["/nowhere", *QUESTION, *IMAGE], "/nowhere: no such folder"),
+        (["EMPTY", *QUESTION, *IMAGE], "no model in it"),
+        ([str(BASE)] * 3 + [*QUESTION, *IMAGE], "give one or 2 models"),
+        (
+            [f"A={BASE}", f"A={BASE}", *QUESTION, *IMAGE],
+            "two models are called A",
+        ),
+        ([str(BASE), *QUESTION, *IMAGE, "--out", "a.txt"], "not a name of a picture"),
+        ([str(BASE), *QUESTION, *IMAGE, "--data", "EMPTY"], "no test.parquet in it"),
+        ([str(BASE), *QUESTION, *IMAGE, "--set", "no.key=1"], "no.key"),
+        (
+            ["--server", "http://127.0.0.1:9/v1", *QUESTION, *IMAGE],
+            "give --data DIR",
+        ),
+        (
+            [*("--server", "http://example.com/v1", "--family", "qwen2_5_vl", *QUESTION), *IMAGE],
+            "example.com is not this machine",
+        ),
+    ],
+)
+def test_a_fault_is_one_line_before_a_model_is_loaded(
+    arguments, message, picture, tmp_path, capsys
+) -> None:
+    (tmp_path / "empty").mkdir()
+    names = {"PICTURE": str(picture), "EMPTY": str(tmp_path / "empty")}
+    with pytest.raises(SystemExit) as ended:
+        main([names.get(each, each) for each in arguments])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_a_checkpoint_names_its_data_and_form(phantom, tmp_path) -> None:
+    """The run that wrote a checkpoint says which data it read, and whether it reasoned."""
+    checkpoint = tmp_path / "run" / "checkpoints" / "global_step_4" / "huggingface"
+    shutil.copytree(BASE, checkpoint)
+    hydra = tmp_path / "run" / ".hydra"
+    hydra.mkdir()
+    hydra.joinpath("config.yaml").write_text(
+        f"data: {{dir: {tmp_path / 'data'}, reasoning: false}}\n"
+    )
+    from data_prep.thinkvg import main as thinkvg
+
+    places = ("--source", str(phantom), "--images", str(phantom / "files"))
+    limits = ("--min-pixels", "12544", "--max-pixels", "15680", "--limit", "60", "--workers", "1")
+    assert thinkvg([*places, *limits, "--out", str(tmp_path / "data")]) == 0
+    options = _parser().parse_args([f"SFT={tmp_path / 'run'}", "--cluster", "cpu", "--page"])
+    (choice,) = _choices(options)
+    assert choice.title == "SFT"
+    assert not choice.training.reasoning
+    assert (choice.training.min_pixels, choice.training.max_pixels) == (12544, 15680)
+
+
+def test_models_that_memory_cannot_hold_are_refused(monkeypatch, tmp_path) -> None:
+    shutil.copytree(BASE, tmp_path / "other")
+    both = [str(BASE), str(tmp_path / "other"), "--pixels", "12544", "15680", "--cluster", "cpu"]
+    choices = _choices(_parser().parse_args(both))
+    assert [choice.title for choice in choices] == ["tiny_base", "other"]
+    size = (BASE / "model.safetensors").stat().st_size
+    for free, models in ((2 * size, choices), (size, choices[:1])):
+        memory = SimpleNamespace(available=free)
+        monkeypatch.setattr("recipe.ask.__main__.psutil.virtual_memory", lambda m=memory: m)
+        _check_memory(models)
+    with pytest.raises(InputError, match=r"the weights take 0\.0 and 0\.0 GB in float32"):
+        _check_memory(choices)
+
+
+def test_the_picture_has_the_boxes_of_the_answer(tmp_path, picture, on_edges, is_colour) -> None:
+    options = _parser().parse_args([str(BASE), "--cluster", "cpu", "--pixels", "12544", "15680"])
+    choices = _choices(options)
+    opened = Image.open(picture).convert("RGB")
+    asked = [each.training.asked(read_question("Is it?"), opened) for each in choices]
+    (width, height), boxes = asked[0].model_boxes.size, [[14, 28, 56, 84]]
+    response = f"<think>a {boxes[0]}</think><answer>Yes</answer><location>{boxes[0]}</location>"
+    _draw(tmp_path / "out.png", opened, choices, asked, [response])
+    pixels = np.asarray(Image.open(tmp_path / "out.png").convert("RGB"), dtype=np.int16)
+    assert pixels.shape == (480, 640, 3)
+    scale = (640 / width, 480 / height) * 2
+    box = [side * by for side, by in zip(boxes[0], scale, strict=True)]
+    colour = [int(COLOURS[0][at : at + 2], 16) for at in (1, 3, 5)]
+    assert min(on_edges(is_colour(pixels, colour), box, 2)) > 0.95
+    assert not list(tmp_path.glob("*.part"))
