@@ -97,7 +97,7 @@ TWINS = {
         rope={"mrope_section": [4, 6, 6]},
         vision={"fullatt_block_indexes": list(range(VISION_LAYERS))},
     ),
-    # vLLM 0.28 on a CPU reads the architecture of the text part, which published models do not have.
+    # vLLM 0.28 on a CPU reads the architecture of the text part, which published models lack.
     "qwen3_vl": Twin(
         classes="Qwen3VL",
         text={"head_dim": HEAD_WIDTH, "architectures": ["Qwen3ForCausalLM"]},

@@ -19,8 +19,9 @@ FAMILIES = [
     if family != "qwen2_5_vl"
 ]
 STEPS = 3
-GAP = 1e-4
-"""The most that log-probabilities of rollout and actor may differ by, in float32."""
+RESPONSE_LENGTH = 24
+GAP = 2e-5
+"""The most that probabilities of rollout and actor may differ by on average, in float32."""
 
 
 class Trained(NamedTuple):
@@ -66,6 +67,7 @@ def trained(
             f"trainer.validation_data_dir={made.grpo / 'validation'}",
             f"trainer.test_freq={STEPS}",
             "data.val_max_samples=16",
+            f"data.max_response_length={RESPONSE_LENGTH}",
         ),
     )
     for step in steps:
@@ -97,27 +99,35 @@ def test_rollout_and_actor_agree_while_weights_change(trained: Trained, metrics:
     assert sorted(logged) == list(range(1, STEPS + 1))
     for values in logged.values():
         assert values["actor/grad_norm"] > 0
-        assert values["training/rollout_actor_log_prob_diff/mean"] < GAP
+        assert values["training/rollout_probs_diff_mean"] < GAP
+        assert values["training/rollout_actor_log_prob_diff/mean"] < 0.02
 
 
-def test_the_evaluation_and_the_export_answer_like_the_rollout_engine(
+def test_the_export_answers_alike_in_the_evaluation_and_in_transformers(
     trained: Trained, tmp_path: Path, run: Any, greedy_answers: Any
 ) -> None:
-    rows = (trained.grpo / "validation" / f"{STEPS}.jsonl").read_text().splitlines()
-    rolled_out = [json.loads(row) for row in rows]
+    """As the rollout engine did in the last validation; the evaluation answers with vLLM."""
+    lines = (trained.grpo / "validation" / f"{STEPS}.jsonl").read_text().splitlines()
+    rolled_out = [json.loads(line) for line in lines]
     assert len(rolled_out) == 16
-    out = tmp_path / "exported"
-    exported = run("recipe.export", str(trained.grpo), str(out))
-    assert exported.returncode == 0, exported.stdout
-    for library in ("vllm", "transformers"):
-        answers = greedy_answers(library, out, data=trained.data)
-        for row in rolled_out:
-            assert row["output"] in answers[row["gts"]], library
-    evaluation = run(
-        *("recipe.evaluate", "cluster=cpu", "model=tiny", f"data.dir={trained.data}"),
-        *(f"model.path={trained.grpo}", f"out={tmp_path / 'evaluation'}", "controls=[]"),
-        *("data.max_questions=8", "sampling.samples=0", "data.max_prompt_length=256"),
-        "data.max_response_length=64",
-    )
-    assert evaluation.returncode == 0, evaluation.stdout
-    assert len((tmp_path / "evaluation" / "greedy.jsonl").read_text().splitlines()) == 8
+    out, evaluation = tmp_path / "exported", tmp_path / "evaluation"
+    for command in (
+        ("recipe.export", str(trained.grpo), str(out)),
+        (
+            *("recipe.evaluate", "cluster=cpu", "model=tiny", f"data.dir={trained.data}"),
+            *(f"model.path={out}", f"out={evaluation}", "controls=[]", "data.split=val"),
+            *("sampling.samples=0", "data.max_prompt_length=256"),
+            f"data.max_response_length={RESPONSE_LENGTH}",
+        ),
+    ):
+        finished = run(*command)
+        assert finished.returncode == 0, finished.stdout
+    answers = greedy_answers("transformers", out, data=trained.data)
+    evaluated = [json.loads(line) for line in (evaluation / "greedy.jsonl").open()]
+    for row in rolled_out:
+        truth, text = json.loads(row["gts"]), row["output"]
+        # a template may have written the beginning into the prompt
+        assert any(answer.endswith(text) for answer in answers[row["gts"]])
+        assert any(
+            one["response"].endswith(text) for one in evaluated if one["ground_truth"] == truth
+        )

@@ -13,8 +13,8 @@ from recipe.run.checkpoints import mark_step
 
 LORA = "lora=r16"
 STEPS = 4
-GAP = 1e-4
-"""The most that log-probabilities of rollout and actor may differ by, in float32."""
+GAP = 2e-5
+"""The most that probabilities of rollout and actor may differ by on average, in float32."""
 
 
 def weights(model: Path) -> dict[str, torch.Tensor]:
@@ -71,24 +71,24 @@ def cold_start(tmp_path_factory: Any, sft: Any) -> Path:
     return run_dir
 
 
-def losses(log: dict[int, dict[str, float]]) -> dict[int, float]:
-    return {step: values["train/loss"] for step, values in log.items() if "train/loss" in values}
+def losses(run_dir: Path) -> list[float]:
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    values = (json.loads(line)["data"] for line in lines)
+    return [value["train/loss"] for value in values if "train/loss" in value]
 
 
-def test_a_cold_start_trains_adapters_only(cold_start: Path, workspace: Path, metrics: Any) -> None:
+def test_a_cold_start_trains_adapters_only(cold_start: Path, workspace: Path) -> None:
     shards = cold_start / "checkpoints" / "global_step_6"
     check_base_and_adapters(shards, workspace / "model")
-    assert losses(metrics(cold_start))[6] < losses(metrics(cold_start))[1] - 0.1
+    assert losses(cold_start)[-1] < losses(cold_start)[0] - 0.5
 
 
-def test_a_cold_start_resumes_with_its_adapters(
-    cold_start: Path, sft: Any, tmp_path: Path, metrics: Any
-) -> None:
+def test_a_cold_start_resumes_with_its_adapters(cold_start: Path, sft: Any, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(cold_start, run_dir, ignore=shutil.ignore_patterns("global_step_6", "stop*"))
     mark_step(run_dir / "checkpoints", 3)
     sft(run_dir)
-    assert losses(metrics(run_dir)) == losses(metrics(cold_start))
+    assert losses(run_dir) == losses(cold_start)
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +127,11 @@ def test_the_rollout_follows_the_adapters(grpo: Any, metrics: Any) -> None:
     assert sorted(logged) == list(range(1, STEPS + 1))
     assert logged[1]["actor/kl_loss"] == pytest.approx(0, abs=1e-6)
     for step in range(2, STEPS + 1):
-        assert logged[step]["actor/kl_loss"] > 100 * GAP
+        assert logged[step]["actor/kl_loss"] > 0.1
     for values in logged.values():
-        assert values["training/rollout_actor_log_prob_diff/mean"] < GAP
+        assert values["training/rollout_probs_diff_mean"] < GAP
+        # without the adapters they would differ by as much as the policy has moved
+        assert values["training/rollout_actor_log_prob_diff/mean"] < 0.02
 
 
 def test_the_base_stays(grpo: Any, workspace: Path) -> None:
@@ -138,9 +140,8 @@ def test_the_base_stays(grpo: Any, workspace: Path) -> None:
     check_base_and_adapters(actor, workspace / "model")
 
 
-@pytest.mark.parametrize("library", ["vllm", "transformers"])
 def test_the_merged_export_answers_like_base_and_adapters(
-    grpo: Any, tmp_path: Path, run: Any, greedy_answers: Any, library: str
+    grpo: Any, workspace: Path, tmp_path: Path, run: Any, greedy_answers: Any
 ) -> None:
     """The rollout engine has base and adapters apart; its answers of the last validation."""
     run_dir, _ = grpo
@@ -148,8 +149,9 @@ def test_the_merged_export_answers_like_base_and_adapters(
     exported = run("recipe.export", str(run_dir), str(out))
     assert exported.returncode == 0, exported.stdout
     assert not any("lora" in name for name in weights(out))
-    answers = greedy_answers(library, out)
+    answers = greedy_answers("transformers", out)
     rows = (run_dir / "validation" / f"{STEPS}.jsonl").read_text().splitlines()
     assert len(rows) == 16
     for row in map(json.loads, rows):
         assert row["output"] in answers[row["gts"]]
+    assert answers != greedy_answers("transformers", workspace / "model"), "as the base answers"

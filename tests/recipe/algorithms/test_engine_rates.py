@@ -47,3 +47,11 @@ def test_adapters_are_float32_on_a_base_in_bfloat16() -> None:
     trained = {p.dtype for p in parameters if p.requires_grad}
     frozen = {p.dtype for p in parameters if not p.requires_grad}
     assert (trained, frozen) == ({torch.float32}, {torch.bfloat16})
+
+
+def test_a_frozen_base_of_adapters_is_in_no_group() -> None:
+    base = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
+    adapter = torch.nn.Parameter(torch.zeros(1))
+    named = [("layers.0.q_proj.base_layer.weight", base), ("layers.0.q_proj.lora_A", adapter)]
+    (group,) = parameter_groups(named, {name: 0.1 for name, _ in named})
+    assert group["params"] == [adapter]

@@ -249,6 +249,15 @@ def test_another_patch_size_is_told(prepared: Path, tmp_path: Path) -> None:
     assert any("multiples of 28 pixels" in m and "covers 32" in m for m in found), found
 
 
+def test_pictures_that_the_processor_would_enlarge_are_told(prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(prepared / "model", tmp_path / "model")
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        file = tmp_path / "model" / name
+        file.write_text(file.read_text().replace('"shortest_edge": 3136', '"shortest_edge": 65536'))
+    found = small(prepared, f"model.path={tmp_path / 'model'}")
+    assert any("is 112 x 112 pixels" in m and "--min-pixels 65536" in m for m in found), found
+
+
 def test_missing_pictures_are_told(prepared: Path, rewritten: Any) -> None:
     def move(row: Any) -> None:
         row["images"][0]["image"] = row["images"][0]["image"].replace("phantom", "moved")
