@@ -34,11 +34,10 @@ GRPO_STEPS = 128
 VALIDATE_EVERY = 32  # steps of GRPO
 GRPO_PROMPTS = 16
 GRPO_GROUP = 8
-# The family of the base model in phantom/tiny_base. The demo of another family is shorter, and
-# begins with pre-training of its twin on the demo's own pictures.
+# The family of the base model in phantom/tiny_base. The demo of another family begins with
+# pre-training of its twin, on the demo's own pictures.
 BASE_FAMILY = "qwen2_5_vl"
-SHORT = {"images": 2000, "sft_steps": 260, "grpo_steps": 20}
-LETTERS, EPOCHS = 0, 2
+LETTERS, EPOCHS = 400, 4
 SMOOTHING = 18  # of coordinates from 0 to 1000: 2 pixels of 112
 
 
@@ -164,14 +163,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything (default 0)")
     parser.add_argument(
-        "--family", default=BASE_FAMILY, help="qwen3_vl: a shorter demo with a tiny Qwen3-VL"
+        "--family", default=BASE_FAMILY, help="qwen3_vl: with a tiny Qwen3-VL, pre-trained first"
     )
     options = parser.parse_args()
     os.environ.setdefault("WANDB_MODE", "offline")
     console.slow_bars()
     leave_on_sigterm()
-    size = {} if options.family == BASE_FAMILY else SHORT
-    demo = Plan(options.out, options.seed, family=options.family, **size)
+    demo = Plan(options.out, options.seed, family=options.family)
     with one_line_at_the_end(STOPPED):
         check_output("--out", options.out)
         if options.family not in MODEL_FAMILIES:

@@ -122,8 +122,8 @@ def check_family(metadata: Mapping[str, Any], model: Mapping[str, Any], data_key
     prepared, actual = metadata.get("model_family"), model.get("model_type")
     if not prepared or not actual or prepared == actual:
         return
-    families = [MODEL_FAMILIES.get(name) for name in (prepared, actual)]
-    if all(families) and families[0].writes_like(families[1]):
+    families = [MODEL_FAMILIES[name] for name in (prepared, actual) if name in MODEL_FAMILIES]
+    if len(families) == 2 and families[0].writes_like(families[1]):
         return
     raise InputError(
         f"{data_key}: prepared for {prepared}, the model is {actual}: its boxes are in other "
@@ -207,10 +207,10 @@ def _limit_faults(
 ) -> Iterator[str]:
     """Yield a fault if the model's processor would resize pictures once more."""
     limits, factor = dict(processor.image_processor.size), token_side(processor)
-    low, high = limits.get("shortest_edge"), limits.get("longest_edge")
+    low, high = (int(limits.get(f"{end}_edge") or 0) for end in ("shortest", "longest"))
     images = [row["images"][0] for row in rows if _row_fault(row) is None]
     files = [image for image in images if Path(image.get("image") or "").is_file()]
-    for image in files if low and high else ():
+    for image in files if high else ():
         try:
             with Image.open(image["image"]) as picture:
                 bounds = (image["min_pixels"], image["max_pixels"])
