@@ -42,7 +42,7 @@ from recipe.program import compose_config, describe, one_line_at_the_end, set_en
 from recipe.run import fork_server
 from recipe.run.checkpoints import find_model, load_json, run_folder
 from recipe.run.folder import read_run_config
-from recipe.run.host import leave_on_sigterm
+from recipe.run.host import check_output, leave_on_sigterm
 from reward.ground_truth import QUESTION_TYPES
 from reward.response import parse_response
 
@@ -315,6 +315,7 @@ def _load(options: argparse.Namespace, choices: Sequence[Choice]) -> list[NamedM
     """Load the models, one after the other; the log gets what vLLM prints."""
     local = [choice for choice in choices if not choice.is_served]
     _check_memory(local)
+    check_output("--log", options.log)
     console.begin(options.log)
     for choice in choices:
         set_environment(choice.config)
