@@ -249,7 +249,7 @@ def grpo(options: Options) -> Iterator[Line]:
     gap = float(table["training/rollout_actor_log_prob_diff/mean"].max())
     limit = GAPS[options.config("model=tiny").cluster.param_dtype]
     yield Line("steps", len(table), "", f"of {options.steps}", len(table) == options.steps)
-    yield Line("gap of engine and actor", gap, "mean |log p|", f"below {limit}", gap < limit)
+    yield Line("gap of engine and actor", gap, "in log p", f"mean, below {limit}", gap < limit)
     for name in ("step", "gen", "update_actor", "update_weights"):
         yield Line(f"{name} of the last step", float(table[f"timing_s/{name}"].iloc[-1]), "s")
     yield Line("in all", time.monotonic() - started, "s", "with the start of Ray and vLLM")
