@@ -200,7 +200,16 @@ def test_every_problem_is_told_at_once(prepared: Path) -> None:
 
 # Where 80 GB are not enough, by model and layout.
 TIGHT = [
-    (["cluster.nodes=1", LARGE], "memory: update"),
+    (["cluster.nodes=1", LARGE], "memory: backward"),
+    (
+        [
+            LARGE,
+            "cluster.nodes=1",
+            "cluster.fused_optimizer=false",
+            "cluster.micro_batch_tokens=4096",
+        ],
+        "memory: update",
+    ),
     (["cluster.nodes=2", LARGE, "cluster.gpu_memory_utilization=0.9"], "memory: rollout"),
     (
         ["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=65536"],
