@@ -126,7 +126,8 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def of_gemma(program: str, prepared: Path, gemma: Path) -> DictConfig:
     out = "out" if program == "evaluate" else "run_dir"
-    paths = [f"data.dir={prepared / 'data'}", f"model.path={gemma}", f"{out}=/tmp/never-made"]
+    folders = {"data.dir": prepared / "data", "model.path": gemma, out: prepared / "never-made"}
+    paths = [f"{key}={folder}" for key, folder in folders.items()]
     experiment = {"train": "demo_grpo", "sft": "demo_sft", "evaluate": "demo_evaluate"}[program]
     return compose_config(
         program, ["cluster=cpu", "model=tiny", f"experiment={experiment}", *paths]
