@@ -6,6 +6,7 @@ setting, from fast to slow, that fits: no offloading before offloading, small te
 before large, long micro-batches before short ones. Nothing here was run on a GPU.
 """
 
+import argparse
 import functools
 import itertools
 import re
@@ -224,6 +225,7 @@ def cells_of(shape: ModelShape, work: Workload, memory: Estimate) -> list[str]:
 
 def main() -> None:
     """Write the tables into the documents."""
+    argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__).parse_args()
     write_section("../README.md", "machines", machine_table())
     shapes = {size: read_shape(f"Qwen/Qwen2.5-VL-{size}-Instruct") for size in MODELS}
     write_section("scaling.md", "memory", memory_table(shapes))

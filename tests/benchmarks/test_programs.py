@@ -30,6 +30,7 @@ def test_a_benchmark_answers_help(name: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout  # and has not started to measure
     assert name in FILES[name].read_text(encoding="utf-8")
 
 
