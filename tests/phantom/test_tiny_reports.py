@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data_prep.program import InputError
+from data_prep.program import InputError, encode_metadata
 from phantom.tiny.model import TWINS, WIDTH, build_model, build_processor
 from phantom.tiny.pretrain import (
     BATCH,
@@ -269,7 +269,8 @@ def rollouts(tmp_path: Path) -> Path:
     answer = "<ref>spine</ref><box>[1, 2, 3, 4]</box>"
     messages = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": answer}]
     table = pa.Table.from_pylist([{"messages": messages}])
-    pq.write_table(table, tmp_path / "sft_train.parquet")
+    metadata = encode_metadata({"model_family": "qwen2_5_vl"})
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "sft_train.parquet")
     known = {
         "impression": "Impression: no abnormality.",
         "findings": [{"name": "none", "region": "spine"}],
