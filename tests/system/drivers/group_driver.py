@@ -20,11 +20,11 @@ def main(model: str, data: str, groups: int, size: int, choices: int) -> None:
     program.set_environment(config)
     from transformers import AutoProcessor
 
-    from recipe.evaluate.generation import _request, read_prompts, start_engine
+    from recipe.evaluate.generation import read_prompts, request_of, start_engine
     from recipe.verl_fixes.rollout_server import group_sampling
 
     prompt = read_prompts(Path(data) / "val.parquet")[0]
-    request = _request(prompt, AutoProcessor.from_pretrained(model), {})
+    request = request_of(prompt, AutoProcessor.from_pretrained(model), {})
     lengths = {"prompt_length": 256, "response_length": 1, "max_model_len": 257}
     settings = {"temperature": 1.0, "top_k": choices, "logprobs": True}
     sampling = group_sampling(OmegaConf.create(lengths), size, 100, settings)
