@@ -372,8 +372,8 @@ def _read_study(
             reading.reject(row, "unknown_form")
         elif row.record["abnormal"]:
             _ask_sentence(reading, row, names, patient)
-    wanted = [row for row in rows if row.key not in reading.rejects and files.wants(split)]
-    _ask_labels(reading, wanted, names, patient)
+    labelled = [row for row in rows if row.key not in reading.rejects and files.wants(split)]
+    _ask_labels(reading, labelled, names, patient)
 
 
 def _ask_labels(

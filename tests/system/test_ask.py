@@ -199,11 +199,11 @@ class Browser:
 
     def on_screen(self, box: list[float]) -> list[float]:
         """A box in pixels of the picture, as pixels of the screen."""
-        place = self.page.locator(".case .picture").bounding_box()
-        assert place is not None
+        rectangle = self.page.locator(".case .picture").bounding_box()
+        assert rectangle is not None
         size = self.size()
-        scale = place["width"] / size[0], place["height"] / size[1]
-        corners = place["x"], place["y"]
+        scale = rectangle["width"] / size[0], rectangle["height"] / size[1]
+        corners = rectangle["x"], rectangle["y"]
         return [side * scale[at % 2] + corners[at % 2] for at, side in enumerate(box)]
 
     def size(self) -> list[float]:
@@ -224,9 +224,9 @@ def browser(first_browser: Browser) -> Iterator[Browser]:
     first_browser.open()
     yield first_browser
     assert first_browser.complaints == []
-    own = first_browser.address.partition("#")[0]
+    page_address = first_browser.address.partition("#")[0]
     for address in first_browser.requests:
-        assert address.startswith((own, "data:", "about:")), address
+        assert address.startswith((page_address, "data:", "about:")), address
 
 
 def test_boxes_are_where_the_text_says(

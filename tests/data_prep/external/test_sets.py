@@ -161,9 +161,9 @@ def test_ms_cxr(imported: Import, training: Path) -> None:
 def test_shared_patients_may_stay_or_be_listed_ahead(
     imported: Import, training: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = imported("ms_cxr", "--train", str(training), "--keep-shared")
-    assert "p10000002" in {info["patient"] for info in kept.info}
-    assert kept.audit["shared_with_training"] == {"patients": 1, "questions": 1}
+    with_shared = imported("ms_cxr", "--train", str(training), "--keep-shared")
+    assert "p10000002" in {info["patient"] for info in with_shared.info}
+    assert with_shared.audit["shared_with_training"] == {"patients": 1, "questions": 1}
     assert "patients shared with --train: 1 in 1 questions" in capsys.readouterr().out
     listed = tmp_path / "exclude.txt"
     ahead = imported("ms_cxr", "--exclude-list", str(listed))

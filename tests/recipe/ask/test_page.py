@@ -199,10 +199,10 @@ async def test_several_questions_are_answered_at_the_same_time(page, judge_serve
         ]
         pairs = zip((first, second), names, strict=True)
         answers = [ask(each, picture=name, question=name) for each, name in pairs]
-        told = await asyncio.gather(*answers)
+        answer_lines = await asyncio.gather(*answers)
     assert judge_server.seen()["peak"] == 2
-    assert [lines[0]["case"]["question"] for lines in told] == names
-    assert all(lines[-1]["answer"]["answer"] == "Yes" for lines in told)
+    assert [lines[0]["case"]["question"] for lines in answer_lines] == names
+    assert all(lines[-1]["answer"]["answer"] == "Yes" for lines in answer_lines)
 
 
 async def test_faults_of_the_input_are_one_line(page, monkeypatch) -> None:
