@@ -30,6 +30,11 @@ from reward.response import render_response
 ROOT = Path(__file__).parents[2]
 DEMO = os.environ.get("THINKVG_ASK_DEMO")
 STEPS = 120
+LAST_SENTENCE = (
+    "The heart, both lungs, the ribs and the spine were looked at one after the other, and nothing "
+    "else in this picture is of a kind that a careful reader would have to name or point out."
+)
+"""Ends a reasoning; it takes longer to write than the page waits between two parts."""
 ANSWER_MS, END_S = 60_000, 60
 MODEL_1 = (92, 188, 242)
 """The colour of the first model's boxes, --model-1 of style.css."""
@@ -40,7 +45,7 @@ def reference(row: dict[str, Any]) -> str:
     truth = GroundTruth.parse(row["reward_model"]["ground_truth"])
     cited = [f"The {ref} {[round(side) for side in box]} shows it." for ref, box in truth.regions]
     answer = truth.answer if isinstance(truth.answer, str) else ", ".join(truth.answer)
-    return render_response(" ".join([*cited, "So it is."]), answer, truth.regions)
+    return render_response(" ".join([*cited, LAST_SENTENCE]), answer, truth.regions)
 
 
 def teach(rows: list[dict[str, Any]], folder: Path) -> None:
@@ -120,7 +125,7 @@ def server(
     log = tmp_path_factory.mktemp("log")
     command = [sys.executable, "-m", "recipe.ask", *models, "--data", str(data), "--page"]
     command += ["--port", "0", "--log", str(log), "--cluster", "cpu"]
-    command += ["--set", "data.max_response_length=160"]
+    command += ["--set", "data.max_response_length=320"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as program:
         try:
             yield address_of(program, log), program
