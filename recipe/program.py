@@ -63,11 +63,21 @@ def fail(message: str) -> NoReturn:
 
 @contextmanager
 def one_line_at_the_end(interrupted: str = "interrupted") -> Iterator[None]:
-    """End the program with one line and code 2 at an `InputError`, 130 at Ctrl-C."""
+    """End the program with one line and code 2 at an `InputError`, 130 at Ctrl-C.
+
+    Any other exception ends it with a line and code 1, and with its trace in the program's log. A
+    program without a log shows the trace.
+    """
     try:
         yield
     except InputError as error:
         fail(str(error))
+    except Exception as error:
+        if not console.has_log():
+            raise
+        traceback.print_exc()
+        console.error(describe(error))
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         if not console.is_part_of_a_run():
             console.say(interrupted)
@@ -155,17 +165,9 @@ def run(name: str, program: Callable[[DictConfig], None]) -> None:
     arguments = sys.argv[1:]
 
     def guarded(config: DictConfig) -> None:
-        try:
+        with one_line_at_the_end():
             set_environment(config)
             program(config)
-        except InputError as error:
-            fail(str(error))
-        except Exception as error:
-            if not console.has_log():
-                raise
-            traceback.print_exc()
-            console.error(describe(error))
-            raise SystemExit(1) from None
 
     start = hydra.main(config_path=str(CONFIG_FOLDER), config_name=name, version_base="1.3")
     with one_line_at_the_end():

@@ -4,7 +4,6 @@ read the set's files  ->  choose the questions  ->  find the pictures, 8-bit cop
 map every box once  ->  give each source row its fate  ->  write test.parquet, rejects and audit
 """
 
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -25,8 +24,7 @@ from data_prep.convert.training_files import (
     work_folder,
     write_training_files,
 )
-from data_prep.coordinates import Fit, Frame, Size, scale_box
-from data_prep.dicom import SUFFIXES as DICOM_SUFFIXES
+from data_prep.coordinates import Fit, Frame, scale_box
 from data_prep.external.answers import read_gemex, read_rexvqa, read_slake, read_vqa_rad
 from data_prep.external.boxes import (
     read_imagenome,
@@ -34,20 +32,18 @@ from data_prep.external.boxes import (
     read_padchest_gr,
     read_vindr_cxr,
 )
-from data_prep.external.items import LEFT_OUT, Item, Reading, SetFiles, read_table
-from data_prep.images import make_copies
-from data_prep.pictures import DEEP, MISSING, Folder, Picture, Recipe, find_pictures, missing_urls
+from data_prep.external.items import Item, Reading, SetFiles, account, write_rejects
+from data_prep.external.set_pictures import find_set_pictures
+from data_prep.pictures import MISSING, Picture, missing_urls
 from data_prep.pipeline import file_metadata
 from data_prep.program import InputError, alone_in, write_list
 from data_prep.rows.box_forms import split_at_boxes
-from data_prep.rows.example import REJECT_CODES, Mapper, ParsedRow, RowFault, clean_text
+from data_prep.rows.example import Mapper, ParsedRow, RowFault, clean_text
 from data_prep.rows.prompts import load_templates
 from data_prep.settings import Settings
 from reward.response import Region
 
 ORIGINAL_PIXELS = Frame(None)
-COPIES = "pictures"
-COPY_RECIPE = Recipe(long_side=2048, ending="jpg", quality=95)
 INDICES = 10_000_000
 """Each set numbers its questions from a multiple of this, so that files of sets can be joined."""
 
@@ -133,7 +129,9 @@ def import_set(choice: Choice, settings: Settings) -> dict[str, Any]:
     _limit(reading, settings)
     settings.out.mkdir(parents=True, exist_ok=True)
     with alone_in(settings.out), work_folder(settings.out) as work:
-        pictures, names = _find(choice, settings, reading.items)
+        pictures, names = find_set_pictures(
+            reading.items, settings, importer.is_dicom, choice.sizes
+        )
         mapper = Mapper(importer.frame, settings.family, settings.min_pixels, settings.max_pixels)
         questions, used = _convert(choice, settings, reading, mapper, pictures, names)
         folder = work / "files"
@@ -202,71 +200,6 @@ def _limit(reading: Reading, settings: Settings) -> None:
     if settings.limit is not None and settings.limit < count:
         chosen = set(random.Random(settings.seed).sample(range(count), settings.limit))
         _drop(reading, (position not in chosen for position in range(count)), "limit")
-
-
-def _find(
-    choice: Choice, settings: Settings, items: list[Item]
-) -> tuple[dict[str, Picture | str], list[str]]:
-    """Return the pictures by name, and the name of each item's picture.
-
-    Copies with 8 bits a channel are made of DICOM files and of deeper greyscale.
-    """
-    folder = Folder(settings.images)
-    known: dict[tuple[str, ...], str] = {}
-    for item in items:
-        images = tuple(item.images)
-        if images not in known:
-            known[images] = next((name for name in images if folder.locate(name)), images[0])
-    pictures = find_pictures(known.values(), settings.images, settings.workers)
-    deep = [name for name, picture in pictures.items() if picture == DEEP]
-    if deep:
-        pictures |= _copies(settings, folder, deep)
-    sizes = _original_sizes(choice)
-    for name, picture in pictures.items():
-        if choice.importer.is_dicom and isinstance(picture, Picture):
-            pictures[name] = _with_original(picture, name, folder, sizes)
-    return pictures, [known[tuple(item.images)] for item in items]
-
-
-def _copies(settings: Settings, folder: Folder, names: list[str]) -> dict[str, Picture | str]:
-    out = settings.out / COPIES
-    located = {name: folder.locate(name) for name in names}
-    relative = {
-        name: path.relative_to(settings.images)
-        for name, path in located.items()
-        if path is not None
-    }
-    paths = sorted(set(relative.values()))
-    make_copies(paths, settings.images, out, COPY_RECIPE, settings.workers)
-    copies = find_pictures((str(path) for path in paths), out, settings.workers)
-    # A copy that could not be made is missing: the original does not decode.
-    return {
-        name: picture if isinstance(picture := copies[str(path)], Picture) else "unreadable_image"
-        for name, path in relative.items()
-    }
-
-
-def _original_sizes(choice: Choice) -> dict[str, Size]:
-    if choice.sizes is None:
-        return {}
-    rows = read_table(choice.sizes, Reading(), ("image_id", "width", "height"), known=None)
-    try:
-        return {row["image_id"]: (int(row["width"]), int(row["height"])) for row in rows}
-    except ValueError:
-        raise InputError(
-            f"--sizes {choice.sizes}: width and height must be whole numbers"
-        ) from None
-
-
-def _with_original(
-    picture: Picture, name: str, folder: Folder, sizes: Mapping[str, Size]
-) -> Picture | str:
-    """Return a picture with its original's size; other formats than DICOM do not say it."""
-    if size := sizes.get(Path(name).stem):
-        return replace(picture, original=size)
-    located = folder.locate(name)
-    is_known = folder.holds_copies or (located and located.suffix.lower() in DICOM_SUFFIXES)
-    return picture if is_known else "unknown_size"
 
 
 def _convert(
@@ -403,46 +336,6 @@ def _parameters(choice: Choice, settings: Settings, metadata: Mapping[str, Any])
         "split": choice.files.split,
         "train": str(choice.train or ""),
         "frame_evidence": "as published",
-    }
-
-
-def write_rejects(path: Path, reading: Reading) -> None:
-    """Write the rejected rows of all files as JSON, each with its file, number and reason."""
-    rows = [
-        {
-            "source_file": row.file,
-            "source_index": row.number,
-            "reason": reading.rejects[key],
-            "row": json.dumps(row.record, ensure_ascii=False, default=str),
-        }
-        for key, row in reading.rows.items()
-        if key in reading.rejects
-    ]
-    columns = ("source_file", "source_index", "reason", "row")
-    kinds = (pa.string(), pa.int64(), pa.string(), pa.string())
-    pq.write_table(pa.Table.from_pylist(rows, pa.schema(zip(columns, kinds, strict=True))), path)
-
-
-def account(reading: Reading, used: set[tuple[str, int]]) -> dict[str, Any]:
-    """Count the fates of all rows; `used` are the keys of those in questions of the output.
-
-    Raises:
-        RuntimeError: A row has no fate, which is a fault of the importer.
-    """
-    left_out = {
-        key: reason
-        for key, reason in reading.left_out.items()
-        if key not in used and key not in reading.rejects
-    }
-    if lost := reading.rows.keys() - used - reading.rejects.keys() - left_out.keys():
-        raise RuntimeError(f"{len(lost)} rows are not accounted for, such as {min(lost)}")
-    counts = {"in_questions": len(used), "rejects": len(reading.rejects), "left_out": len(left_out)}
-    reasons, rejects = Counter(left_out.values()), Counter(reading.rejects.values())
-    source = len(reading.rows)
-    return {
-        "rows": {"source": source, **counts, "conserved": source == sum(counts.values())},
-        "rejects": {code: rejects[code] for code in REJECT_CODES if rejects[code]},
-        "left_out": {reason: reasons[reason] for reason in LEFT_OUT if reasons[reason]},
     }
 
 

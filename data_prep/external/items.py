@@ -9,14 +9,19 @@ import gzip
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from data_prep.coordinates import Size
 from data_prep.program import InputError
 from data_prep.rows.answers import Answer
+from data_prep.rows.example import REJECT_CODES
 from reward.boxes_in_text import Box
 from reward.ground_truth import QuestionType
 
@@ -99,6 +104,46 @@ class Reading:
 
     def leave_out(self, row: SourceRow, reason: str) -> None:
         self.left_out.setdefault(row.key, reason)
+
+
+def write_rejects(path: Path, reading: Reading) -> None:
+    """Write the rejected rows of all files as JSON, each with its file, number and reason."""
+    rows = [
+        {
+            "source_file": row.file,
+            "source_index": row.number,
+            "reason": reading.rejects[key],
+            "row": json.dumps(row.record, ensure_ascii=False, default=str),
+        }
+        for key, row in reading.rows.items()
+        if key in reading.rejects
+    ]
+    columns = ("source_file", "source_index", "reason", "row")
+    kinds = (pa.string(), pa.int64(), pa.string(), pa.string())
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema(zip(columns, kinds, strict=True))), path)
+
+
+def account(reading: Reading, used: set[tuple[str, int]]) -> dict[str, Any]:
+    """Count the fates of all rows; `used` are the keys of those in questions of the output.
+
+    Raises:
+        RuntimeError: A row has no fate, which is a fault of the importer.
+    """
+    left_out = {
+        key: reason
+        for key, reason in reading.left_out.items()
+        if key not in used and key not in reading.rejects
+    }
+    if lost := reading.rows.keys() - used - reading.rejects.keys() - left_out.keys():
+        raise RuntimeError(f"{len(lost)} rows are not accounted for, such as {min(lost)}")
+    counts = {"in_questions": len(used), "rejects": len(reading.rejects), "left_out": len(left_out)}
+    reasons, rejects = Counter(left_out.values()), Counter(reading.rejects.values())
+    source = len(reading.rows)
+    return {
+        "rows": {"source": source, **counts, "conserved": source == sum(counts.values())},
+        "rejects": {code: rejects[code] for code in REJECT_CODES if rejects[code]},
+        "left_out": {reason: reasons[reason] for reason in LEFT_OUT if reasons[reason]},
+    }
 
 
 @dataclass(frozen=True)

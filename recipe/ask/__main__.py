@@ -8,77 +8,31 @@ vLLM answers in this program, or an OpenAI-compatible server (``--server``).
 import argparse
 import asyncio
 import contextlib
-import json
-import multiprocessing
-import re
 import textwrap
-import traceback
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-from omegaconf import DictConfig
 from PIL import Image, ImageDraw, ImageFont
 
 from data_prep.program import InputError, whole_file
 from recipe import console
+from recipe.ask.models import Choice, close, data_of, load, read_choices
 from recipe.ask.page import ANSWER_S, MOST_TEMPERATURE, NamedModel, Page, listen, serve
-from recipe.ask.question import (
-    Asked,
-    Examples,
-    Training,
-    data_metadata,
-    read_picture,
-    read_question,
-    read_training,
-)
-from recipe.evaluate.checks import read_model
-from recipe.evaluate.generation import PATCHES, StreamingModel
-from recipe.evaluate.serving import check_server, connect
-from recipe.program import compose_config, describe, one_line_at_the_end, set_environment
-from recipe.run import fork_server
-from recipe.run.checkpoints import find_model, load_json, run_folder
-from recipe.run.folder import read_run_config
-from recipe.run.host import check_output, leave_on_sigterm
+from recipe.ask.question import Asked, Examples, data_metadata, read_picture, read_question
+from recipe.program import one_line_at_the_end
+from recipe.run.host import leave_on_sigterm
 from reward.ground_truth import QUESTION_TYPES
 from reward.response import parse_response
 
-ENGINE = ("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "vllm.v1.engine.core")
-"""What the process of the engine imports."""
-MOST_MODELS = 2
 COLOURS = ("#5cbcf2", "#ff8fc7")
 """Of the models' boxes, as on the page."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A model that the user named: its title, its configuration, and how it was trained."""
-
-    title: str
-    config: DictConfig
-    training: Training
-
-    @property
-    def is_served(self) -> bool:
-        return bool(self.config.server.base_url)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     with one_line_at_the_end("stopped"):
-        try:
-            _page(options) if options.page else _one_question(options)
-        except InputError:
-            raise
-        except Exception as error:
-            if not console.has_log():
-                raise
-            traceback.print_exc()
-            console.error(describe(error))
-            raise SystemExit(1) from None
+        _page(options) if options.page else _one_question(options)
 
 
 def _one_question(options: argparse.Namespace) -> None:
@@ -91,7 +45,7 @@ def _one_question(options: argparse.Namespace) -> None:
     question = read_question(options.question, options.type, options.choice)
     if options.out:
         _check_format(options.out)
-    choices = _choices(options)
+    choices = read_choices(options)
     asked = [choice.training.asked(question, picture) for choice in choices]
     answers = asyncio.run(_answers(options, choices, asked))
     for choice, each, response in zip(choices, asked, answers, strict=True):
@@ -104,14 +58,14 @@ def _one_question(options: argparse.Namespace) -> None:
 async def _answers(
     options: argparse.Namespace, choices: Sequence[Choice], asked: Sequence[Asked]
 ) -> list[str]:
-    models = _load(options, choices)
+    models = load(options, choices)
     try:
         return [
             await _last(named, each, options.temperature)
             for named, each in zip(models, asked, strict=True)
         ]
     finally:
-        _close(models)
+        close(models)
 
 
 async def _last(named: NamedModel, asked: Asked, temperature: float) -> str:
@@ -178,8 +132,8 @@ def _page(options: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C; a port in use or missing data is known before models load."""
     leave_on_sigterm()
     with listen(options.port) as listener:
-        choices = _choices(options)
-        data = options.data or _data_of(options.models)
+        choices = read_choices(options)
+        data = options.data or data_of(options.models)
         examples = Examples(data / "test.parquet") if data else None
         families = {choice.training.family.name for choice in choices}
         if examples and len(families) > 1:
@@ -197,7 +151,7 @@ async def _serve(
     data: Path | None,
     listener: Any,
 ) -> None:
-    models = _load(options, choices)
+    models = load(options, choices)
     try:
         await asyncio.gather(*map(_warm_up, models))
         is_phantom = data is not None and bool(data_metadata(data).get("notice"))
@@ -207,7 +161,7 @@ async def _serve(
         console.say(f"open http://127.0.0.1:{port}/#key={page.key} (Ctrl-C ends it)")
         await serve(page, listener)
     finally:
-        _close(models)
+        close(models)
 
 
 async def _warm_up(named: NamedModel) -> None:
@@ -216,170 +170,6 @@ async def _warm_up(named: NamedModel) -> None:
     asked = named.training.asked(read_question("Is it clear?"), blank)
     async with contextlib.aclosing(named.model.stream(asked.prompt, 0.0)) as responses:
         await anext(responses, None)
-
-
-def _choices(options: argparse.Namespace) -> list[Choice]:
-    """Return the models of the command line, checked and not loaded."""
-    named = [(False, *_titled(text)) for text in options.models]
-    named += [(True, *_titled(text)) for text in options.server]
-    if not 1 <= len(named) <= MOST_MODELS:
-        raise InputError(f"give one or {MOST_MODELS} models: MODEL or --server URL")
-    titles = [title or _default_title(place) for _, title, place in named]
-    if len(set(titles)) < len(titles):
-        raise InputError(f"two models are called {titles[0]}: name them, TITLE=MODEL")
-    return [
-        _choice(options, title, is_served, place, len(options.models))
-        for title, (is_served, _, place) in zip(titles, named, strict=True)
-    ]
-
-
-def _titled(text: str) -> tuple[str, str]:
-    """Split TITLE=PLACE; a place alone has no title."""
-    title, equals, place = text.partition("=")
-    is_title = equals and "/" not in title
-    return (title.strip(), place) if is_title else ("", text)
-
-
-def _default_title(place: str) -> str:
-    """Return the name of a run, a model's folder or a server's host."""
-    inner = re.compile(r"huggingface|actor|checkpoints|global_step_\d+|v1|/|https?:")
-    names = [part for part in Path(place).parts if not inner.fullmatch(part)]
-    return names[-1] if names else place
-
-
-def _choice(
-    options: argparse.Namespace, title: str, is_served: bool, place: str, engines: int
-) -> Choice:
-    run = {} if is_served else _run_config(place)
-    config = _config(options, run, is_served, place, engines)
-    data = options.data or (None if is_served else _data_of([place]))
-    if is_served:
-        check_server(config.server)
-        if not data and not options.family:
-            raise InputError("--server: give --data DIR of the model's training, or --family")
-    model = read_model(config)
-    if options.family:
-        model = {"model_type": options.family, **model}
-    reasoning = bool(run.get("data", {}).get("reasoning", True))
-    training = read_training(data, model, reasoning, options.pixels and tuple(options.pixels))
-    if not data and not options.pixels:
-        console.say(
-            f"note: {place}: nothing says how its training resized pictures; they get "
-            f"{training.min_pixels} to {training.max_pixels} pixels (--data DIR of its training, "
-            "or --pixels MIN MAX)"
-        )
-    return Choice(title, config, training)
-
-
-def _config(
-    options: argparse.Namespace, run: dict[str, Any], is_served: bool, place: str, engines: int
-) -> DictConfig:
-    """Return the evaluation's configuration of a model, with the chat template's of its run."""
-    overrides = [f"cluster={options.cluster or _cluster()}", "data.dir=none"]
-    named = ("model.path=null", f"server.base_url={json.dumps(place)}")
-    overrides += named if is_served else (f"model.path={json.dumps(place)}",)
-    # On a GPU, engines share its memory.
-    share = 0.85 / max(1, engines)
-    overrides += ["cluster.tensor_parallel=1", f"cluster.gpu_memory_utilization={share:.2f}"]
-    overrides += options.set
-    config = compose_config("evaluate", overrides)
-    template = run.get("data", {}).get("apply_chat_template_kwargs") or {}
-    config.data.apply_chat_template_kwargs = {**template, **config.data.apply_chat_template_kwargs}
-    return config
-
-
-def _cluster() -> str:
-    # torch would tell, but it must load after `set_environment`.
-    has_gpu = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
-    return "h100x8" if has_gpu else "cpu"
-
-
-def _run_config(place: str) -> dict[str, Any]:
-    """Return the configuration of the run that wrote a checkpoint; empty if there is none."""
-    if not Path(place).is_dir():
-        return {}
-    run = run_folder(find_model(place, "MODEL"))
-    return read_run_config(run) if run else {}
-
-
-def _data_of(places: Sequence[str]) -> Path | None:
-    """Return the data that the first of these models was trained on, if it is on this machine."""
-    for place in places:
-        folder = _run_config(_titled(place)[1]).get("data", {}).get("dir")
-        if folder and (Path(folder) / "test.parquet").is_file():
-            return Path(folder)
-    return None
-
-
-def _load(options: argparse.Namespace, choices: Sequence[Choice]) -> list[NamedModel]:
-    """Load the models, one after the other; the log gets what vLLM prints."""
-    local = [choice for choice in choices if not choice.is_served]
-    _check_memory(local)
-    check_output("--log", options.log)
-    console.begin(options.log)
-    for choice in choices:
-        set_environment(choice.config)
-    if any(choice.config.cluster.fork_processes for choice in local):
-        # vLLM starts its engines by multiprocessing.
-        multiprocessing.set_executable(fork_server.start(ENGINE))
-    models: list[NamedModel] = []
-    for choice in choices:
-        try:
-            models.append(_loaded(options, choice))
-        except InputError:
-            _close(models)
-            raise
-        except Exception as error:
-            traceback.print_exc()
-            _close(models)
-            raise InputError(
-                f"{choice.config.model.path}: vLLM cannot load it: {describe(error)}"
-            ) from None
-    return models
-
-
-def _check_memory(choices: Sequence[Choice]) -> None:
-    """Refuse models whose weights alone do not fit into the memory of a machine without a GPU."""
-    sizes = []
-    for choice in choices:
-        path = Path(choice.config.model.path)
-        if choice.config.cluster.platform != "cpu" or not path.is_dir():
-            continue
-        source = find_model(path, "MODEL")
-        stored = load_json(source.folder / "config.json")
-        is_half = str(stored.get("dtype") or stored.get("torch_dtype")) in ("bfloat16", "float16")
-        files = source.shards.glob("model_*.pt") if source.shards else source.folder.glob("*.saf*")
-        # They are computed in float32, of 4 bytes.
-        sizes.append(sum(file.stat().st_size for file in files) * (1 + is_half))
-    free = psutil.virtual_memory().available
-    if sum(sizes) > free:
-        listed = " and ".join(f"{size / 1e9:.1f}" for size in sizes)
-        raise InputError(
-            f"MODEL: the weights take {listed} GB in float32, and {free / 1e9:.1f} GB of this "
-            "machine's memory are free: ask a smaller or a single model, or a --server"
-        )
-
-
-def _loaded(options: argparse.Namespace, choice: Choice) -> NamedModel:
-    config, training = choice.config, choice.training
-    if choice.is_served:
-        blank = Image.new("RGB", (training.family.factor * 8,) * 2, "gray")
-        prompt = training.asked(read_question("Is it clear?"), blank).prompt
-        served = connect(config, [prompt], training.family.factor // PATCHES)
-        return NamedModel(choice.title, served, training)
-    from recipe.export import loadable
-
-    console.say(f"loading {config.model.path}")
-    config.model.path = loadable(config.model.path, options.log / choice.title)
-    return NamedModel(choice.title, StreamingModel(config), training)
-
-
-def _close(models: Sequence[NamedModel]) -> None:
-    """End the engines, all at once, since vLLM waits seconds for each."""
-    engines = [named.model for named in models if isinstance(named.model, StreamingModel)]
-    with ThreadPoolExecutor() as pool:
-        for end in [pool.submit(engine.close) for engine in engines]:
-            end.result()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -29,8 +29,8 @@ from PIL import Image
 
 from data_prep.external.__main__ import main
 from data_prep.external.answers import alternatives
-from data_prep.external.importing import SETS, account
-from data_prep.external.items import Reading
+from data_prep.external.importing import SETS
+from data_prep.external.items import Reading, account
 from data_prep.rows.prompts import load_templates
 from recipe.evaluate.predictions import read_questions
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from data_prep.program import InputError
-from recipe.ask.__main__ import COLOURS, _check_memory, _choices, _draw, _parser, main
+from recipe.ask.__main__ import COLOURS, _draw, _parser, main
+from recipe.ask.models import check_memory, read_choices
 from recipe.ask.question import read_question
 
 BASE = Path(__file__).parents[3] / "phantom" / "tiny_base"
@@ -78,7 +79,7 @@ def test_a_checkpoint_names_its_data_and_form(phantom, tmp_path) -> None:
     limits = ("--min-pixels", "12544", "--max-pixels", "15680", "--limit", "60", "--workers", "1")
     assert thinkvg([*places, *limits, "--out", str(tmp_path / "data")]) == 0
     options = _parser().parse_args([f"SFT={tmp_path / 'run'}", "--cluster", "cpu", "--page"])
-    (choice,) = _choices(options)
+    (choice,) = read_choices(options)
     assert choice.title == "SFT"
     assert not choice.training.reasoning
     assert (choice.training.min_pixels, choice.training.max_pixels) == (12544, 15680)
@@ -87,20 +88,20 @@ def test_a_checkpoint_names_its_data_and_form(phantom, tmp_path) -> None:
 def test_models_that_memory_cannot_hold_are_refused(monkeypatch, tmp_path) -> None:
     shutil.copytree(BASE, tmp_path / "other")
     both = [str(BASE), str(tmp_path / "other"), "--pixels", "12544", "15680", "--cluster", "cpu"]
-    choices = _choices(_parser().parse_args(both))
+    choices = read_choices(_parser().parse_args(both))
     assert [choice.title for choice in choices] == ["tiny_base", "other"]
     size = (BASE / "model.safetensors").stat().st_size
     for free, models in ((2 * size, choices), (size, choices[:1])):
         memory = SimpleNamespace(available=free)
-        monkeypatch.setattr("recipe.ask.__main__.psutil.virtual_memory", lambda m=memory: m)
-        _check_memory(models)
+        monkeypatch.setattr("recipe.ask.models.psutil.virtual_memory", lambda m=memory: m)
+        check_memory(models)
     with pytest.raises(InputError, match=r"the weights take 0\.0 and 0\.0 GB in float32"):
-        _check_memory(choices)
+        check_memory(choices)
 
 
 def test_the_picture_has_the_boxes_of_the_answer(tmp_path, picture, on_edges, is_colour) -> None:
     options = _parser().parse_args([str(BASE), "--cluster", "cpu", "--pixels", "12544", "15680"])
-    choices = _choices(options)
+    choices = read_choices(options)
     opened = Image.open(picture).convert("RGB")
     asked = [each.training.asked(read_question("Is it?"), opened) for each in choices]
     (width, height), boxes = asked[0].model_boxes.size, [[14, 28, 56, 84]]

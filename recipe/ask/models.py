@@ -1,0 +1,213 @@
+"""The models that a user names on the command line: checked first, then loaded.
+
+An `options` is the parsed command line of `recipe.ask`.
+"""
+
+import argparse
+import json
+import multiprocessing
+import re
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from omegaconf import DictConfig
+from PIL import Image
+
+from data_prep.program import InputError
+from recipe import console
+from recipe.ask.page import NamedModel
+from recipe.ask.question import Training, read_question, read_training
+from recipe.evaluate.checks import read_model
+from recipe.evaluate.generation import PATCHES, StreamingModel
+from recipe.evaluate.serving import check_server, connect
+from recipe.program import compose_config, describe, set_environment
+from recipe.run import fork_server
+from recipe.run.checkpoints import find_model, load_json, run_folder
+from recipe.run.folder import read_run_config
+from recipe.run.host import check_output
+
+ENGINE = ("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "vllm.v1.engine.core")
+"""What the process of the engine imports."""
+MOST_MODELS = 2
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model that the user named: its title, its configuration, and how it was trained."""
+
+    title: str
+    config: DictConfig
+    training: Training
+
+    @property
+    def is_served(self) -> bool:
+        return bool(self.config.server.base_url)
+
+
+def read_choices(options: argparse.Namespace) -> list[Choice]:
+    """Return the models of the command line, checked and not loaded."""
+    named = [(False, *_titled(text)) for text in options.models]
+    named += [(True, *_titled(text)) for text in options.server]
+    if not 1 <= len(named) <= MOST_MODELS:
+        raise InputError(f"give one or {MOST_MODELS} models: MODEL or --server URL")
+    titles = [title or _default_title(place) for _, title, place in named]
+    if len(set(titles)) < len(titles):
+        raise InputError(f"two models are called {titles[0]}: name them, TITLE=MODEL")
+    return [
+        _choice(options, title, is_served, place, len(options.models))
+        for title, (is_served, _, place) in zip(titles, named, strict=True)
+    ]
+
+
+def _titled(text: str) -> tuple[str, str]:
+    """Split TITLE=PLACE; a place alone has no title."""
+    title, equals, place = text.partition("=")
+    is_title = equals and "/" not in title
+    return (title.strip(), place) if is_title else ("", text)
+
+
+def _default_title(place: str) -> str:
+    """Return the name of a run, a model's folder or a server's host."""
+    inner = re.compile(r"huggingface|actor|checkpoints|global_step_\d+|v1|/|https?:")
+    names = [part for part in Path(place).parts if not inner.fullmatch(part)]
+    return names[-1] if names else place
+
+
+def _choice(
+    options: argparse.Namespace, title: str, is_served: bool, place: str, engines: int
+) -> Choice:
+    run = {} if is_served else _run_config(place)
+    config = _config(options, run, is_served, place, engines)
+    data = options.data or (None if is_served else data_of([place]))
+    if is_served:
+        check_server(config.server)
+        if not data and not options.family:
+            raise InputError("--server: give --data DIR of the model's training, or --family")
+    model = read_model(config)
+    if options.family:
+        model = {"model_type": options.family, **model}
+    reasoning = bool(run.get("data", {}).get("reasoning", True))
+    training = read_training(data, model, reasoning, options.pixels and tuple(options.pixels))
+    if not data and not options.pixels:
+        console.say(
+            f"note: {place}: nothing says how its training resized pictures; they get "
+            f"{training.min_pixels} to {training.max_pixels} pixels (--data DIR of its training, "
+            "or --pixels MIN MAX)"
+        )
+    return Choice(title, config, training)
+
+
+def _config(
+    options: argparse.Namespace, run: dict[str, Any], is_served: bool, place: str, engines: int
+) -> DictConfig:
+    """Return the evaluation's configuration of a model, with the chat template's of its run."""
+    overrides = [f"cluster={options.cluster or _cluster()}", "data.dir=none"]
+    named = ("model.path=null", f"server.base_url={json.dumps(place)}")
+    overrides += named if is_served else (f"model.path={json.dumps(place)}",)
+    # On a GPU, engines share its memory.
+    share = 0.85 / max(1, engines)
+    overrides += ["cluster.tensor_parallel=1", f"cluster.gpu_memory_utilization={share:.2f}"]
+    overrides += options.set
+    config = compose_config("evaluate", overrides)
+    template = run.get("data", {}).get("apply_chat_template_kwargs") or {}
+    config.data.apply_chat_template_kwargs = {**template, **config.data.apply_chat_template_kwargs}
+    return config
+
+
+def _cluster() -> str:
+    # torch would tell, but it must load after `set_environment`.
+    has_gpu = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
+    return "h100x8" if has_gpu else "cpu"
+
+
+def _run_config(place: str) -> dict[str, Any]:
+    """Return the configuration of the run that wrote a checkpoint; empty if there is none."""
+    if not Path(place).is_dir():
+        return {}
+    run = run_folder(find_model(place, "MODEL"))
+    return read_run_config(run) if run else {}
+
+
+def data_of(places: Sequence[str]) -> Path | None:
+    """Return the data that the first of these models was trained on, if it is on this machine."""
+    for place in places:
+        folder = _run_config(_titled(place)[1]).get("data", {}).get("dir")
+        if folder and (Path(folder) / "test.parquet").is_file():
+            return Path(folder)
+    return None
+
+
+def load(options: argparse.Namespace, choices: Sequence[Choice]) -> list[NamedModel]:
+    """Load the models, one after the other; the log gets what vLLM prints."""
+    local = [choice for choice in choices if not choice.is_served]
+    check_memory(local)
+    check_output("--log", options.log)
+    console.begin(options.log)
+    for choice in choices:
+        set_environment(choice.config)
+    if any(choice.config.cluster.fork_processes for choice in local):
+        # vLLM starts its engines by multiprocessing.
+        multiprocessing.set_executable(fork_server.start(ENGINE))
+    models: list[NamedModel] = []
+    for choice in choices:
+        try:
+            models.append(_loaded(options, choice))
+        except InputError:
+            close(models)
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            close(models)
+            raise InputError(
+                f"{choice.config.model.path}: vLLM cannot load it: {describe(error)}"
+            ) from None
+    return models
+
+
+def check_memory(choices: Sequence[Choice]) -> None:
+    """Refuse models whose weights alone do not fit into the memory of a machine without a GPU."""
+    sizes = []
+    for choice in choices:
+        path = Path(choice.config.model.path)
+        if choice.config.cluster.platform != "cpu" or not path.is_dir():
+            continue
+        source = find_model(path, "MODEL")
+        stored = load_json(source.folder / "config.json")
+        is_half = str(stored.get("dtype") or stored.get("torch_dtype")) in ("bfloat16", "float16")
+        files = source.shards.glob("model_*.pt") if source.shards else source.folder.glob("*.saf*")
+        # They are computed in float32, of 4 bytes.
+        sizes.append(sum(file.stat().st_size for file in files) * (1 + is_half))
+    free = psutil.virtual_memory().available
+    if sum(sizes) > free:
+        listed = " and ".join(f"{size / 1e9:.1f}" for size in sizes)
+        raise InputError(
+            f"MODEL: the weights take {listed} GB in float32, and {free / 1e9:.1f} GB of this "
+            "machine's memory are free: ask a smaller or a single model, or a --server"
+        )
+
+
+def _loaded(options: argparse.Namespace, choice: Choice) -> NamedModel:
+    config, training = choice.config, choice.training
+    if choice.is_served:
+        blank = Image.new("RGB", (training.family.factor * 8,) * 2, "gray")
+        prompt = training.asked(read_question("Is it clear?"), blank).prompt
+        served = connect(config, [prompt], training.family.factor // PATCHES)
+        return NamedModel(choice.title, served, training)
+    from recipe.export import loadable
+
+    console.say(f"loading {config.model.path}")
+    config.model.path = loadable(config.model.path, options.log / choice.title)
+    return NamedModel(choice.title, StreamingModel(config), training)
+
+
+def close(models: Sequence[NamedModel]) -> None:
+    """End the engines, all at once, since vLLM waits seconds for each."""
+    engines = [named.model for named in models if isinstance(named.model, StreamingModel)]
+    with ThreadPoolExecutor() as pool:
+        for end in [pool.submit(engine.close) for engine in engines]:
+            end.result()
