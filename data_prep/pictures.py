@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from data_prep import dicom
@@ -247,7 +247,10 @@ def read_picture(source: Path | BinaryIO) -> Image.Image:
     except PICTURE_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise ValueError(str(error) or type(error).__name__) from None
+        # Pillow names the stream, or a path that the caller knows.
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "no picture of a known format" if unknown else str(error) or type(error).__name__
+        raise ValueError(reason) from None
 
 
 @dataclass(frozen=True)

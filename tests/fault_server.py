@@ -10,7 +10,8 @@ Control: `script` (faults of the next requests, one each), `always` (of all afte
 reasoning for a row of `data_prep.synthesize` instead. `models` is what `GET /v1/models` lists.
 Requests with one of the fields `unknown` are refused as hosted servers do it. A request with
 `stream` gets the words of `text` one by one, `pace_s` apart; of the faults only `drop_midway`,
-`hang_midway` and statuses are known there.
+`hang_midway` and statuses are known there. A request whose last message has parts, as one with a
+picture, gets `text`.
 """
 
 import argparse
@@ -204,6 +205,8 @@ async def answer(
         server.faults[fault] += 1
         if json.loads(body).get("stream") and not fault.partition(":")[0].isdecimal():
             return await stream(writer, server.control, fault)
+        if isinstance(json.loads(body)["messages"][-1]["content"], list):
+            return await fail(fault, server.control["text"], writer)
         right = verdict(json.loads(body), server.control)
         return await fail(fault, json.dumps(right), writer)
     finally:

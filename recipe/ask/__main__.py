@@ -58,7 +58,7 @@ def _one_question(options: argparse.Namespace) -> None:
 async def _answers(
     options: argparse.Namespace, choices: Sequence[Choice], asked: Sequence[Asked]
 ) -> list[str]:
-    models = load(options, choices)
+    models = await load(options, choices)
     try:
         return [
             await _last(named, each, options.temperature)
@@ -109,12 +109,16 @@ def _draw(
     asked: Sequence[Asked],
     answers: Sequence[str],
 ) -> None:
-    """Write the picture with the boxes: thick and named in the answer, thin if only cited."""
+    """Write the picture with the boxes: thick and named in the answer, thin if only cited.
+
+    With two models, a name begins with the model's title.
+    """
     drawn = picture.copy()
     pen = ImageDraw.Draw(drawn)
     unit = max(1, max(drawn.size) // 400)
     font = ImageFont.load_default(size=max(10, 9 * unit))
-    for each, response, colour in zip(asked, answers, COLOURS, strict=False):
+    titles = [f"{choice.title}: " if len(choices) > 1 else "" for choice in choices]
+    for title, each, response, colour in zip(titles, asked, answers, COLOURS, strict=False):
         parsed = parse_response(each.in_pixels(response))
         for regions, width in ((parsed.think_regions, unit), (parsed.regions, 2 * unit)):
             for _, box in regions:
@@ -123,7 +127,9 @@ def _draw(
         for ref, box in parsed.regions:
             if box:
                 corner = box[0] + 3 * unit, box[1] + 2 * unit
-                pen.text(corner, ref, colour, font, stroke_width=unit, stroke_fill="black")
+                pen.text(
+                    corner, f"{title}{ref}", colour, font, stroke_width=unit, stroke_fill="black"
+                )
     with whole_file(path) as temporary:
         drawn.save(temporary, Image.EXTENSION[path.suffix.lower()])
 
@@ -151,7 +157,7 @@ async def _serve(
     data: Path | None,
     listener: Any,
 ) -> None:
-    models = load(options, choices)
+    models = await load(options, choices)
     try:
         await asyncio.gather(*map(_warm_up, models))
         is_phantom = data is not None and bool(data_metadata(data).get("notice"))

@@ -4,7 +4,9 @@ An `options` is the parsed command line of `recipe.ask`.
 """
 
 import argparse
+import asyncio
 import json
+import math
 import multiprocessing
 import re
 import traceback
@@ -28,7 +30,7 @@ from recipe.evaluate.serving import check_server, connect
 from recipe.program import compose_config, describe, set_environment
 from recipe.run import fork_server
 from recipe.run.checkpoints import find_model, load_json, run_folder
-from recipe.run.folder import read_run_config
+from recipe.run.folder import FILE, read_run_config
 from recipe.run.host import check_output
 
 ENGINE = ("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "vllm.v1.engine.core")
@@ -94,8 +96,14 @@ def _choice(
     reasoning = bool(run.get("data", {}).get("reasoning", True))
     training = read_training(data, model, reasoning, options.pixels and tuple(options.pixels))
     if not data and not options.pixels:
+        named = run.get("data", {}).get("dir")
+        why = (
+            f"the data of its training, {named}, is not there"
+            if named
+            else "nothing says how its training resized pictures"
+        )
         console.say(
-            f"note: {place}: nothing says how its training resized pictures; they get "
+            f"note: {place}: {why}; pictures get "
             f"{training.min_pixels} to {training.max_pixels} pixels (--data DIR of its training, "
             "or --pixels MIN MAX)"
         )
@@ -125,24 +133,38 @@ def _cluster() -> str:
     return "h100x8" if has_gpu else "cpu"
 
 
+def _run_of(place: str) -> Path | None:
+    """Return the folder of the run that wrote a checkpoint; None if there is none."""
+    return run_folder(find_model(place, "MODEL")) if Path(place).is_dir() else None
+
+
 def _run_config(place: str) -> dict[str, Any]:
     """Return the configuration of the run that wrote a checkpoint; empty if there is none."""
-    if not Path(place).is_dir():
-        return {}
-    run = run_folder(find_model(place, "MODEL"))
+    run = _run_of(place)
     return read_run_config(run) if run else {}
 
 
 def data_of(places: Sequence[str]) -> Path | None:
-    """Return the data that the first of these models was trained on, if it is on this machine."""
+    """Return the data that the first of these models was trained on, if it is on this machine.
+
+    `run.json` has its whole path. The configuration has it as it was given, which may be relative
+    to the folder where the training was started.
+    """
     for place in places:
-        folder = _run_config(_titled(place)[1]).get("data", {}).get("dir")
-        if folder and (Path(folder) / "test.parquet").is_file():
-            return Path(folder)
+        run = _run_of(_titled(place)[1])
+        if run is None:
+            continue
+        file = load_json(run / FILE).get("data.train_files")
+        given = read_run_config(run).get("data", {}).get("dir")
+        folders = [Path(file).parent] if isinstance(file, str) else []
+        folders += [Path(given)] if given else []
+        for folder in folders:
+            if (folder / "test.parquet").is_file():
+                return folder
     return None
 
 
-def load(options: argparse.Namespace, choices: Sequence[Choice]) -> list[NamedModel]:
+async def load(options: argparse.Namespace, choices: Sequence[Choice]) -> list[NamedModel]:
     """Load the models, one after the other; the log gets what vLLM prints."""
     local = [choice for choice in choices if not choice.is_served]
     check_memory(local)
@@ -156,16 +178,20 @@ def load(options: argparse.Namespace, choices: Sequence[Choice]) -> list[NamedMo
     models: list[NamedModel] = []
     for choice in choices:
         try:
-            models.append(_loaded(options, choice))
-        except InputError:
+            models.append(await _loaded(options, choice))
+        except (InputError, asyncio.CancelledError):
             close(models)
             raise
         except Exception as error:
             traceback.print_exc()
             close(models)
-            raise InputError(
-                f"{choice.config.model.path}: vLLM cannot load it: {describe(error)}"
-            ) from None
+            config = choice.config
+            fault = (
+                f"--server {config.server.base_url}: it cannot be asked"
+                if choice.is_served
+                else f"{config.model.path}: vLLM cannot load it"
+            )
+            raise InputError(f"{fault}: {describe(error)}") from None
     return models
 
 
@@ -191,12 +217,17 @@ def check_memory(choices: Sequence[Choice]) -> None:
         )
 
 
-def _loaded(options: argparse.Namespace, choice: Choice) -> NamedModel:
+async def _loaded(options: argparse.Namespace, choice: Choice) -> NamedModel:
     config, training = choice.config, choice.training
     if choice.is_served:
-        blank = Image.new("RGB", (training.family.factor * 8,) * 2, "gray")
-        prompt = training.asked(read_question("Is it clear?"), blank).prompt
-        served = connect(config, [prompt], training.family.factor // PATCHES)
+        # The smallest and the largest picture that the model may see.
+        sides = (math.isqrt(training.min_pixels), math.isqrt(training.max_pixels))
+        blanks = [Image.new("RGB", (side, side), "gray") for side in sides]
+        question = read_question("Is it clear?")
+        prompts = [training.asked(question, blank).prompt for blank in blanks]
+        # It runs an event loop of its own.
+        patch = training.family.factor // PATCHES
+        served = await asyncio.to_thread(connect, config, prompts, patch)
         return NamedModel(choice.title, served, training)
     from recipe.export import loadable
 

@@ -173,7 +173,9 @@ class Training:
         limits = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
         mapper = Mapper(Frame(None), self.family, self.min_pixels, self.max_pixels)
         size = mapper.model_size(picture.size)
-        prompt = Prompt(0, messages, [{"image": picture, **limits}], "", {})
+        # The comparison with a server sorts prompts by this size.
+        truth = json.dumps({"image_size": list(size)})
+        prompt = Prompt(0, messages, [{"image": picture, **limits}], truth, {})
         return Asked(prompt, question, picture.size, Frame(self.family.box_space(size)))
 
 

@@ -42,13 +42,17 @@ async function openFile(file) {
   stop();
   fail("");
   form.example.value = "";
-  if (file.size > MOST_MEGABYTES * 2 ** 20) return fail(`${file.name} is too large: at most ${MOST_MEGABYTES} MB`);
+  if (file.size > MOST_MEGABYTES * 2 ** 20) {
+    form.file.value = "";
+    return fail(`${file.name} is too large: at most ${MOST_MEGABYTES} MB`);
+  }
   statusLine.textContent = `reading ${file.name}`;
   try {
     choosePicture(await request("pictures", { method: "POST", body: file }));
     statusLine.textContent = `${file.name}, ${picture.size.join(" × ")} pixels`;
   } catch (error) {
-    statusLine.textContent = "";
+    // The picture before it is still the one that is asked about.
+    statusLine.textContent = form.file.value = "";
     fail(error.message.replace(/^the picture/, file.name));
   }
 }

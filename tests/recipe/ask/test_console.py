@@ -1,8 +1,12 @@
 """The command line: faults that are known before a model is loaded, and the picture with boxes."""
 
+import base64
+import io
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +14,20 @@ from PIL import Image
 
 from data_prep.program import InputError
 from recipe.ask.__main__ import COLOURS, _draw, _parser, main
-from recipe.ask.models import check_memory, read_choices
+from recipe.ask.models import check_memory, load, read_choices
 from recipe.ask.question import read_question
 
 BASE = Path(__file__).parents[3] / "phantom" / "tiny_base"
 IMAGE = ("--image", "PICTURE")
 QUESTION = ("--question", "Is it?", "--cluster", "cpu")
+
+
+def image_of(body: dict[str, Any]) -> Image.Image | None:
+    """The picture of a request, if it has one."""
+    parts = body["messages"][-1]["content"]
+    urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+    content = io.BytesIO(base64.b64decode(urls[0].partition(",")[2])) if urls else None
+    return Image.open(content) if content else None
 
 
 @pytest.fixture
@@ -64,25 +76,51 @@ def test_a_fault_is_one_line_before_a_model_is_loaded(
     assert message in line
 
 
-def test_a_checkpoint_names_its_data_and_form(phantom, tmp_path) -> None:
+def test_a_checkpoint_names_its_data_and_form(phantom, tmp_path, capsys) -> None:
     """The run that wrote a checkpoint says which data it read, and whether it reasoned."""
     checkpoint = tmp_path / "run" / "checkpoints" / "global_step_4" / "huggingface"
     shutil.copytree(BASE, checkpoint)
     hydra = tmp_path / "run" / ".hydra"
     hydra.mkdir()
-    hydra.joinpath("config.yaml").write_text(
-        f"data: {{dir: {tmp_path / 'data'}, reasoning: false}}\n"
-    )
+    # Relative to the folder where the training was started, which is not this one.
+    hydra.joinpath("config.yaml").write_text("data: {dir: data, reasoning: false}\n")
     from data_prep.thinkvg import main as thinkvg
 
     places = ("--source", str(phantom), "--images", str(phantom / "files"))
     limits = ("--min-pixels", "12544", "--max-pixels", "15680", "--limit", "60", "--workers", "1")
     assert thinkvg([*places, *limits, "--out", str(tmp_path / "data")]) == 0
     options = _parser().parse_args([f"SFT={tmp_path / 'run'}", "--cluster", "cpu", "--page"])
+    read_choices(options)
+    assert "the data of its training, data, is not there" in capsys.readouterr().out
+    file = tmp_path / "data" / "sft_train.parquet"
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"data.train_files": str(file)}))
     (choice,) = read_choices(options)
+    assert not capsys.readouterr().out
     assert choice.title == "SFT"
     assert not choice.training.reasoning
     assert (choice.training.min_pixels, choice.training.max_pixels) == (12544, 15680)
+
+
+async def test_a_server_is_compared_and_asked(judge_server, picture, tmp_path, monkeypatch) -> None:
+    for function in ("console.begin", "set_environment"):
+        monkeypatch.setattr(f"recipe.ask.models.{function}", lambda _: None)
+    judge_server.control(text="<answer>Yes</answer>")
+    limits = ("--family", "qwen2_5_vl", "--pixels", "12544", "50176")
+    arguments = ["--server", judge_server.url, *limits, "--cluster", "cpu", "--log", str(tmp_path)]
+    options = _parser().parse_args(arguments)
+    # It counts 100 tokens for any prompt, 2 of which would mark a picture.
+    with pytest.raises(InputError, match="as -2 tokens, but the boxes are written for 16"):
+        await load(options, read_choices(options))
+    sizes = {
+        image_of(body).size for body in judge_server.seen()["bodies"] if image_of(body) is not None
+    }
+    assert sizes == {(112, 112), (224, 224)}
+
+    options = _parser().parse_args([*arguments, "--set", "server.compare=false"])
+    (named,) = await load(options, read_choices(options))
+    asked = named.training.asked(read_question("Is it?"), Image.open(picture).convert("RGB"))
+    *_, response = [text async for text in named.model.stream(asked.prompt, 0.0)]
+    assert response == "<answer>Yes</answer>"
 
 
 def test_models_that_memory_cannot_hold_are_refused(monkeypatch, tmp_path) -> None:

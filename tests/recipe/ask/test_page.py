@@ -210,7 +210,11 @@ async def test_faults_of_the_input_are_one_line(page, monkeypatch) -> None:
     async with browser(page) as client:
         chosen = (await client.post("/pictures", content=picture((300, 200)))).json()["picture"]
         for address, options, fault in (
-            ("/pictures", {"content": b"no picture"}, "the picture: not a readable picture"),
+            (
+                "/pictures",
+                {"content": b"no picture"},
+                "the picture: not a readable picture (no picture of a known format)",
+            ),
             ("/pictures", {"content": bytes(3 << 20)}, "the picture is too large: at most 2 MB"),
             ("/ask", {"content": bytes(2 << 20)}, "the question is too large: at most 1 MB"),
             ("/ask", {"content": b"{"}, "Invalid JSON"),
