@@ -37,19 +37,19 @@ TYPES = ("open", "closed", "single", "multi")
 SIDE = 420
 
 
-def choose_rows(rows: pa.Table, source_rows: int) -> list[int]:
+def choose_rows(rows: pa.Table) -> list[int]:
     """Return the source indices of the rows to show, in order.
 
-    They have the most boxes of the accepted `rows` of each type and third of the source.
+    They have the most boxes of each third of the accepted `rows` of a type. Thirds of the source
+    would show a single row of a type that is all in one of them, as boxes and labels of VinDr are.
     """
     indices = rows["index"].to_numpy()
-    thirds = PER_TYPE * indices // source_rows
+    order = indices.argsort(kind="stable")
     types = np.array(rows["question_type"].to_pylist())
     boxes = pc.list_value_length(rows["regions"]).to_numpy()
     chosen = []
     for kind in TYPES:
-        for third in range(PER_TYPE):
-            positions = np.flatnonzero((types == kind) & (thirds == third))
+        for positions in np.array_split(order[types[order] == kind], PER_TYPE):
             if len(positions):
                 chosen.append(int(indices[positions[boxes[positions].argmax()]]))
     return chosen

@@ -134,7 +134,7 @@ def _write_files(
         "missing_images_listed": len(missing),
         "files": counts,
     }
-    write_audit(folder, audit, read_rows(examples, choose_rows(accepted, source.rows)))
+    write_audit(folder, audit, read_rows(examples, choose_rows(accepted)))
     check_whole(folder, counts)
     return audit
 

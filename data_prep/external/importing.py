@@ -346,4 +346,4 @@ def _shown(questions: pa.Table) -> list[dict[str, Any]]:
         return []
     position = questions.schema.get_field_index("index")
     numbered = questions.set_column(position, "index", pa.array(range(count), pa.int64()))
-    return read_rows(numbered, choose_rows(numbered, count))
+    return read_rows(numbered, choose_rows(numbered))

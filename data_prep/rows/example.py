@@ -51,7 +51,7 @@ REJECT_CODES = {
     "bad_text": "a text of the row is not valid UTF-8",
     "no_question": "the question is missing or empty",
     "no_response": "the response is missing or empty",
-    "no_answer": "the response holds no <answer> or an empty one",
+    "no_answer": "the answer is missing or empty",
     "unknown_question_type": "the question type is none of the four published ones",
     "answer_not_in_choices": "the answer is not certainly one that the question allows",
     "bad_box": "a box has other than four finite numbers, or a region of the answer does not read",

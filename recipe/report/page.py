@@ -197,6 +197,8 @@ def _evaluation(title: str, metrics: Mapping[str, Any]) -> Parts:
     for name, entry in metrics.get("sets", {}).items():
         title_of_set = f"Set {name}, {entry['questions']} questions"
         tables.append(_table(title_of_set, entry["rows"].items(), SET_METRICS, folded=False))
+        less = f"Set {name}: {title} less the others"
+        tables.append(_table(less, entry["less"].items(), SET_METRICS, signed=True))
     verdicts = [verdict_sentence(metric, metrics) for metric in COMPARED]
     return {"title": title, "verdicts": verdicts, "tables": tables}
 

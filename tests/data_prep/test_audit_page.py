@@ -6,11 +6,12 @@ import re
 import subprocess
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_prep.audit import show
+from data_prep.audit import choose_rows, show
 from data_prep.thinkvg import main
 from phantom.draw.__main__ import main as phantom_main
 from phantom.draw.dataset import PICTURES
@@ -206,3 +207,13 @@ def test_a_picture_that_does_not_decode_is_said_to(make_dataset, paths, tmp_path
     file.write_bytes(file.read_bytes()[:700])
     assert main(paths(dataset, tmp_path / "out")) == 0
     assert "the picture does not decode" in (tmp_path / "out" / "audit.html").read_text()
+
+
+def test_each_type_is_shown_three_times_wherever_its_rows_are() -> None:
+    """Rows of VinDr ask for boxes first, and then thirty times as often for labels."""
+    region = {"ref": "x", "box": [0.0, 0.0, 1.0, 1.0]}
+    types = ["open"] * 6 + ["closed"] * 90
+    boxes = [1, 2, 3, 1, 1, 2] + [0] * 90
+    regions = [[region] * count for count in boxes]
+    rows = pa.table({"index": range(96), "question_type": types, "regions": regions})
+    assert choose_rows(rows) == [1, 2, 5, 6, 36, 66]

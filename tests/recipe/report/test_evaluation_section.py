@@ -47,6 +47,10 @@ def readme_command():
     return shlex.split(line)[3:]
 
 
+def estimate(mean):
+    return {"mean": mean, "ci95": [mean - 0.1, mean + 0.1]}
+
+
 def page_of(arguments):
     assert main(arguments) == 0
     return Path(arguments[0], "report.html").read_text(encoding="utf-8")
@@ -60,6 +64,18 @@ def test_the_section_has_controls_regions_and_a_verdict(run):
     assert "pass@2" in html
     # IoU 80/90 for GRPO, 60/90 for SFT: the difference is the same for all questions.
     assert "+0.222 [+0.222, +0.222]" in html
+
+
+def test_an_external_set_has_its_metrics_and_what_the_model_is_above(run):
+    file = run / "eval" / "grpo" / "metrics.json"
+    metrics = json.loads(file.read_text())
+    rows = {"model": {"ap_50": estimate(0.5)}, "blank image": {"ap_50": estimate(0.125)}}
+    less = {"blank image": {"ap_50": estimate(0.375)}}
+    metrics["sets"] = {"ms_cxr": {"questions": 9, "patients": 4, "rows": rows, "less": less}}
+    file.write_text(json.dumps(metrics))
+    page = page_of([str(run)])
+    for part in ("Set ms_cxr, 9 questions", "Set ms_cxr: GRPO less the others", "+0.375 ["):
+        assert part in page, part
 
 
 def test_the_readmes_command_shows_all_of_a_real_run(real_run):
