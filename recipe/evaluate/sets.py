@@ -54,9 +54,13 @@ SET_METRICS = {
     "token_recall": "Token recall",
     "text_score": "Text score",
 }
+SET_TABLES = {
+    "boxes": ("ap_50", "union_iou", "single_iou", "single_50"),
+    "answers": ("accuracy", "balanced", "f1_yes", "token_recall", "text_score"),
+}
+"""The metrics by what they are of: a table of all of them is wider than a page."""
 SECOND_READER = "second reader"
 """The title of another reader's boxes, scored against the truth."""
-_ON_BOXES = ("ap_50", "union_iou", "single_iou", "single_50")
 _ON_YES_NO = ("true_yes", "false_yes", "false_no", "right_yes", "right_no")
 _ON_ANSWERS = ("accuracy", "token_recall", "text_score", *_ON_YES_NO)
 DERIVED: dict[str, Formula] = {
@@ -177,7 +181,7 @@ def set_values(
         if boxes is not None and prediction.scored != "answer" and reference:
             row |= box_metrics(boxes[position], reference)
         rows.append(row)
-    columns = ["patient", "set", *_ON_BOXES, *_ON_ANSWERS]
+    columns = ["patient", "set", *SET_TABLES["boxes"], *_ON_ANSWERS]
     index = pd.Index([prediction.id for prediction in predictions], name="id")
     return pd.DataFrame(rows, index=index).reindex(columns=columns)
 

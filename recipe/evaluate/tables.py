@@ -9,7 +9,7 @@ import pandas as pd
 from recipe.evaluate.controls import COMPARED
 from recipe.evaluate.metrics import METHOD, OVERALL
 from recipe.evaluate.results import REGION_METRICS
-from recipe.evaluate.sets import SET_METRICS
+from recipe.evaluate.sets import SET_METRICS, SET_TABLES
 
 METRIC_TITLES = {
     "reward": "Reward",
@@ -185,9 +185,10 @@ def beside_table(results: Mapping[str, Any]) -> str:
 def estimate_rows(
     rows: Iterable[tuple[str, Mapping[str, Any]]], metrics: Iterable[str], *, signed: bool = False
 ) -> tuple[list[str], list[list[str]]]:
-    """Return titles of metrics, and estimates by row, after its name, without empty columns."""
-    named = list(rows)
-    present = [metric for metric in metrics if any(metric in values for _, values in named)]
+    """Return titles of metrics, and estimates by row, after its name; nothing without values."""
+    chosen = list(metrics)
+    named = [(name, values) for name, values in rows if any(each in values for each in chosen)]
+    present = [metric for metric in chosen if any(metric in values for _, values in named)]
     body = [
         [name, *(estimate(values.get(metric), metric, signed) for metric in present)]
         for name, values in named
@@ -202,15 +203,18 @@ def _by_name(corner: str, rows: Mapping[str, Mapping[str, Any]], *, signed: bool
 
 def _set(name: str, entry: Mapping[str, Any]) -> list[str]:
     """Format the metrics of an external set, for the model and what stands beside it."""
-    titles, body = estimate_rows(entry["rows"].items(), SET_METRICS)
-    less, differences = estimate_rows(entry["less"].items(), SET_METRICS, signed=True)
-    return [
+    lines = [
         f"## Set {name}\n",
-        f"{entry['questions']} questions about {entry['patients']} patients; definitions in "
-        "docs/evaluation.md.\n",
-        markdown_table(["", *titles], body),
-        markdown_table(["model less", *less], differences),
+        f"{entry['questions']} questions about {entry['patients']} patients (images, where the set "
+        "names no patient); definitions in docs/evaluation.md.\n",
     ]
+    for metrics in SET_TABLES.values():
+        titles, body = estimate_rows(entry["rows"].items(), metrics)
+        less, differences = estimate_rows(entry["less"].items(), metrics, signed=True)
+        if body:
+            lines.append(markdown_table(["", *titles], body))
+            lines.append(markdown_table(["model less", *less], differences))
+    return lines
 
 
 def _by_type(intervals: Mapping[str, Mapping[str, Any]]) -> str:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from recipe.evaluate.controls import COMPARED, OVERLAPS, majority_values, region_prior_values
 from recipe.evaluate.metrics import METHOD, OVERALL, direction, metrics_table, table_by_type
 from recipe.evaluate.predictions import read_questions
-from recipe.evaluate.sets import SET_METRICS
+from recipe.evaluate.sets import SET_TABLES
 from recipe.evaluate.tables import (
     BESIDE,
     MAJORITY_TITLE,
@@ -195,10 +195,13 @@ def _evaluation(title: str, metrics: Mapping[str, Any]) -> Parts:
         regions = metrics["by_region"].items()
         tables.append(_table("By region", regions, ("v_score", "iou_75", "a_score")))
     for name, entry in metrics.get("sets", {}).items():
-        title_of_set = f"Set {name}, {entry['questions']} questions"
-        tables.append(_table(title_of_set, entry["rows"].items(), SET_METRICS, folded=False))
-        less = f"Set {name}: {title} less the others"
-        tables.append(_table(less, entry["less"].items(), SET_METRICS, signed=True))
+        rows, less = entry["rows"].items(), entry["less"].items()
+        for part, metrics_of_part in SET_TABLES.items():
+            of_set = f"Set {name}, {entry['questions']} questions: {part}"
+            less_others = f"Set {name}, {part}: {title} less the others"
+            tables.append(_table(of_set, rows, metrics_of_part, folded=False))
+            tables.append(_table(less_others, less, metrics_of_part, signed=True))
+    tables = [table for table in tables if table["rows"]]
     verdicts = [verdict_sentence(metric, metrics) for metric in COMPARED]
     return {"title": title, "verdicts": verdicts, "tables": tables}
 

@@ -74,7 +74,7 @@ def test_an_external_set_has_its_metrics_and_what_the_model_is_above(run):
     metrics["sets"] = {"ms_cxr": {"questions": 9, "patients": 4, "rows": rows, "less": less}}
     file.write_text(json.dumps(metrics))
     page = page_of([str(run)])
-    for part in ("Set ms_cxr, 9 questions", "Set ms_cxr: GRPO less the others", "+0.375 ["):
+    for part in ("Set ms_cxr, 9 questions", "Set ms_cxr, boxes: GRPO less the others", "+0.375 ["):
         assert part in page, part
 
 
