@@ -56,6 +56,7 @@ class Importer:
     frame: Frame = ORIGINAL_PIXELS  # of its boxes
     is_mimic: bool = False  # its patients may be in the training data
     is_dicom: bool = False  # its boxes are in pixels of DICOM files, whose size it does not state
+    boxes_in_texts: bool = False  # else four numbers in brackets count ribs and the like
     note: str = ""
 
 
@@ -75,6 +76,7 @@ SETS: dict[str, Importer] = {
         read_gemex,
         Frame((224, 224), "pad"),
         is_mimic=True,
+        boxes_in_texts=True,
         note="80 published rows: a check of the format, not a benchmark",
     ),
 }
@@ -132,7 +134,8 @@ def import_set(choice: Choice, settings: Settings) -> dict[str, Any]:
         pictures, names = find_set_pictures(
             reading.items, settings, importer.is_dicom, choice.sizes
         )
-        mapper = Mapper(importer.frame, settings.family, settings.min_pixels, settings.max_pixels)
+        limits = settings.min_pixels, settings.max_pixels
+        mapper = Mapper(importer.frame, settings.family, *limits, importer.boxes_in_texts)
         questions, used = _convert(choice, settings, reading, mapper, pictures, names)
         folder = work / "files"
         folder.mkdir()
@@ -226,7 +229,12 @@ def _convert(
         if sound is None or isinstance(picture, str):
             continue
         set_name = f"{choice.name}:{item.subset}" if item.subset else choice.name
-        example = mapper.example(_parsed(choice, sound, index, name), picture)
+        try:
+            example = mapper.example(_parsed(choice, sound, index, name), picture)
+        except RowFault as fault:  # a box in a text; those of the truth are sound
+            for row in sound.rows:
+                reading.reject(row, str(fault))
+            continue
         columns = verl_columns(example, mapper, templates, data_source=set_name)
         columns |= about(example) | _more(sound, mapper, picture)
         kind, patient = sound.question_type, example.parsed.patient

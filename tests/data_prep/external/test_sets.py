@@ -385,6 +385,39 @@ def test_the_alternatives_of_a_question(
     assert alternatives(question, answer) == expected
 
 
+def edit(path: Path, change: Callable[[Any], object]) -> None:
+    """Change the content of a JSON file."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_four_numbers_in_a_published_text_are_no_box(imported: Import, tmp_path: Path) -> None:
+    imported("padchest_gr")
+    report = tmp_path / "sets/padchest_gr/grounded_reports_20240819.json"
+    sentence = "Fractures of ribs (5, 6, 7, 8)"
+    edit(report, lambda studies: studies[0]["findings"][0].update(sentence_en=sentence))
+    assert imported("padchest_gr").asked()[0] == (f"Where is: {sentence}?", sentence)
+
+    imported("vqa_rad")
+    rows = tmp_path / "sets/vqa_rad/VQA_RAD Dataset Public.json"
+    texts = {"question": "What is at (10, 20, 90, 100)?", "answer": "ribs [10, 20, 90, 100]"}
+    edit(rows, lambda content: content[4].update(texts))
+    assert imported("vqa_rad").asked()[-1] == tuple(texts.values())
+
+
+def test_a_box_in_a_text_of_gemex_is_mapped_or_rejects_its_row(
+    imported: Import, tmp_path: Path
+) -> None:
+    imported("gemex")
+    file = tmp_path / "sets/gemex/open_ended_question.jsonl"
+    edit(file, lambda row: row.update(question="What is in [120, 30, 190, 190]?"))
+    (result,) = (asked for asked in imported("gemex").asked() if asked[0].startswith("What is in"))
+    assert "[120, 30, 190, 190]" not in result[0]
+    edit(file, lambda row: row.update(question="What is in [120, 30, 900, 190]?"))
+    assert imported("gemex").rejects[file.name, 0] == "box_outside"
+
+
 def test_slake(plain: Import) -> None:
     result = plain("slake")
     choices = "<choices>: [A: left lung, B: right lung]"
