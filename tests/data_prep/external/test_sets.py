@@ -406,6 +406,29 @@ def test_four_numbers_in_a_published_text_are_no_box(imported: Import, tmp_path:
     assert imported("vqa_rad").asked()[-1] == tuple(texts.values())
 
 
+def test_options_go_by_their_own_letters(imported: Import, tmp_path: Path) -> None:
+    imported("rexvqa")
+    path = tmp_path / "sets/rexvqa/metadata/test_vqa_data.json"
+    for options in (
+        ["B. Mass", "A. None"],
+        {"B": "Mass", "A": "None"},
+        "{'B': 'Mass', 'A': 'None'}",
+    ):
+        edit(path, lambda rows, options=options: rows["q1"].update(options=options))
+        question = "What does the image show? <choices>: [A: None, B: Mass]"
+        assert imported("rexvqa").asked()[0] == (question, "B")
+
+
+@pytest.mark.parametrize("options", ["{[1]: 2}", "[" * 100_000, "(" * 1000, None])
+def test_options_that_are_no_list_reject_their_row(
+    imported: Import, tmp_path: Path, options: str | None
+) -> None:
+    imported("rexvqa")
+    path = tmp_path / "sets/rexvqa/metadata/test_vqa_data.json"
+    edit(path, lambda rows: rows["q1"].update(options=options))
+    assert imported("rexvqa").rejects[path.name, 0] == "answer_not_in_choices"
+
+
 def test_a_box_in_a_text_of_gemex_is_mapped_or_rejects_its_row(
     imported: Import, tmp_path: Path
 ) -> None:
