@@ -429,6 +429,50 @@ def test_options_that_are_no_list_reject_their_row(
     assert imported("rexvqa").rejects[path.name, 0] == "answer_not_in_choices"
 
 
+@pytest.mark.parametrize(
+    ("list_name", "change", "code"),
+    [
+        ("annotations", {"bbox": [60, 20, 30, 40, 50]}, "bad_box"),
+        ("annotations", {"bbox": [10**400, 20, 30, 40]}, "bad_box"),
+        ("annotations", {"image_id": [1]}, "unknown_form"),
+        ("images", {"path": None}, "unknown_form"),
+        ("images", {"id": [1]}, "unknown_form"),
+        ("annotations", {"category_id": [1]}, None),  # its name is not asked
+    ],
+)
+def test_a_damaged_entry_of_ms_cxrs_json_rejects_its_row(
+    imported: Import, tmp_path: Path, list_name: str, change: dict[str, Any], code: str | None
+) -> None:
+    imported("ms_cxr")
+    source = tmp_path / "sets" / "ms_cxr"
+    (source / "MS_CXR_Local_Alignment_v1.1.0.csv").unlink()
+    path = source / "MS_CXR_Local_Alignment_v1.0.0.json"
+    write_ms_cxr_json(path)
+    edit(path, lambda content: content[list_name][0].update(change))
+    assert imported("ms_cxr").rejects.get((path.name, 0)) == code
+
+
+def test_labels_of_an_image_that_are_repeated_are_asked_once(
+    imported: Import, tmp_path: Path
+) -> None:
+    before = imported("vindr_cxr").asked()
+    path = tmp_path / "sets/vindr_cxr/annotations/image_labels_test.csv"
+    path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
+    result = imported("vindr_cxr")
+    assert result.asked() == before
+    assert result.audit["left_out"]["repeat"] == 3
+
+
+def test_a_study_without_a_list_of_findings_is_noted(imported: Import, tmp_path: Path) -> None:
+    imported("padchest_gr")
+    path = tmp_path / "sets/padchest_gr/grounded_reports_20240819.json"
+    edit(path, lambda studies: studies[2].update(findings=None))
+    edit(path, lambda studies: studies[0]["findings"][0].update(boxes=[[10**400, 0, 1, 1]]))
+    result = imported("padchest_gr")
+    assert f"1 studies of {path.name} have no findings" in result.audit["doubts"]
+    assert result.rejects[path.name, 0] == "bad_box"
+
+
 def test_a_box_in_a_text_of_gemex_is_mapped_or_rejects_its_row(
     imported: Import, tmp_path: Path
 ) -> None:
