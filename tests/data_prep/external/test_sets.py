@@ -473,6 +473,18 @@ def test_a_study_without_a_list_of_findings_is_noted(imported: Import, tmp_path:
     assert result.rejects[path.name, 0] == "bad_box"
 
 
+@pytest.mark.parametrize("size", [(0, 240), (-200, 240)])
+def test_a_size_without_area_is_one_line(
+    imported: Import, tmp_path: Path, capsys: pytest.CaptureFixture[str], size: tuple[int, int]
+) -> None:
+    imported("vindr_cxr")
+    sizes = tmp_path / "sizes.csv"
+    write_csv(sizes, "image_id,width,height", [["0a1b", *size]])
+    capsys.readouterr()
+    imported("vindr_cxr", "--sizes", str(sizes), code=2)
+    assert f"--sizes {sizes}: 0a1b has no area" in capsys.readouterr().err
+
+
 def test_a_box_in_a_text_of_gemex_is_mapped_or_rejects_its_row(
     imported: Import, tmp_path: Path
 ) -> None:
