@@ -32,7 +32,14 @@ from data_prep.external.boxes import (
     read_padchest_gr,
     read_vindr_cxr,
 )
-from data_prep.external.items import Item, Reading, SetFiles, account, write_rejects
+from data_prep.external.items import (
+    Item,
+    Reading,
+    SetFiles,
+    account,
+    reject_bad_texts,
+    write_rejects,
+)
 from data_prep.external.set_pictures import find_set_pictures
 from data_prep.pictures import MISSING, Picture, missing_urls
 from data_prep.pipeline import file_metadata
@@ -120,6 +127,7 @@ def import_set(choice: Choice, settings: Settings) -> dict[str, Any]:
         raise InputError(f"--out {settings.out} holds training files: name another folder")
     importer, reading = choice.importer, Reading()
     importer.read(choice.files, reading)
+    reject_bad_texts(reading)
     if not reading.items:
         raise InputError(
             f"--source {choice.files.source} gives no question: of {len(reading.rows)} rows, "
@@ -225,7 +233,7 @@ def _convert(
     rows: list[dict[str, Any]] = []
     used: set[tuple[str, int]] = set()
     for index, (item, name) in enumerate(placed, first):
-        sound, picture = _without_rejected(item, reading), pictures[name]
+        sound, picture = item.without_rejected(reading), pictures[name]
         if sound is None or isinstance(picture, str):
             continue
         set_name = f"{choice.name}:{item.subset}" if item.subset else choice.name
@@ -260,12 +268,6 @@ def _reject_faulty(item: Item, picture: Picture | str, mapper: Mapper, reading: 
             mapper.written(truth.box, picture, image_size)
         except RowFault as fault:
             reading.reject(truth.row, str(fault))
-
-
-def _without_rejected(item: Item, reading: Reading) -> Item | None:
-    rows = [row for row in item.rows if row.key not in reading.rejects]
-    boxes = [truth for truth in item.boxes if truth.row.key not in reading.rejects]
-    return replace(item, rows=rows, boxes=boxes) if rows else None
 
 
 def _parsed(choice: Choice, item: Item, index: int, image_path: str) -> ParsedRow:

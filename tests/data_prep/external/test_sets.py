@@ -1,6 +1,7 @@
 """Each external set in its published shape: which rows are asked, rejected and left out."""
 
 import functools
+import gzip
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -483,6 +484,57 @@ def test_a_size_without_area_is_one_line(
     capsys.readouterr()
     imported("vindr_cxr", "--sizes", str(sizes), code=2)
     assert f"--sizes {sizes}: 0a1b has no area" in capsys.readouterr().err
+
+
+def test_a_text_that_is_no_utf8_rejects_its_row(imported: Import, tmp_path: Path) -> None:
+    imported("vqa_rad")
+    path = tmp_path / "sets/vqa_rad/VQA_RAD Dataset Public.json"
+    edit(path, lambda rows: rows[4].update(answer="half a pair: \ud800"))
+    result = imported("vqa_rad")
+    assert result.rejects[path.name, 4] == "bad_text"
+    assert result.audit["rows"]["conserved"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("left apical", "left, apical", "line 2 has more values than columns"),
+        ("left apical", '"left apical', "unexpected end of data"),
+    ],
+)
+def test_a_csv_whose_values_are_shifted_is_refused(
+    imported: Import,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    old: str,
+    new: str,
+    fault: str,
+) -> None:
+    imported("ms_cxr")
+    path = tmp_path / "sets/ms_cxr/MS_CXR_Local_Alignment_v1.1.0.csv"
+    path.write_text(path.read_text().replace(old, new, 1))
+    capsys.readouterr()
+    imported("ms_cxr", code=2)
+    assert capsys.readouterr().err.startswith(f"{path} does not read: {fault}")
+
+
+def test_files_that_do_not_read_are_one_line(
+    imported: Import, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported("ms_cxr")
+    table = tmp_path / "split.csv.gz"
+    content = bytearray(gzip.compress(b"dicom_id,study_id,subject_id,split\n" * 100))
+    content[15:18] = b"\xff\xff\xff"
+    table.write_bytes(content)
+    capsys.readouterr()
+    imported("ms_cxr", "--mimic-split", str(table), code=2)
+    assert f"{table} does not read: " in capsys.readouterr().err
+    imported("slake")
+    path = tmp_path / "sets/slake/test.json"
+    path.write_text("[" * 200_000)
+    capsys.readouterr()
+    imported("slake", code=2)
+    assert f"{path} does not read as JSON: " in capsys.readouterr().err
 
 
 def test_a_box_in_a_text_of_gemex_is_mapped_or_rejects_its_row(
