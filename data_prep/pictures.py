@@ -28,7 +28,10 @@ MISSING = "missing_images.txt"
 DEEP = "deep_image"
 """Reject code of pictures that training cannot read as they are: DICOM, and greyscale of more than
 8 bits a channel, which it would cut off. Copies of `data_prep.images` replace them."""
-PICTURE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+PICTURE_ERRORS = (
+    *(OSError, ValueError, SyntaxError, Image.DecompressionBombError),
+    *dicom.DAMAGE,
+)
 """What Pillow and `data_prep.dicom` raise for files that are no picture."""
 PHYSIONET = "https://physionet.org/files/mimic-cxr-jpg/2.1.0"
 COPY_SUFFIXES = (".jpg", ".png", ".webp")

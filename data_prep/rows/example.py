@@ -278,6 +278,7 @@ class Mapper:
             for region in parsed.regions
             if region.box is not None
         )
+
         def map_text(text: str) -> str:
             return replace_boxes(text, map_box) if self.boxes_in_texts else text
 
