@@ -50,6 +50,7 @@ from data_prep.rows.prompts import load_templates
 from data_prep.settings import Settings
 from reward.response import Region
 
+SPLITS = ("test", "val", "train", "all")
 ORIGINAL_PIXELS = Frame(None)
 INDICES = 10_000_000
 """Each set numbers its questions from a multiple of this, so that files of sets can be joined."""
@@ -63,17 +64,18 @@ class Importer:
     frame: Frame = ORIGINAL_PIXELS  # of its boxes
     is_mimic: bool = False  # its patients may be in the training data
     is_dicom: bool = False  # its boxes are in pixels of DICOM files, whose size it does not state
+    splits: tuple[str, ...] = ("test",)  # its parts, as `--split` names them
     boxes_in_texts: bool = False  # else four numbers in brackets count ribs and the like
     note: str = ""
 
 
 SETS: dict[str, Importer] = {
-    "ms_cxr": Importer(read_ms_cxr, is_mimic=True),
+    "ms_cxr": Importer(read_ms_cxr, is_mimic=True, splits=SPLITS),
     "vindr_cxr": Importer(read_vindr_cxr, is_dicom=True),
-    "padchest_gr": Importer(read_padchest_gr, Frame((1, 1))),
+    "padchest_gr": Importer(read_padchest_gr, Frame((1, 1)), splits=SPLITS),
     "rexvqa": Importer(read_rexvqa),
-    "vqa_rad": Importer(read_vqa_rad),
-    "slake": Importer(read_slake),
+    "vqa_rad": Importer(read_vqa_rad, splits=("test", "train", "all")),
+    "slake": Importer(read_slake, splits=("test", "val", "train")),
     "imagenome": Importer(
         read_imagenome,
         is_mimic=True,

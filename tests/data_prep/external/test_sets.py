@@ -648,3 +648,26 @@ def test_a_smaller_copy_of_mimic_keeps_the_stated_size(imported: Import, tmp_pat
     assert result.info[0]["original_size"] == list(SIZE)
     with Image.open(small / mimic(1, "aa")) as picture:
         assert max(picture.size) == 80
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fault"),
+    [
+        ("rexvqa", ["--split", "train"], "--split train: of rexvqa, this program reads test"),
+        ("vindr_cxr", ["--split", "all"], "--split all: of vindr_cxr, this program reads test"),
+        ("slake", ["--split", "all"], "--split all: of slake, this program reads test, val, train"),
+        ("gemex", ["--mimic-split", "a.csv"], "--mimic-split says nothing of gemex"),
+        ("slake", ["--sizes", "a.csv"], "--sizes says nothing of slake"),
+        ("ms_cxr", ["--fit", "pad"], "--fit says nothing of ms_cxr"),
+    ],
+)
+def test_an_option_that_a_set_has_no_use_for_is_refused(
+    name: str,
+    options: list[str],
+    fault: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    paths = [f"--{option}={tmp_path}" for option in ("source", "images", "out")]
+    assert main(["--set", name, *paths, *options]) == 2
+    assert capsys.readouterr().err.startswith(fault)
