@@ -89,8 +89,16 @@ def dicom_size(path: Path) -> tuple[int, int]:
     return _decoded(_check, dataset, "attributes")
 
 
-def read_dicom(source: Path | BinaryIO) -> DicomPicture:
+def any_size(size: tuple[int, int]) -> None:
+    """Accept a picture of any size."""
+
+
+def read_dicom(
+    source: Path | BinaryIO, check: Callable[[tuple[int, int]], None] = any_size
+) -> DicomPicture:
     """Return the picture of a DICOM file, windowed and upright.
+
+    `check` gets the stored (width, height) before the pixels are decoded, and may raise.
 
     Raises:
         OSError, ValueError: The file is not DICOM, holds no single picture, or its pixels do not
@@ -98,6 +106,7 @@ def read_dicom(source: Path | BinaryIO) -> DicomPicture:
     """
     dataset = _read(source)
     size = _decoded(_check, dataset, "attributes")
+    check(size)
     picture = _decoded(lambda each: Image.fromarray(_shown(each)), dataset, "pixels")
     orientation = _decoded(lambda each: each.get("PatientOrientation"), dataset, "attributes")
     steps = _steps_upright(orientation)

@@ -6,14 +6,14 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from data_prep import dicom
@@ -232,11 +232,14 @@ def _windowed(picture: Image.Image) -> Image.Image:
     return Image.fromarray((255 * grey).round().astype(np.uint8))
 
 
-def read_picture(source: Path | BinaryIO) -> Image.Image:
+def read_picture(
+    source: Path | BinaryIO, check: Callable[[Size], None] = dicom.any_size
+) -> Image.Image:
     """Return the picture of any file that Pillow or pydicom reads, in mode L or RGB, of full size.
 
     Greyscale of more than 8 bits a channel is windowed. A DICOM file is shown as `data_prep.dicom`
-    says. A stream may be given in place of a path, such as an upload.
+    says. A stream may be given in place of a path, such as an upload. `check` gets the (width,
+    height) before pixels are decoded, and may raise: a small file may hold a huge picture.
 
     Raises:
         ValueError: The file is no picture, or does not decode; one line says why.
@@ -244,9 +247,12 @@ def read_picture(source: Path | BinaryIO) -> Image.Image:
     """
     try:
         if dicom.is_dicom(source):
-            return dicom.read_dicom(source).picture
+            return dicom.read_dicom(source, check).picture
         with Image.open(source) as picture:
+            check(picture.size)
             return to_gray_or_rgb(picture).copy()
+    except UnidentifiedImageError:  # its message names an object of Python
+        raise ValueError("no known format") from None
     except PICTURE_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
