@@ -83,11 +83,15 @@ class Folder:
         if is_deep(mode):
             return DEEP
         original = self._original(path) if self._originals else Original(size)
-        return Picture(str(path), size, *original)
+        return Picture(str(path), size, original.size, original.turned)
 
     @property
     def holds_copies(self) -> bool:
         return bool(self._originals)
+
+    def is_windowed(self, path: Path) -> bool:
+        """Return whether a file is the copy of a DICOM file, or of other deep greyscale."""
+        return self.holds_copies and self._original(path).windowed
 
     def _original(self, path: Path) -> "Original":
         original = self._originals.get(_key(path.relative_to(self._roots[-1])))
@@ -126,10 +130,11 @@ def _key(path: Path) -> str:
 
 
 class Original(NamedTuple):
-    """The (width, height) of a copy's original, and how the copy was turned."""
+    """The (width, height) of a copy's original, how it was turned, and whether it was windowed."""
 
     size: Size
     turned: str = ""
+    windowed: bool = False
 
 
 def read_manifest(folder: Path) -> dict[str, Original]:
@@ -146,7 +151,9 @@ def read_manifest(folder: Path) -> dict[str, Original]:
                 width, height = entry["original_size"]
                 turned = str(entry.get("turned", ""))
                 key = _key(Path(entry["path"]))
-                originals[key] = Original((int(width), int(height)), turned)
+                originals[key] = Original(
+                    (int(width), int(height)), turned, bool(entry.get("windowed"))
+                )
             except (ValueError, KeyError, TypeError):
                 raise InputError(
                     f"{file} line {number} is damaged: run data_prep.images again"

@@ -174,8 +174,13 @@ def train_patients(folder: Path) -> set[str]:
         if name == "train.parquet" and not path.is_file():
             raise InputError(f"--train {folder} holds no train.parquet: name a prepared folder")
         if path.is_file():
-            table = pq.ParquetFile(path).read(columns=["extra_info.patient"])
-            patients.update(pc.struct_field(table["extra_info"], "patient").to_pylist())
+            try:
+                table = pq.ParquetFile(path).read(columns=["extra_info.patient"])
+                patients.update(pc.struct_field(table["extra_info"], "patient").to_pylist())
+            except (pa.ArrowInvalid, KeyError) as error:
+                raise InputError(
+                    f"--train: {path} names no patients ({error}): prepare the data again"
+                ) from None
     return patients - {None, ""}
 
 

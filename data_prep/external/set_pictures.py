@@ -83,5 +83,6 @@ def _with_original(
     if size := sizes.get(Path(name).stem):
         return replace(picture, original=size)
     located = folder.locate(name)
-    is_known = folder.holds_copies or (located and located.suffix.lower() in DICOM_SUFFIXES)
+    # A copy of a picture that was resized already has the size of that one in its manifest.
+    is_known = located and (located.suffix.lower() in DICOM_SUFFIXES or folder.is_windowed(located))
     return picture if is_known else "unknown_size"

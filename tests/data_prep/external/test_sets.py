@@ -3,6 +3,7 @@
 import functools
 import gzip
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ from data_prep.external.__main__ import main
 from data_prep.external.answers import alternatives
 from data_prep.external.importing import SETS
 from data_prep.external.items import Reading, account
+from data_prep.images import main as images_main
 from data_prep.rows.prompts import load_templates
 from recipe.evaluate.predictions import read_questions
 
@@ -270,6 +272,44 @@ def test_vindrs_resized_pictures_need_their_originals_size(
     width, height = result.truths[1]["image_size"]
     expected = [round(v) for v in (20 / 200 * width, 20 / 240 * height)]
     assert result.truths[1]["regions"][0]["box"][:2] == expected
+
+
+def test_vindrs_copies_say_the_originals_size_only_if_made_of_dicom_files(
+    imported: Import, tmp_path: Path
+) -> None:
+    imported("vindr_cxr")
+    images, originals = tmp_path / "sets/vindr_cxr-images", tmp_path / "originals"
+    images.rename(originals)
+
+    def copied() -> Imported:
+        options = ["--long-side", "64", "--workers", "1"]
+        images_main([f"--images={originals}", f"--out={images}", *options])
+        return imported("vindr_cxr", code=0 if (originals / "test/0a1b.dicom").exists() else 2)
+
+    assert copied().info[0]["original_size"] == [200, 240]
+    shutil.rmtree(images)
+    for path in (originals / "test").glob("*.dicom"):
+        path.unlink()
+        draw(path.with_suffix(".png"), (100, 120))  # someone's smaller copy
+    assert "unknown_size" in copied().rejects.values()
+
+
+@pytest.mark.parametrize("content", [b"PAR1junk", None])
+def test_a_damaged_split_of_the_training_data_is_one_line(
+    imported: Import,
+    training: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes | None,
+) -> None:
+    imported("ms_cxr")
+    path = training / "val.parquet"
+    if content is None:
+        pq.write_table(pa.table({"other": [1]}), path)
+    else:
+        path.write_bytes(content)
+    capsys.readouterr()
+    imported("ms_cxr", "--train", str(training), code=2)
+    assert f"--train: {path} names no patients" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("column", ["rad_id", "rad_ID", "class_id"])
