@@ -7,9 +7,11 @@ and C.11). Boxes of a data set refer to the picture as stored; `turn_unit` maps 
 """
 
 import math
-from collections.abc import Sequence
+import struct
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -19,6 +21,11 @@ from reward.boxes_in_text import Box
 SUFFIXES = (".dcm", ".dicom")
 LOW, HIGH = 0.5, 99.5
 """Percentiles of the values that become black and white."""
+DAMAGE = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, RuntimeError, TypeError),
+    *(struct.error, zlib.error),
+)
+"""What Pillow, pydicom and decoders raise for damaged files, beside OSError and ValueError."""
 _MAGIC_AT, _MAGIC = 128, b"DICM"
 _ATTRIBUTES = (
     "Rows",
@@ -40,6 +47,9 @@ _TURNS = {
     (True, True, True): Image.Transpose.TRANSVERSE,
 }
 _STEPS = {turn.name: steps for steps, turn in _TURNS.items()}
+
+
+T = TypeVar("T")
 
 
 class DicomPicture(NamedTuple):
@@ -75,38 +85,55 @@ def dicom_size(path: Path) -> tuple[int, int]:
     Raises:
         OSError, ValueError: The file is not DICOM, or holds no single picture.
     """
-    return _check(_read(path, stop_before_pixels=True, specific_tags=list(_ATTRIBUTES)))
+    dataset = _read(path, stop_before_pixels=True, specific_tags=list(_ATTRIBUTES))
+    return _decoded(_check, dataset, "attributes")
 
 
-def read_dicom(source: Path | BinaryIO) -> DicomPicture:
+def any_size(size: tuple[int, int]) -> None:
+    """Accept a picture of any size."""
+
+
+def read_dicom(
+    source: Path | BinaryIO, check: Callable[[tuple[int, int]], None] = any_size
+) -> DicomPicture:
     """Return the picture of a DICOM file, windowed and upright.
+
+    `check` gets the stored (width, height) before the pixels are decoded, and may raise.
 
     Raises:
         OSError, ValueError: The file is not DICOM, holds no single picture, or its pixels do not
             decode.
     """
     dataset = _read(source)
-    size = _check(dataset)
-    try:
-        shown = _shown(dataset)
-    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError) as e:
-        # What pydicom and its decoders raise for damaged or unknown pixel data.
-        raise ValueError(f"the DICOM pixels do not decode: {e}") from None
-    picture = Image.fromarray(shown)
-    steps = _steps_upright(dataset.get("PatientOrientation"))
+    size = _decoded(_check, dataset, "attributes")
+    check(size)
+    picture = _decoded(lambda each: Image.fromarray(_shown(each)), dataset, "pixels")
+    orientation = _decoded(lambda each: each.get("PatientOrientation"), dataset, "attributes")
+    steps = _steps_upright(orientation)
     turn = _TURNS.get(steps)
     if turn is not None:
         picture = picture.transpose(turn)
     return DicomPicture(picture, size, turn.name if turn is not None else "")
 
 
+def _decoded(decode: Callable[[Any], T], dataset: Any, part: str) -> T:
+    """Return a part of a file, which pydicom decodes only here; raise ValueError if damaged."""
+    from pydicom.errors import BytesLengthException
+
+    try:
+        return decode(dataset)
+    except (*DAMAGE, BytesLengthException) as error:
+        raise ValueError(f"the DICOM {part} do not decode: {error}") from None
+
+
 def _read(source: Path | BinaryIO, **options: Any) -> Any:
     import pydicom  # slow to import, and few sets need it
+    from pydicom.errors import BytesLengthException
 
     try:
         # By force, since files without the first 132 bytes are common in hospitals.
         return pydicom.dcmread(source, force=True, **options)
-    except (AttributeError, EOFError, LookupError, NotImplementedError, TypeError) as error:
+    except (*DAMAGE, BytesLengthException) as error:
         raise ValueError(f"not a readable DICOM file: {error}") from None
 
 

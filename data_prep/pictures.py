@@ -6,7 +6,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,10 @@ MISSING = "missing_images.txt"
 DEEP = "deep_image"
 """Reject code of pictures that training cannot read as they are: DICOM, and greyscale of more than
 8 bits a channel, which it would cut off. Copies of `data_prep.images` replace them."""
-PICTURE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+PICTURE_ERRORS = (
+    *(OSError, ValueError, SyntaxError, Image.DecompressionBombError),
+    *dicom.DAMAGE,
+)
 """What Pillow and `data_prep.dicom` raise for files that are no picture."""
 PHYSIONET = "https://physionet.org/files/mimic-cxr-jpg/2.1.0"
 COPY_SUFFIXES = (".jpg", ".png", ".webp")
@@ -80,11 +83,15 @@ class Folder:
         if is_deep(mode):
             return DEEP
         original = self._original(path) if self._originals else Original(size)
-        return Picture(str(path), size, *original)
+        return Picture(str(path), size, original.size, original.turned)
 
     @property
     def holds_copies(self) -> bool:
         return bool(self._originals)
+
+    def is_windowed(self, path: Path) -> bool:
+        """Return whether a file is the copy of a DICOM file, or of other deep greyscale."""
+        return self.holds_copies and self._original(path).windowed
 
     def _original(self, path: Path) -> "Original":
         original = self._originals.get(_key(path.relative_to(self._roots[-1])))
@@ -123,10 +130,11 @@ def _key(path: Path) -> str:
 
 
 class Original(NamedTuple):
-    """The (width, height) of a copy's original, and how the copy was turned."""
+    """The (width, height) of a copy's original, how it was turned, and whether it was windowed."""
 
     size: Size
     turned: str = ""
+    windowed: bool = False
 
 
 def read_manifest(folder: Path) -> dict[str, Original]:
@@ -143,7 +151,9 @@ def read_manifest(folder: Path) -> dict[str, Original]:
                 width, height = entry["original_size"]
                 turned = str(entry.get("turned", ""))
                 key = _key(Path(entry["path"]))
-                originals[key] = Original((int(width), int(height)), turned)
+                originals[key] = Original(
+                    (int(width), int(height)), turned, bool(entry.get("windowed"))
+                )
             except (ValueError, KeyError, TypeError):
                 raise InputError(
                     f"{file} line {number} is damaged: run data_prep.images again"
@@ -229,11 +239,14 @@ def _windowed(picture: Image.Image) -> Image.Image:
     return Image.fromarray((255 * grey).round().astype(np.uint8))
 
 
-def read_picture(source: Path | BinaryIO) -> Image.Image:
+def read_picture(
+    source: Path | BinaryIO, check: Callable[[Size], None] = dicom.any_size
+) -> Image.Image:
     """Return the picture of any file that Pillow or pydicom reads, in mode L or RGB, of full size.
 
     Greyscale of more than 8 bits a channel is windowed. A DICOM file is shown as `data_prep.dicom`
-    says. A stream may be given in place of a path, such as an upload.
+    says. A stream may be given in place of a path, such as an upload. `check` gets the (width,
+    height) before pixels are decoded, and may raise: a small file may hold a huge picture.
 
     Raises:
         ValueError: The file is no picture, or does not decode; one line says why.
@@ -241,16 +254,16 @@ def read_picture(source: Path | BinaryIO) -> Image.Image:
     """
     try:
         if dicom.is_dicom(source):
-            return dicom.read_dicom(source).picture
+            return dicom.read_dicom(source, check).picture
         with Image.open(source) as picture:
+            check(picture.size)
             return to_gray_or_rgb(picture).copy()
+    except UnidentifiedImageError:  # its message names an object of Python
+        raise ValueError("no known format") from None
     except PICTURE_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        # Pillow names the stream, or a path that the caller knows.
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "no picture of a known format" if unknown else str(error) or type(error).__name__
-        raise ValueError(reason) from None
+        raise ValueError(str(error) or type(error).__name__) from None
 
 
 @dataclass(frozen=True)

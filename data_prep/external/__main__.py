@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.coordinates import MODEL_FAMILIES
-from data_prep.external.importing import SETS, Choice, import_set
+from data_prep.external.importing import SETS, SPLITS, Choice, import_set
 from data_prep.external.items import LEFT_OUT, SetFiles
 from data_prep.pictures import MISSING, download_command
 from data_prep.program import InputError, read_metadata, run
@@ -54,7 +54,7 @@ def _add_parts(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--split",
-        choices=("test", "val", "train", "all"),
+        choices=SPLITS,
         default="test",
         help="the set's own part to use, where it has parts (test)",
     )
@@ -97,10 +97,26 @@ def read_options(options: argparse.Namespace) -> tuple[Choice, Settings]:
             f"--exclude-list: {options.name} has no images of MIMIC-CXR, so no patient of it can "
             "be in ThinkVG"
         )
+    _refuse_unused(options)
     files = SetFiles(options.source, options.split, options.mimic_split)
     names = ("name", "sizes", "train", "keep_shared", "exclude_list", "fit")
     choice = Choice(files=files, **{name: getattr(options, name) for name in names})
     return choice, _settings(options, _of_training(options.train))
+
+
+def _refuse_unused(options: argparse.Namespace) -> None:
+    """Refuse options that the set has no use for, instead of importing something else."""
+    name, importer = options.name, SETS[options.name]
+    if options.split not in importer.splits:
+        raise InputError(
+            f"--split {options.split}: of {name}, this program reads {', '.join(importer.splits)}"
+        )
+    if options.mimic_split and name not in ("ms_cxr", "imagenome"):
+        raise InputError(f"--mimic-split says nothing of {name}: leave it out")
+    if options.sizes and not importer.is_dicom:
+        raise InputError(f"--sizes says nothing of {name}: leave it out")
+    if options.fit and name != "gemex":
+        raise InputError(f"--fit says nothing of {name}: leave it out")
 
 
 def _settings(options: argparse.Namespace, training: Mapping[str, Any]) -> Settings:

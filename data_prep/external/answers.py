@@ -3,7 +3,7 @@
 import ast
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -40,9 +40,7 @@ def read_rexvqa(files: SetFiles, reading: Reading) -> None:
     path = files.find("test_vqa_data.json")
     for row in read_records(path, reading, REXVQA, REXVQA_MORE):
         record = row.record
-        options = [text_of(option) for option in _list(record["options"])]
-        texts = [_OPTION_LETTER.sub("", option, count=1) for option in options]
-        choices = dict(zip(_LETTERS, texts, strict=False))
+        choices = _choices([text_of(option) for option in _list(record["options"])])
         letters = parse_letters(text_of(record["correct_answer"]), choices)
         image = _frontal(record)
         if not text_of(record["question"]):
@@ -65,6 +63,18 @@ def read_rexvqa(files: SetFiles, reading: Reading) -> None:
             )
 
 
+def _choices(options: Sequence[str]) -> dict[str, str]:
+    """Return options by the letters that they begin with, where all do; else by their order."""
+    marks = [_OPTION_LETTER.match(option) for option in options]
+    texts = [
+        option[mark.end() if mark else 0 :] for option, mark in zip(options, marks, strict=True)
+    ]
+    named = {mark[1]: text for mark, text in zip(marks, texts, strict=True) if mark}
+    if "".join(sorted(named)) == _LETTERS[: len(options)]:
+        return dict(sorted(named.items()))
+    return dict(zip(_LETTERS, texts, strict=False))
+
+
 def _list(value: Any) -> list[Any]:
     """Return a list that may be written as a text; empty for anything else."""
     if isinstance(value, str):
@@ -72,10 +82,10 @@ def _list(value: Any) -> list[Any]:
             try:
                 value = read(value)
                 break
-            except (ValueError, SyntaxError):
+            except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
                 continue
     if isinstance(value, Mapping):
-        value = list(value.values())
+        value = [f"{key}. {text}" for key, text in value.items()]
     return value if isinstance(value, list) else []
 
 

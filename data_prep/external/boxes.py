@@ -84,16 +84,17 @@ def _coco_rows(path: Path, reading: Reading) -> Iterable[SourceRow]:
     ):
         raise InputError(f"{path} is not COCO's JSON with images, annotations and categories")
     images, names = (
-        {entry.get("id"): entry for entry in content[key] if isinstance(entry, dict)}
+        {str(entry.get("id")): entry for entry in content[key] if isinstance(entry, dict)}
         for key in ("images", "categories")
     )
     for number, annotation in enumerate(content["annotations"]):
         annotation = annotation if isinstance(annotation, dict) else {"value": annotation}
-        image = images.get(annotation.get("image_id"))
-        if image is None or not {"path", "width", "height"} <= image.keys():
+        image = images.get(str(annotation.get("image_id")), {})
+        is_whole = {"path", "width", "height"} <= image.keys()
+        if not is_whole or not isinstance(image["path"], str):
             reading.reject(reading.register(path.name, number, annotation), "unknown_form")
             continue
-        category = names.get(annotation.get("category_id"), {}).get("name")
+        category = names.get(str(annotation.get("category_id")), {}).get("name")
         yield reading.register(path.name, number, _as_in_csv(annotation, image, category))
 
 
@@ -102,7 +103,7 @@ def _as_in_csv(
 ) -> dict[str, Any]:
     box = annotation.get("bbox")
     return {
-        **(dict(zip("xywh", box, strict=False)) if isinstance(box, list) else {}),
+        **(dict(zip("xywh", box, strict=True)) if isinstance(box, list) and len(box) == 4 else {}),
         "dicom_id": PurePosixPath(image["path"]).stem,
         "category_name": category,
         "label_text": annotation.get("label_text"),
@@ -250,6 +251,7 @@ def _read_vindr_labels(path: Path, reading: Reading) -> None:
     table = read_table(path, reading, ("image_id",), known=None)
     _refuse_raters(path, table)
     number = 0
+    asked: set[tuple[str, str, str]] = set()
     for record in table:
         image = record["image_id"]
         for name, value in record.items():
@@ -261,7 +263,10 @@ def _read_vindr_labels(path: Path, reading: Reading) -> None:
                 reading.leave_out(row, "asks_nothing")
             elif numbers_of(record, (name,)) not in ([0.0], [1.0]):
                 reading.reject(row, "no_answer")
+            elif (image, name, value) in asked:
+                reading.leave_out(row, "repeat")
             else:
+                asked.add((image, name, value))
                 answer = "Yes" if float(value) else "No"
                 _ask_closed(reading, row, _names(VINDR_NAMES, image), name, answer, image)
 
@@ -337,7 +342,10 @@ def read_padchest_gr(files: SetFiles, reading: Reading) -> None:
     studies = Reading()
     number = 0
     for study in read_records(path, studies, keys, ("PreviousStudyID", "PreviousImageID")):
-        findings = study.record["findings"] if isinstance(study.record["findings"], list) else []
+        findings = study.record["findings"]
+        if not isinstance(findings, list):
+            studies.reject(study, "unknown_form")
+            continue
         rows = []
         for finding in findings:
             record = finding if isinstance(finding, dict) else {"value": finding}
@@ -430,6 +438,6 @@ def _boxes(value: Any) -> list[Box] | None:
         return []
     try:
         boxes = [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in value]
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return None
     return boxes if all(math.isfinite(side) for box in boxes for side in box) else None

@@ -32,7 +32,14 @@ from data_prep.external.boxes import (
     read_padchest_gr,
     read_vindr_cxr,
 )
-from data_prep.external.items import Item, Reading, SetFiles, account, write_rejects
+from data_prep.external.items import (
+    Item,
+    Reading,
+    SetFiles,
+    account,
+    reject_bad_texts,
+    write_rejects,
+)
 from data_prep.external.set_pictures import find_set_pictures
 from data_prep.pictures import MISSING, Picture, missing_urls
 from data_prep.pipeline import file_metadata
@@ -43,6 +50,7 @@ from data_prep.rows.prompts import load_templates
 from data_prep.settings import Settings
 from reward.response import Region
 
+SPLITS = ("test", "val", "train", "all")
 ORIGINAL_PIXELS = Frame(None)
 INDICES = 10_000_000
 """Each set numbers its questions from a multiple of this, so that files of sets can be joined."""
@@ -56,16 +64,18 @@ class Importer:
     frame: Frame = ORIGINAL_PIXELS  # of its boxes
     is_mimic: bool = False  # its patients may be in the training data
     is_dicom: bool = False  # its boxes are in pixels of DICOM files, whose size it does not state
+    splits: tuple[str, ...] = ("test",)  # its parts, as `--split` names them
+    boxes_in_texts: bool = False  # else four numbers in brackets count ribs and the like
     note: str = ""
 
 
 SETS: dict[str, Importer] = {
-    "ms_cxr": Importer(read_ms_cxr, is_mimic=True),
+    "ms_cxr": Importer(read_ms_cxr, is_mimic=True, splits=SPLITS),
     "vindr_cxr": Importer(read_vindr_cxr, is_dicom=True),
-    "padchest_gr": Importer(read_padchest_gr, Frame((1, 1))),
+    "padchest_gr": Importer(read_padchest_gr, Frame((1, 1)), splits=SPLITS),
     "rexvqa": Importer(read_rexvqa),
-    "vqa_rad": Importer(read_vqa_rad),
-    "slake": Importer(read_slake),
+    "vqa_rad": Importer(read_vqa_rad, splits=("test", "train", "all")),
+    "slake": Importer(read_slake, splits=("test", "val", "train")),
     "imagenome": Importer(
         read_imagenome,
         is_mimic=True,
@@ -75,6 +85,7 @@ SETS: dict[str, Importer] = {
         read_gemex,
         Frame((224, 224), "pad"),
         is_mimic=True,
+        boxes_in_texts=True,
         note="80 published rows: a check of the format, not a benchmark",
     ),
 }
@@ -118,6 +129,7 @@ def import_set(choice: Choice, settings: Settings) -> dict[str, Any]:
         raise InputError(f"--out {settings.out} holds training files: name another folder")
     importer, reading = choice.importer, Reading()
     importer.read(choice.files, reading)
+    reject_bad_texts(reading)
     if not reading.items:
         raise InputError(
             f"--source {choice.files.source} gives no question: of {len(reading.rows)} rows, "
@@ -132,7 +144,8 @@ def import_set(choice: Choice, settings: Settings) -> dict[str, Any]:
         pictures, names = find_set_pictures(
             reading.items, settings, importer.is_dicom, choice.sizes
         )
-        mapper = Mapper(importer.frame, settings.family, settings.min_pixels, settings.max_pixels)
+        limits = settings.min_pixels, settings.max_pixels
+        mapper = Mapper(importer.frame, settings.family, *limits, importer.boxes_in_texts)
         questions, used = _convert(choice, settings, reading, mapper, pictures, names)
         folder = work / "files"
         folder.mkdir()
@@ -161,8 +174,13 @@ def train_patients(folder: Path) -> set[str]:
         if name == "train.parquet" and not path.is_file():
             raise InputError(f"--train {folder} holds no train.parquet: name a prepared folder")
         if path.is_file():
-            table = pq.ParquetFile(path).read(columns=["extra_info.patient"])
-            patients.update(pc.struct_field(table["extra_info"], "patient").to_pylist())
+            try:
+                table = pq.ParquetFile(path).read(columns=["extra_info.patient"])
+                patients.update(pc.struct_field(table["extra_info"], "patient").to_pylist())
+            except (pa.ArrowInvalid, KeyError) as error:
+                raise InputError(
+                    f"--train: {path} names no patients ({error}): prepare the data again"
+                ) from None
     return patients - {None, ""}
 
 
@@ -222,11 +240,16 @@ def _convert(
     rows: list[dict[str, Any]] = []
     used: set[tuple[str, int]] = set()
     for index, (item, name) in enumerate(placed, first):
-        sound, picture = _without_rejected(item, reading), pictures[name]
+        sound, picture = item.without_rejected(reading), pictures[name]
         if sound is None or isinstance(picture, str):
             continue
         set_name = f"{choice.name}:{item.subset}" if item.subset else choice.name
-        example = mapper.example(_parsed(choice, sound, index, name), picture)
+        try:
+            example = mapper.example(_parsed(choice, sound, index, name), picture)
+        except RowFault as fault:  # a box in a text; those of the truth are sound
+            for row in sound.rows:
+                reading.reject(row, str(fault))
+            continue
         columns = verl_columns(example, mapper, templates, data_source=set_name)
         columns |= about(example) | _more(sound, mapper, picture)
         kind, patient = sound.question_type, example.parsed.patient
@@ -252,12 +275,6 @@ def _reject_faulty(item: Item, picture: Picture | str, mapper: Mapper, reading: 
             mapper.written(truth.box, picture, image_size)
         except RowFault as fault:
             reading.reject(truth.row, str(fault))
-
-
-def _without_rejected(item: Item, reading: Reading) -> Item | None:
-    rows = [row for row in item.rows if row.key not in reading.rejects]
-    boxes = [truth for truth in item.boxes if truth.row.key not in reading.rejects]
-    return replace(item, rows=rows, boxes=boxes) if rows else None
 
 
 def _parsed(choice: Choice, item: Item, index: int, image_path: str) -> ParsedRow:

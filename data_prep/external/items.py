@@ -9,9 +9,10 @@ import gzip
 import io
 import json
 import math
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -83,6 +84,12 @@ class Item:
     subset: str = ""  # part of the set that is reported by itself
     second_reader: Sequence[Box] = ()
 
+    def without_rejected(self, reading: "Reading") -> "Item | None":
+        """Return the question without its rejected rows, None if there is no other."""
+        rows = [row for row in self.rows if row.key not in reading.rejects]
+        boxes = [truth for truth in self.boxes if truth.row.key not in reading.rejects]
+        return replace(self, rows=rows, boxes=boxes) if rows else None
+
 
 @dataclass
 class Reading:
@@ -106,6 +113,21 @@ class Reading:
         self.left_out.setdefault(row.key, reason)
 
 
+def reject_bad_texts(reading: Reading) -> None:
+    """Reject rows with half of a surrogate pair, which is no UTF-8, and their questions."""
+    for row in reading.rows.values():
+        try:
+            _as_json(row.record).encode()
+        except UnicodeEncodeError:
+            reading.reject(row, "bad_text")
+    whole = (item.without_rejected(reading) for item in reading.items)
+    reading.items = [item for item in whole if item is not None]
+
+
+def _as_json(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False, default=str)
+
+
 def write_rejects(path: Path, reading: Reading) -> None:
     """Write the rejected rows of all files as JSON, each with its file, number and reason."""
     rows = [
@@ -113,7 +135,7 @@ def write_rejects(path: Path, reading: Reading) -> None:
             "source_file": row.file,
             "source_index": row.number,
             "reason": reading.rejects[key],
-            "row": json.dumps(row.record, ensure_ascii=False, default=str),
+            "row": _as_json(row.record).encode(errors="backslashreplace").decode(),
         }
         for key, row in reading.rows.items()
         if key in reading.rejects
@@ -190,10 +212,17 @@ def read_table(
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        table = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        text = io.StringIO(content.decode("utf-8-sig"), newline="")
+        table = csv.DictReader(text, strict=True)
         names = [name for name in table.fieldnames or () if name]
-        rows = [{key: value or "" for key, value in row.items() if key} for row in table]
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        rows = []
+        for row in table:
+            if None in row:
+                raise csv.Error(
+                    f"line {table.line_num} has more values than columns: put commas in quotes"
+                )
+            rows.append({key: value or "" for key, value in row.items() if key})
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
         raise InputError(f"{path} does not read: {error}") from None
     if missing := [name for name in columns if name not in names]:
         raise InputError(
@@ -214,7 +243,7 @@ def check_known(path: Path, reading: Reading, names: Sequence[str], known: Seque
 def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} does not read as JSON: {error}") from None
 
 
@@ -259,7 +288,7 @@ def numbers_of(record: Mapping[str, Any], names: Sequence[str]) -> list[float] |
     """Return the values of some columns as numbers, None if one is not a finite number."""
     try:
         numbers = [float(record[name]) for name in names]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         return None
     return numbers if all(map(math.isfinite, numbers)) else None
 

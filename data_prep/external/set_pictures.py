@@ -67,9 +67,13 @@ def _copies(settings: Settings, folder: Folder, names: list[str]) -> dict[str, P
 def _original_sizes(path: Path) -> dict[str, Size]:
     rows = read_table(path, Reading(), ("image_id", "width", "height"), known=None)
     try:
-        return {row["image_id"]: (int(row["width"]), int(row["height"])) for row in rows}
+        sizes = {row["image_id"]: (int(row["width"]), int(row["height"])) for row in rows}
     except ValueError:
         raise InputError(f"--sizes {path}: width and height must be whole numbers") from None
+    for image, size in sizes.items():
+        if min(size) < 1:
+            raise InputError(f"--sizes {path}: {image} has no area: give its width and height")
+    return sizes
 
 
 def _with_original(
@@ -79,5 +83,6 @@ def _with_original(
     if size := sizes.get(Path(name).stem):
         return replace(picture, original=size)
     located = folder.locate(name)
-    is_known = folder.holds_copies or (located and located.suffix.lower() in DICOM_SUFFIXES)
+    # A copy of a picture that was resized already has the size of that one in its manifest.
+    is_known = located and (located.suffix.lower() in DICOM_SUFFIXES or folder.is_windowed(located))
     return picture if is_known else "unknown_size"

@@ -28,9 +28,8 @@ PUBLISHED_TYPES: dict[str, QuestionType] = {
     "open_ended_questions": "open",
 }
 
-_CHOICES = re.compile(
-    r"<choices>\s*:?\s*\[(.*)\]\s*(?:</choices>)?\s*\.?\s*$", re.DOTALL | re.IGNORECASE
-)
+_CHOICES_BEGIN = re.compile(r"<choices>\s*+:?\s*+\[", re.IGNORECASE)
+_CHOICES_END = re.compile(r"\s*+\.?\s*+(?:>seciohc/<)?\s*+\]", re.IGNORECASE)  # read backwards
 # The mark of a choice, such as "A:", after a comma or at the beginning; after any white space.
 _LISTED_MARK = re.compile(r"(?:^|[,;\n]\s*)['\"(]?([A-Z])\s*[:.)]\s*", re.MULTILINE)
 _SPACED_MARK = re.compile(r"(?<!\S)['\"(]?([A-Z])\s*[:.)]\s*")
@@ -102,12 +101,21 @@ def read_question_type(text: str) -> QuestionType | None:
     return PUBLISHED_TYPES.get(name) or PUBLISHED_TYPES.get(f"{name}s")
 
 
+def _find_choices(question: str) -> tuple[int, str] | None:
+    """Return where the choices at the end of a question begin, and what is in their brackets."""
+    # One search from each end takes linear time; a single pattern would not.
+    begin, end = _CHOICES_BEGIN.search(question), _CHOICES_END.match(question[::-1])
+    if begin is None or end is None or begin.end() > len(question) - end.end():
+        return None
+    return begin.start(), question[begin.end() : len(question) - end.end()]
+
+
 def parse_choices(question: str) -> dict[str, str] | None:
     """Return the choices at the end of a question, `<choices>: [A: …, B: …]`; None without any."""
-    match = _CHOICES.search(question)
-    if match is None:
+    found = _find_choices(question)
+    if found is None:
         return None
-    text = match[1]
+    text = found[1]
     marks = _in_sequence(list(_LISTED_MARK.finditer(text)))
     if len(marks) < 2:  # `A: x B: y`, without a comma
         marks = _in_sequence(list(_SPACED_MARK.finditer(text)))
@@ -139,7 +147,8 @@ def with_choices(question: str, choices: Sequence[str]) -> str:
 
 def split_choices(question: str, choices: Mapping[str, str] | None) -> str:
     """Return a question without the choices at its end, if it has any."""
-    return _CHOICES.sub("", question).strip() if choices else question
+    found = _find_choices(question) if choices else None
+    return question[: found[0]].strip() if found else question
 
 
 def _in_sequence(marks: list[re.Match[str]]) -> list[re.Match[str]]:

@@ -243,6 +243,8 @@ class Mapper:
     family: ModelFamily
     min_pixels: int
     max_pixels: int
+    boxes_in_texts: bool = True
+    """Whether four numbers in brackets in a question, a choice or an open answer are a box."""
 
     def model_size(self, original: Size) -> Size:
         """Return the size at which the model sees a picture; raise RowFault if it is too narrow."""
@@ -276,14 +278,18 @@ class Mapper:
             for region in parsed.regions
             if region.box is not None
         )
-        question, choices = replace_boxes(parsed.question, map_box), parsed.choices
+
+        def map_text(text: str) -> str:
+            return replace_boxes(text, map_box) if self.boxes_in_texts else text
+
+        question, choices = map_text(parsed.question), parsed.choices
         if choices:
-            choices = {key: replace_boxes(text, map_box) for key, text in choices.items()}
+            choices = {key: map_text(text) for key, text in choices.items()}
         cited = [map_box(box) for box in parsed.split_reasoning.boxes if box is not None]
         reasoning = parsed.split_reasoning.joined(cited)
         answer = parsed.answer
         if parsed.question_type == "open":
-            answer = replace_boxes(answer_text(answer), map_box)
+            answer = map_text(answer_text(answer))
         truth = GroundTruth(
             question_type=parsed.question_type,
             answer=answer,

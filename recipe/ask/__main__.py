@@ -8,6 +8,7 @@ vLLM answers in this program, or an OpenAI-compatible server (``--server``).
 import argparse
 import asyncio
 import contextlib
+import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,6 +101,10 @@ def _check_format(path: Path) -> None:
         raise InputError(f"--out {path}: not a name of a picture: end it in .png, .jpg or .webp")
     if not path.parent.is_dir():
         raise InputError(f"--out {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise InputError(f"--out {path} is a folder: name a file in it")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"--out {path}: nothing can be written there: choose another folder")
 
 
 def _draw(

@@ -5,7 +5,6 @@ An `options` is the parsed command line of `recipe.ask`.
 
 import argparse
 import asyncio
-import json
 import math
 import multiprocessing
 import re
@@ -115,13 +114,17 @@ def _config(
 ) -> DictConfig:
     """Return the evaluation's configuration of a model, with the chat template's of its run."""
     overrides = [f"cluster={options.cluster or _cluster()}", "data.dir=none"]
-    named = ("model.path=null", f"server.base_url={json.dumps(place)}")
-    overrides += named if is_served else (f"model.path={json.dumps(place)}",)
+    overrides += ["model.path=null"]
     # On a GPU, engines share its memory.
     share = 0.85 / max(1, engines)
     overrides += ["cluster.tensor_parallel=1", f"cluster.gpu_memory_utilization={share:.2f}"]
     overrides += options.set
     config = compose_config("evaluate", overrides)
+    # Not as overrides, in which accents and quotes would have to be written otherwise.
+    if is_served:
+        config.server.base_url = place
+    else:
+        config.model.path = place
     template = run.get("data", {}).get("apply_chat_template_kwargs") or {}
     config.data.apply_chat_template_kwargs = {**template, **config.data.apply_chat_template_kwargs}
     return config

@@ -10,6 +10,7 @@ An answer is a line of JSON for each part of it, with the whole of what the page
 
 import asyncio
 import json
+import re
 import secrets
 import socket
 import traceback
@@ -24,6 +25,7 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from data_prep.program import InputError
 from data_prep.rows.answers import split_choices
@@ -64,6 +66,7 @@ PART_S = 0.05
 SHOWN_AS = (1024, 85)
 """Longest side in pixels and quality of a picture on the page."""
 ROW = "row-"
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -123,7 +126,7 @@ class Page:
             routes=[
                 Route("/", self._show),
                 Route("/examples", self._with_key(self._list_examples)),
-                Route("/examples/{index:int}", self._with_key(self._open_example)),
+                Route("/examples/{index}", self._with_key(self._open_example)),
                 Route("/pictures", self._with_key(self._take_picture), methods=["POST"]),
                 Route("/ask", self._with_key(self._ask), methods=["POST"]),
             ]
@@ -198,13 +201,21 @@ class Page:
             raise InputError(first_fault(error)) from None
         if self._running >= MOST_QUESTIONS:
             raise InputError(f"{self._running} questions are being answered: ask again in a while")
-        row, asked = await asyncio.to_thread(self._read_form, form)
+        self._running += 1  # from here on, since the question is read in another thread
+        try:
+            row, asked = await asyncio.to_thread(self._read_form, form)
+        except BaseException:
+            self._end_question()
+            raise
         self._count += 1
         identity = str(self._count)
         first = next(iter(asked.values()))
         case = known_case(identity, row, first) if row else first.case(identity)
         lines = self._answers(case, asked, row, form.temperature)
-        return StreamingResponse(lines, media_type="application/x-ndjson", headers=HEADERS)
+        return _Answer(lines, self._end_question)
+
+    def _end_question(self) -> None:
+        self._running -= 1
 
     def _read_form(self, form: QuestionForm) -> tuple[PreparedRow | None, dict[str, Asked]]:
         """Return the question for each model, and the prepared row if it is that row's own."""
@@ -229,8 +240,10 @@ class Page:
     def _prepared(self, identity: str) -> tuple[PreparedRow, Asked]:
         """Return a prepared row, and how its first model reads it."""
         number = identity.removeprefix(ROW)
-        if self._examples is None or not number.isdecimal():
+        if self._examples is None:
             raise InputError("the program was started without prepared questions (--data)")
+        if not _NUMBER.fullmatch(number):
+            raise InputError(f"no prepared question {number[:20]}: choose one of the list")
         row = self._examples.row(int(number))
         training = next(iter(self._models.values())).training
         return row, training.prepared(row.messages, row.question, row.picture)
@@ -255,7 +268,6 @@ class Page:
     ) -> AsyncIterator[str]:
         """Yield lines of JSON: the case, then parts of all models' answers as they come."""
         lines: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(maxsize=4 * len(asked))
-        self._running += 1
         tasks = [
             asyncio.create_task(self._answer(key, each, row, temperature, lines))
             for key, each in asked.items()
@@ -270,7 +282,6 @@ class Page:
                 else:
                     yield _line(line)
         finally:  # also when the browser goes away: vLLM then drops the request
-            self._running -= 1
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -316,6 +327,20 @@ class Page:
         times = {"first_word_s": first or 0.0, "seconds": clock() - started}
         rounded = {name: round(seconds, 2) for name, seconds in times.items()}
         yield {"answer": scored(row, asked, text) if row else asked.shown(text), **rounded}
+
+
+class _Answer(StreamingResponse):
+    """Lines of JSON; `ended` is called once, also if the browser goes away before the first."""
+
+    def __init__(self, lines: AsyncIterator[str], ended: Callable[[], None]) -> None:
+        super().__init__(lines, media_type="application/x-ndjson", headers=HEADERS)
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
 
 
 def _whole_tags(text: str) -> str:

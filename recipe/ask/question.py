@@ -37,6 +37,7 @@ PRESET = "dense"
 """Preset of the reward that scores answers to prepared questions."""
 MOST_PIXELS = 50_000_000
 """Largest picture; a radiograph has some 20 million pixels."""
+_FAR = 1e6  # pixels, outside any picture
 _SPLITS = ("test.parquet", "val.parquet", "train.parquet")
 
 
@@ -62,6 +63,10 @@ def read_question(text: str, kind: str = "open", choices: Sequence[str] = ()) ->
     Raises:
         InputError: there is no text, an unknown type, or choices that do not fit the type.
     """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError("the question is not valid UTF-8: write it anew") from None
     cleaned, _ = clean_text(text)
     lines = [
         line for line in (" ".join(clean_text(choice)[0].split()) for choice in choices) if line
@@ -90,8 +95,16 @@ def read_picture(source: Path | bytes, name: str) -> Image.Image:
     Raises:
         InputError: it is missing, unreadable or too large; the message begins with `name`.
     """
+
+    def check(size: Size) -> None:
+        width, height = size
+        if width * height > MOST_PIXELS:
+            most = f"{MOST_PIXELS / 1e6:.0f} million"
+            raise InputError(f"{name}: {width} x {height} pixels; a picture has {most} at most")
+
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        picture = pictures.read_picture(io.BytesIO(source) if isinstance(source, bytes) else source)
+        return pictures.read_picture(stream, check).convert("RGB")
     except OSError as error:
         raise InputError(f"{name}: {(error.strerror or str(error)).lower()}") from None
     except ValueError as error:
@@ -99,11 +112,6 @@ def read_picture(source: Path | bytes, name: str) -> Image.Image:
         raise InputError(
             f"{name}: not a readable picture ({reason}); give a JPEG, PNG, WebP or DICOM file"
         ) from None
-    width, height = picture.size
-    if width * height > MOST_PIXELS:
-        most = f"{MOST_PIXELS / 1e6:.0f} million"
-        raise InputError(f"{name}: {width} x {height} pixels; a picture has {most} at most")
-    return picture.convert("RGB")
 
 
 class Asked(NamedTuple):
@@ -134,8 +142,10 @@ class Asked(NamedTuple):
 
     def box_in_pixels(self, box: Box) -> Box:
         """Return one of the model's boxes in whole pixels of the original picture."""
-        x1, y1, x2, y2 = scale_box(self.model_boxes.to_unit(box, self.original), self.original)
-        return float(round(x1)), float(round(y1)), float(round(x2)), float(round(y2))
+        sides = scale_box(self.model_boxes.to_unit(box, self.original), self.original)
+        # A model may write 1e308, which no picture has and which would not round.
+        x1, y1, x2, y2 = (float(round(min(max(side, -_FAR), _FAR))) for side in sides)
+        return x1, y1, x2, y2
 
 
 @dataclass(frozen=True)
@@ -208,6 +218,11 @@ def read_training(
             f"{templates.version}: take the version of this project that prepared the data"
         )
     low, high = pixels or family.default_pixels
+    if not (1 <= low <= high <= MOST_PIXELS and high >= family.factor**2):
+        raise InputError(
+            f"--pixels {low} {high}: give MIN and MAX, not above {MOST_PIXELS} and MAX not "
+            f"below {family.factor**2}, one token of {name}"
+        )
     if metadata and not pixels:
         low, high = int(metadata["min_pixels"]), int(metadata["max_pixels"])
     return Training(family, low, high, templates, reasoning)

@@ -241,3 +241,57 @@ def test_a_set_of_which_one_has_only_dicom(
     width, height = truth["image_size"]
     expected = [170 / 200 * width, 20 / 400 * height, 190 / 200 * width, 40 / 400 * height]
     assert truth["regions"][0]["box"] == [round(side) for side in expected]
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind", "value"),
+    [
+        ("Rows", "US", [60, 60]),
+        ("NumberOfFrames", "IS", ["1", "1"]),
+        ("PixelPaddingValue", "US", [0, 1]),
+        ("RescaleIntercept", "LO", "none"),
+    ],
+)
+def test_a_damaged_attribute_is_a_fault_of_the_picture(
+    tmp_path: Path, tag: str, kind: str, value: Any
+) -> None:
+    path = write_dicom(tmp_path / "a.dcm", RAMP, BitsStored=12, RescaleSlope=2)
+    dataset = pydicom.dcmread(path)
+    if tag in dataset:
+        del dataset[tag]
+    dataset.add_new(tag, kind, value)
+    dataset.save_as(path)
+    with pytest.raises(ValueError, match="do not decode"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("name", ["header.dcm", "value.dcm", "deflated.dcm"])
+def test_damaged_bytes_are_a_fault_of_the_picture(tmp_path: Path, name: str) -> None:
+    path = write_dicom(tmp_path / name, RAMP, BitsStored=12)
+    content = path.read_bytes()
+    rows = content.index(b"\x28\x00\x10\x00US")
+    syntax = content.index(b"1.2.840.10008.1.2.1\0")
+    damaged = {
+        "header.dcm": content[: rows + 4] + b"\x55\x00" + content[rows + 6 :],  # unknown kind
+        "value.dcm": content[: rows + 6] + b"\x01\x00\x3c" + content[rows + 10 :],  # half a value
+        "deflated.dcm": content[: syntax - 2]
+        + b"\x16\x001.2.840.10008.1.2.1.99"
+        + content[syntax + 20 :],
+    }
+    path.write_bytes(damaged[name])
+    with pytest.raises(ValueError, match=r"do not decode|not a readable DICOM"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, IndexError, TypeError])
+def test_what_a_decoder_raises_is_a_fault_of_the_picture(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def decode(*_: object) -> None:
+        raise error("no such frame")
+
+    monkeypatch.setattr(Image.Image, "copy", decode)
+    stream = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(stream, "PNG")
+    with pytest.raises(ValueError, match="no such frame"):
+        read_picture(io.BytesIO(stream.getvalue()))

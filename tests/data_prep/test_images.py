@@ -135,7 +135,7 @@ def test_boxes_in_original_pixels_fit_the_copies(make_dataset, tmp_path, ending)
         truth = GroundTruth.parse(row["reward_model"]["ground_truth"])
         assert truth.image_size == (168, 84)
         assert truth.regions[0].box == (42, 21, 84, 63)
-    assert read_manifest(small) == {"s50000001/a": ((672, 336), "")}
+    assert read_manifest(small) == {"s50000001/a": ((672, 336), "", False)}
 
 
 def test_unfinished_copies_are_refused(make_dataset, paths, tmp_path, capsys):

@@ -1,7 +1,9 @@
 """Each external set in its published shape: which rows are asked, rejected and left out."""
 
 import functools
+import gzip
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +33,7 @@ from data_prep.external.__main__ import main
 from data_prep.external.answers import alternatives
 from data_prep.external.importing import SETS
 from data_prep.external.items import Reading, account
+from data_prep.images import main as images_main
 from data_prep.rows.prompts import load_templates
 from recipe.evaluate.predictions import read_questions
 
@@ -271,6 +274,44 @@ def test_vindrs_resized_pictures_need_their_originals_size(
     assert result.truths[1]["regions"][0]["box"][:2] == expected
 
 
+def test_vindrs_copies_say_the_originals_size_only_if_made_of_dicom_files(
+    imported: Import, tmp_path: Path
+) -> None:
+    imported("vindr_cxr")
+    images, originals = tmp_path / "sets/vindr_cxr-images", tmp_path / "originals"
+    images.rename(originals)
+
+    def copied() -> Imported:
+        options = ["--long-side", "64", "--workers", "1"]
+        images_main([f"--images={originals}", f"--out={images}", *options])
+        return imported("vindr_cxr", code=0 if (originals / "test/0a1b.dicom").exists() else 2)
+
+    assert copied().info[0]["original_size"] == [200, 240]
+    shutil.rmtree(images)
+    for path in (originals / "test").glob("*.dicom"):
+        path.unlink()
+        draw(path.with_suffix(".png"), (100, 120))  # someone's smaller copy
+    assert "unknown_size" in copied().rejects.values()
+
+
+@pytest.mark.parametrize("content", [b"PAR1junk", None])
+def test_a_damaged_split_of_the_training_data_is_one_line(
+    imported: Import,
+    training: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes | None,
+) -> None:
+    imported("ms_cxr")
+    path = training / "val.parquet"
+    if content is None:
+        pq.write_table(pa.table({"other": [1]}), path)
+    else:
+        path.write_bytes(content)
+    capsys.readouterr()
+    imported("ms_cxr", "--train", str(training), code=2)
+    assert f"--train: {path} names no patients" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("column", ["rad_id", "rad_ID", "class_id"])
 def test_vindrs_training_part_is_refused(
     imported: Import, tmp_path: Path, capsys: pytest.CaptureFixture[str], column: str
@@ -385,6 +426,169 @@ def test_the_alternatives_of_a_question(
     assert alternatives(question, answer) == expected
 
 
+def edit(path: Path, change: Callable[[Any], object]) -> None:
+    """Change the content of a JSON file."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_four_numbers_in_a_published_text_are_no_box(imported: Import, tmp_path: Path) -> None:
+    imported("padchest_gr")
+    report = tmp_path / "sets/padchest_gr/grounded_reports_20240819.json"
+    sentence = "Fractures of ribs (5, 6, 7, 8)"
+    edit(report, lambda studies: studies[0]["findings"][0].update(sentence_en=sentence))
+    assert imported("padchest_gr").asked()[0] == (f"Where is: {sentence}?", sentence)
+
+    imported("vqa_rad")
+    rows = tmp_path / "sets/vqa_rad/VQA_RAD Dataset Public.json"
+    texts = {"question": "What is at (10, 20, 90, 100)?", "answer": "ribs [10, 20, 90, 100]"}
+    edit(rows, lambda content: content[4].update(texts))
+    assert imported("vqa_rad").asked()[-1] == tuple(texts.values())
+
+
+def test_options_go_by_their_own_letters(imported: Import, tmp_path: Path) -> None:
+    imported("rexvqa")
+    path = tmp_path / "sets/rexvqa/metadata/test_vqa_data.json"
+    for options in (
+        ["B. Mass", "A. None"],
+        {"B": "Mass", "A": "None"},
+        "{'B': 'Mass', 'A': 'None'}",
+    ):
+        edit(path, lambda rows, options=options: rows["q1"].update(options=options))
+        question = "What does the image show? <choices>: [A: None, B: Mass]"
+        assert imported("rexvqa").asked()[0] == (question, "B")
+
+
+@pytest.mark.parametrize("options", ["{[1]: 2}", "[" * 100_000, "(" * 1000, None])
+def test_options_that_are_no_list_reject_their_row(
+    imported: Import, tmp_path: Path, options: str | None
+) -> None:
+    imported("rexvqa")
+    path = tmp_path / "sets/rexvqa/metadata/test_vqa_data.json"
+    edit(path, lambda rows: rows["q1"].update(options=options))
+    assert imported("rexvqa").rejects[path.name, 0] == "answer_not_in_choices"
+
+
+@pytest.mark.parametrize(
+    ("list_name", "change", "code"),
+    [
+        ("annotations", {"bbox": [60, 20, 30, 40, 50]}, "bad_box"),
+        ("annotations", {"bbox": [10**400, 20, 30, 40]}, "bad_box"),
+        ("annotations", {"image_id": [1]}, "unknown_form"),
+        ("images", {"path": None}, "unknown_form"),
+        ("images", {"id": [1]}, "unknown_form"),
+        ("annotations", {"category_id": [1]}, None),  # its name is not asked
+    ],
+)
+def test_a_damaged_entry_of_ms_cxrs_json_rejects_its_row(
+    imported: Import, tmp_path: Path, list_name: str, change: dict[str, Any], code: str | None
+) -> None:
+    imported("ms_cxr")
+    source = tmp_path / "sets" / "ms_cxr"
+    (source / "MS_CXR_Local_Alignment_v1.1.0.csv").unlink()
+    path = source / "MS_CXR_Local_Alignment_v1.0.0.json"
+    write_ms_cxr_json(path)
+    edit(path, lambda content: content[list_name][0].update(change))
+    assert imported("ms_cxr").rejects.get((path.name, 0)) == code
+
+
+def test_labels_of_an_image_that_are_repeated_are_asked_once(
+    imported: Import, tmp_path: Path
+) -> None:
+    before = imported("vindr_cxr").asked()
+    path = tmp_path / "sets/vindr_cxr/annotations/image_labels_test.csv"
+    path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
+    result = imported("vindr_cxr")
+    assert result.asked() == before
+    assert result.audit["left_out"]["repeat"] == 3
+
+
+def test_a_study_without_a_list_of_findings_is_noted(imported: Import, tmp_path: Path) -> None:
+    imported("padchest_gr")
+    path = tmp_path / "sets/padchest_gr/grounded_reports_20240819.json"
+    edit(path, lambda studies: studies[2].update(findings=None))
+    edit(path, lambda studies: studies[0]["findings"][0].update(boxes=[[10**400, 0, 1, 1]]))
+    result = imported("padchest_gr")
+    assert f"1 studies of {path.name} have no findings" in result.audit["doubts"]
+    assert result.rejects[path.name, 0] == "bad_box"
+
+
+@pytest.mark.parametrize("size", [(0, 240), (-200, 240)])
+def test_a_size_without_area_is_one_line(
+    imported: Import, tmp_path: Path, capsys: pytest.CaptureFixture[str], size: tuple[int, int]
+) -> None:
+    imported("vindr_cxr")
+    sizes = tmp_path / "sizes.csv"
+    write_csv(sizes, "image_id,width,height", [["0a1b", *size]])
+    capsys.readouterr()
+    imported("vindr_cxr", "--sizes", str(sizes), code=2)
+    assert f"--sizes {sizes}: 0a1b has no area" in capsys.readouterr().err
+
+
+def test_a_text_that_is_no_utf8_rejects_its_row(imported: Import, tmp_path: Path) -> None:
+    imported("vqa_rad")
+    path = tmp_path / "sets/vqa_rad/VQA_RAD Dataset Public.json"
+    edit(path, lambda rows: rows[4].update(answer="half a pair: \ud800"))
+    result = imported("vqa_rad")
+    assert result.rejects[path.name, 4] == "bad_text"
+    assert result.audit["rows"]["conserved"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("left apical", "left, apical", "line 2 has more values than columns"),
+        ("left apical", '"left apical', "unexpected end of data"),
+    ],
+)
+def test_a_csv_whose_values_are_shifted_is_refused(
+    imported: Import,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    old: str,
+    new: str,
+    fault: str,
+) -> None:
+    imported("ms_cxr")
+    path = tmp_path / "sets/ms_cxr/MS_CXR_Local_Alignment_v1.1.0.csv"
+    path.write_text(path.read_text().replace(old, new, 1))
+    capsys.readouterr()
+    imported("ms_cxr", code=2)
+    assert capsys.readouterr().err.startswith(f"{path} does not read: {fault}")
+
+
+def test_files_that_do_not_read_are_one_line(
+    imported: Import, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported("ms_cxr")
+    table = tmp_path / "split.csv.gz"
+    content = bytearray(gzip.compress(b"dicom_id,study_id,subject_id,split\n" * 100))
+    content[15:18] = b"\xff\xff\xff"
+    table.write_bytes(content)
+    capsys.readouterr()
+    imported("ms_cxr", "--mimic-split", str(table), code=2)
+    assert f"{table} does not read: " in capsys.readouterr().err
+    imported("slake")
+    path = tmp_path / "sets/slake/test.json"
+    path.write_text("[" * 200_000)
+    capsys.readouterr()
+    imported("slake", code=2)
+    assert f"{path} does not read as JSON: " in capsys.readouterr().err
+
+
+def test_a_box_in_a_text_of_gemex_is_mapped_or_rejects_its_row(
+    imported: Import, tmp_path: Path
+) -> None:
+    imported("gemex")
+    file = tmp_path / "sets/gemex/open_ended_question.jsonl"
+    edit(file, lambda row: row.update(question="What is in [120, 30, 190, 190]?"))
+    (result,) = (asked for asked in imported("gemex").asked() if asked[0].startswith("What is in"))
+    assert "[120, 30, 190, 190]" not in result[0]
+    edit(file, lambda row: row.update(question="What is in [120, 30, 900, 190]?"))
+    assert imported("gemex").rejects[file.name, 0] == "box_outside"
+
+
 def test_slake(plain: Import) -> None:
     result = plain("slake")
     choices = "<choices>: [A: left lung, B: right lung]"
@@ -484,3 +688,26 @@ def test_a_smaller_copy_of_mimic_keeps_the_stated_size(imported: Import, tmp_pat
     assert result.info[0]["original_size"] == list(SIZE)
     with Image.open(small / mimic(1, "aa")) as picture:
         assert max(picture.size) == 80
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fault"),
+    [
+        ("rexvqa", ["--split", "train"], "--split train: of rexvqa, this program reads test"),
+        ("vindr_cxr", ["--split", "all"], "--split all: of vindr_cxr, this program reads test"),
+        ("slake", ["--split", "all"], "--split all: of slake, this program reads test, val, train"),
+        ("gemex", ["--mimic-split", "a.csv"], "--mimic-split says nothing of gemex"),
+        ("slake", ["--sizes", "a.csv"], "--sizes says nothing of slake"),
+        ("ms_cxr", ["--fit", "pad"], "--fit says nothing of ms_cxr"),
+    ],
+)
+def test_an_option_that_a_set_has_no_use_for_is_refused(
+    name: str,
+    options: list[str],
+    fault: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    paths = [f"--{option}={tmp_path}" for option in ("source", "images", "out")]
+    assert main(["--set", name, *paths, *options]) == 2
+    assert capsys.readouterr().err.startswith(fault)

@@ -1,6 +1,14 @@
+import time
+
 import pytest
 
-from data_prep.rows.answers import answer_text, normalise_answer, parse_choices, read_question_type
+from data_prep.rows.answers import (
+    answer_text,
+    normalise_answer,
+    parse_choices,
+    read_question_type,
+    split_choices,
+)
 
 CHOICES = {"A": "opacity", "B": "no finding", "C": "a device", "D": "pleural effusion"}
 
@@ -213,3 +221,11 @@ def test_any_letter_is_taken_where_the_question_lists_no_choices():
 def test_answer_text_lists_letters():
     assert answer_text(("A", "C")) == "A, C"
     assert answer_text("Yes") == "Yes"
+
+
+def test_choices_that_never_end_are_read_at_once():
+    begun = time.monotonic()
+    assert parse_choices("<choices>: [" * 20_000 + "x") is None
+    assert parse_choices("<choices>: [" + "] " * 100_000 + "x") is None
+    assert time.monotonic() - begun < 2
+    assert split_choices("Which? <choices>: [A: a, B: b].", {"A": "a"}) == "Which?"

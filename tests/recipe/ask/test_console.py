@@ -51,6 +51,7 @@ def picture(tmp_path: Path) -> Path:
             "two models are called A",
         ),
         ([str(BASE), *QUESTION, *IMAGE, "--out", "a.txt"], "not a name of a picture"),
+        ([str(BASE), *QUESTION, *IMAGE, "--out", "FOLDER"], "is a folder: name a file"),
         ([str(BASE), *QUESTION, *IMAGE, "--data", "EMPTY"], "no test.parquet in it"),
         ([str(BASE), *QUESTION, *IMAGE, "--set", "no.key=1"], "no.key"),
         (
@@ -66,14 +67,23 @@ def picture(tmp_path: Path) -> Path:
 def test_a_fault_is_one_line_before_a_model_is_loaded(
     arguments, message, picture, tmp_path, capsys
 ) -> None:
-    (tmp_path / "empty").mkdir()
+    for name in ("empty", "folder.png"):
+        (tmp_path / name).mkdir()
     names = {"PICTURE": str(picture), "EMPTY": str(tmp_path / "empty")}
+    names["FOLDER"] = str(tmp_path / "folder.png")
     with pytest.raises(SystemExit) as ended:
         main([names.get(each, each) for each in arguments])
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+@pytest.mark.parametrize("name", ["modèle [x]", "it's", 'a "model"', "a,b {c}"])
+def test_the_name_of_a_models_folder_may_have_any_letters(tmp_path, name) -> None:
+    shutil.copytree(BASE, tmp_path / name)
+    (choice,) = read_choices(_parser().parse_args([str(tmp_path / name), "--cluster", "cpu"]))
+    assert choice.config.model.path == str(tmp_path / name)
 
 
 def test_a_checkpoint_names_its_data_and_form(phantom, tmp_path, capsys) -> None:

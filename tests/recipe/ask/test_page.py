@@ -20,6 +20,8 @@ from recipe.program import compose_config
 
 LIMITS = ("--min-pixels", "12544", "--max-pixels", "15680")
 ADDRESS = f"http://{HOST}:8600"
+LONG = "row-" + "9" * 5000
+"""More digits than Python makes a number of."""
 RESPONSE = (
     "<think>The left lung [56, 28, 84, 112] shows an opacity. So it is.</think>\n"
     "<answer>Yes</answer>\n<location><ref>left lung</ref><box>[56, 28, 84, 112]</box></location>"
@@ -205,6 +207,20 @@ async def test_several_questions_are_answered_at_the_same_time(page, judge_serve
     assert all(lines[-1]["answer"]["answer"] == "Yes" for lines in answer_lines)
 
 
+async def test_more_questions_than_fit_are_refused_also_when_all_come_at_once(
+    page, judge_server
+) -> None:
+    judge_server.control(text=RESPONSE, pace_s=0.05)
+    most = page_module.MOST_QUESTIONS
+    async with browser(page) as client:
+        name = (await client.post("/pictures", content=picture((300, 200)))).json()["picture"]
+        answers = [ask(client, picture=name, question=f"Is it {n}?") for n in range(3 * most)]
+        first = [lines[0] for lines in await asyncio.gather(*answers)]
+    assert sum("case" in line for line in first) == most
+    assert sum("are being answered" in line.get("fault", "") for line in first) == 2 * most
+    assert page._running == 0
+
+
 async def test_faults_of_the_input_are_one_line(page, monkeypatch) -> None:
     monkeypatch.setattr(page_module, "MOST_BYTES", 2 << 20)
     async with browser(page) as client:
@@ -213,7 +229,7 @@ async def test_faults_of_the_input_are_one_line(page, monkeypatch) -> None:
             (
                 "/pictures",
                 {"content": b"no picture"},
-                "the picture: not a readable picture (no picture of a known format)",
+                "the picture: not a readable picture (no known format)",
             ),
             ("/pictures", {"content": bytes(3 << 20)}, "the picture is too large: at most 2 MB"),
             ("/ask", {"content": bytes(2 << 20)}, "the question is too large: at most 1 MB"),
@@ -221,12 +237,19 @@ async def test_faults_of_the_input_are_one_line(page, monkeypatch) -> None:
             ("/ask", {"json": {"picture": chosen}}, "question: Field required"),
             ("/ask", {"json": {"picture": chosen, "question": " "}}, "the question is empty"),
             ("/ask", {"json": {"picture": "upload-99", "question": "Is it?"}}, "choose a picture"),
-            ("/ask", {"json": {"picture": "row-x", "question": "Is it?"}}, "without prepared"),
+            (
+                "/ask",
+                {"json": {"picture": "row-x", "question": "Is it?"}},
+                "no prepared question x",
+            ),
+            ("/ask", {"json": {"picture": LONG, "question": "Is it?"}}, "no prepared question 99"),
         ):
             reply = await client.post(address, **options)
             assert fault in reply.json()["fault"]
             assert "\n" not in reply.json()["fault"]
         assert "no question 99999999" in (await client.get("/examples/99999999")).json()["fault"]
+        reply = await client.get(f"/examples/{LONG.removeprefix('row-')}")
+        assert "no prepared question 99" in reply.json()["fault"]
 
 
 async def test_pictures_of_long_ago_give_way(page) -> None:

@@ -4,8 +4,10 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from external_sets import write_dicom
 from PIL import Image
 from pydicom import examples
 
@@ -163,3 +165,44 @@ def test_a_dicom_file_is_a_picture() -> None:
     picture = read_picture(Path(examples.get_path("ct")).read_bytes(), "a.dcm")
     assert (picture.mode, picture.size) == ("RGB", (128, 128))
     assert picture.getextrema()[0] == (0, 255)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "RGB"])
+def test_a_giant_picture_is_refused_before_it_is_decoded(mode, monkeypatch) -> None:
+    monkeypatch.setattr("recipe.ask.question.MOST_PIXELS", 299 * 300)
+    stream = io.BytesIO()
+    Image.new(mode, (300, 300)).save(stream, "PNG")
+    content = stream.getvalue()[:60]  # its header, and pixels that do not decode
+    with pytest.raises(InputError, match=r"a\.png: 300 x 300 pixels"):
+        read_picture(content, "a.png")
+
+
+def test_a_giant_dicom_file_is_refused_before_it_is_decoded(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("recipe.ask.question.MOST_PIXELS", 299 * 300)
+    path = write_dicom(tmp_path / "a.dcm", np.zeros((300, 300), np.uint8))
+    path.write_bytes(path.read_bytes()[:-50_000])
+    with pytest.raises(InputError, match=r"a\.dcm: 300 x 300 pixels"):
+        read_picture(path, "a.dcm")
+
+
+def test_a_format_that_is_not_known_is_named_without_pythons_objects() -> None:
+    with pytest.raises(InputError, match=r"picture \(no known format\); give a JPEG"):
+        read_picture(b"no picture", "a.png")
+
+
+def test_a_box_that_no_picture_has_does_not_end_an_answer(training) -> None:
+    asked = training.asked(read_question("Is it?"), Image.new("RGB", (300, 200)))
+    region = "<location><ref>a</ref><box>[-1e308, 2, 1.7e308, 3]</box></location>"
+    (region,) = asked.shown(f"<think>a</think><answer>b</answer>{region}")["regions"]
+    assert region["at"][::2] == [0, 300]
+
+
+def test_a_question_that_is_no_utf8_is_refused() -> None:
+    with pytest.raises(InputError, match="not valid UTF-8"):
+        read_question("Is it \udcff?")
+
+
+@pytest.mark.parametrize("pixels", [(0, 9_999), (-5, 0), (20_000, 10_000), (1, 10), (1, 10**12)])
+def test_pixels_that_no_picture_can_have_are_refused(pixels) -> None:
+    with pytest.raises(InputError, match=f"--pixels {pixels[0]} {pixels[1]}: give MIN and MAX"):
+        read_training(None, {"model_type": "qwen2_5_vl"}, True, pixels)
