@@ -41,10 +41,10 @@ EPILOG = """\
 Copies keep their paths below the folder and have 8 bits a channel: greyscale of more is windowed,
 its values from the 0.5th to the 99.5th percentile becoming black to white. DICOM files are shown
 with their own window, inverted if MONOCHROME1, and turned upright. manifest.jsonl has a line for
-each copy: its path, its size, its original's size, its SHA-256, and whether it was windowed or
-turned. data_prep.thinkvg reads it, so boxes are still mapped from the original. Run the same
-command again to resume; copies are checked against the manifest's sizes, with --verify against its
-checksums."""
+each copy: its path, its size, its SHA-256, its original's size, length and time of change, and
+whether it was windowed or turned. data_prep.thinkvg reads it, so boxes are still mapped from the
+original. Run the same command again to resume. Copies are checked against the manifest's lengths,
+with --verify against its checksums, and made again where the original has changed."""
 
 Entry = dict[str, Any]
 """A line of the manifest."""
@@ -176,11 +176,25 @@ def _copy_picture(path: Path, images: Path, out: Path, recipe: Recipe) -> tuple[
     """Copy a picture; return its path, with its manifest entry or the reason of its failure."""
     copy = _path_of_copy(path, recipe)
     try:
-        return path, {"path": copy, **make_copy(images / path, out / copy, recipe)}
+        original = _state(images / path)  # before it is read
+        return path, {"path": copy, **make_copy(images / path, out / copy, recipe), **original}
     except PICTURE_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             raise  # such as a full disk: not a fault of the picture
         return path, str(error) or type(error).__name__
+
+
+def _state(original: Path) -> Entry:
+    """Return what tells that an original was replaced: its length, its time of change."""
+    status = original.stat()
+    return {"original_bytes": status.st_size, "original_time_ns": status.st_mtime_ns}
+
+
+def _is_of(entry: Entry, original: Path) -> bool:
+    try:
+        return entry.items() >= _state(original).items()
+    except OSError:
+        return False
 
 
 def _path_of_copy(path: Path, recipe: Recipe) -> str:
@@ -223,6 +237,7 @@ def _copy(
         for path in paths
         if (entry := manifest.entries.get(_path_of_copy(path, recipe)))
         and entry.get("made") == manifest.recipe
+        and _is_of(entry, images / path)
         and is_intact(out, entry, verify)
     }
     to_copy = sorted(set(paths) - ready)

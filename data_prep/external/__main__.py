@@ -92,6 +92,8 @@ def read_options(options: argparse.Namespace) -> tuple[Choice, Settings]:
         raise InputError(f"--source {options.source} does not exist")
     if options.keep_shared and options.train is None:
         raise InputError("--keep-shared needs --train: the folder of the training data")
+    if options.exclude_list and options.exclude_list.is_dir():
+        raise InputError(f"--exclude-list {options.exclude_list} is a folder: name a file")
     if options.exclude_list and not SETS[options.name].is_mimic:
         raise InputError(
             f"--exclude-list: {options.name} has no images of MIMIC-CXR, so no patient of it can "

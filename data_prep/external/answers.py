@@ -76,7 +76,7 @@ def _choices(options: Sequence[str]) -> dict[str, str]:
 
 
 def _list(value: Any) -> list[Any]:
-    """Return a list that may be written as a text; empty for anything else."""
+    """Return a list that may be written as a text; a text that is none is a list of itself."""
     if isinstance(value, str):
         for read in (json.loads, ast.literal_eval):
             try:
@@ -86,6 +86,8 @@ def _list(value: Any) -> list[Any]:
                 continue
     if isinstance(value, Mapping):
         value = [f"{key}. {text}" for key, text in value.items()]
+    if isinstance(value, str) and value.strip():
+        return [value]
     return value if isinstance(value, list) else []
 
 

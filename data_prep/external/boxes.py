@@ -7,7 +7,7 @@ something is; the answer of such a question is not scored, its boxes are.
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -64,13 +64,22 @@ def _phrases(
             reading.leave_out(row, "other_split")
         elif patient_and_study(text_of(row.record["path"])) is None:
             reading.reject(row, "no_patient")
-        elif (sides := numbers_of(row.record, ("x", "y", "w", "h"))) is None:
-            reading.reject(row, "bad_box")
         else:
-            x, y, width, height = sides
+            x, y, width, height = _sides(reading, row, ("x", "y", "w", "h"))
             box = TrueBox(row, text_of(row.record["category_name"]), (x, y, x + width, y + height))
             phrases[dicom, text_of(row.record["label_text"])].append(box)
     return phrases
+
+
+def _sides(reading: Reading, row: SourceRow, names: Sequence[str]) -> list[float]:
+    """Return the four numbers of a box; reject the row if one is none.
+
+    The row stays in its question, which is then not asked: its truth would lack a box.
+    """
+    sides = numbers_of(row.record, names)
+    if sides is None:
+        reading.reject(row, "bad_box")
+    return sides or [0.0] * 4
 
 
 def _coco_rows(path: Path, reading: Reading) -> Iterable[SourceRow]:
@@ -193,10 +202,8 @@ def read_imagenome(files: SetFiles, reading: Reading) -> None:
             reading.leave_out(row, "other_split")
         elif dicom not in places:
             reading.reject(row, "no_patient")
-        elif (sides := numbers_of(record, corners)) is None:
-            reading.reject(row, "bad_box")
         else:
-            x1, y1, x2, y2 = sides
+            x1, y1, x2, y2 = _sides(reading, row, corners)
             name = record["bbox_name"].strip()
             regions[dicom, name].append(TrueBox(row, name, (x1, y1, x2, y2)))
     for (dicom, name), boxes in regions.items():
@@ -216,6 +223,7 @@ def _mimic_paths(files: SetFiles) -> dict[str, str]:
 
 
 VINDR_NAMES = ("test/{}.dicom", "{}.dicom", "test/{}.png", "{}.png", "test/{}.jpg", "{}.jpg")
+VINDR_LABELS = 28
 _NO_FINDING, _OTHER = "no finding", ("other disease", "other diseases")
 
 
@@ -236,10 +244,8 @@ def read_vindr_cxr(files: SetFiles, reading: Reading) -> None:
             reading.leave_out(row, "no_box")
         elif name.lower() in _OTHER:
             reading.leave_out(row, "asks_nothing")
-        elif (sides := numbers_of(record, corners)) is None:
-            reading.reject(row, "bad_box")
         else:
-            x1, y1, x2, y2 = sides
+            x1, y1, x2, y2 = _sides(reading, row, corners)
             found[record["image_id"], name].append(TrueBox(row, name, (x1, y1, x2, y2)))
     for (image, name), boxes in found.items():
         question = f"Where is the {_in_a_sentence(name)}?"
@@ -250,6 +256,12 @@ def read_vindr_cxr(files: SetFiles, reading: Reading) -> None:
 def _read_vindr_labels(path: Path, reading: Reading) -> None:
     table = read_table(path, reading, ("image_id",), known=None)
     _refuse_raters(path, table)
+    labels = [name for name in (table[0] if table else {}) if name != "image_id"]
+    if len(labels) != VINDR_LABELS:
+        reading.notes.append(
+            f"{path.name} has {len(labels)} columns of labels, the published file {VINDR_LABELS}: "
+            f"each is asked as a finding ({', '.join(labels)})"
+        )
     number = 0
     asked: set[tuple[str, str, str]] = set()
     for record in table:
@@ -331,7 +343,7 @@ def read_padchest_gr(files: SetFiles, reading: Reading) -> None:
     """Read PadChest-GR: sentences with boxes in fractions of the picture; a row is a sentence.
 
     A positive sentence is asked in English and, as a subset, in Spanish. The labels of positive and
-    of negative sentences are asked as yes or no, once for each image.
+    of negative sentences are asked as yes or no, once for each study, which has one image.
     """
     master = files.find("master_table.csv")
     columns = ("StudyID", "ImageID", "split", "PatientID")
@@ -387,7 +399,7 @@ def _read_study(
 def _ask_labels(
     reading: Reading, rows: list[SourceRow], names: tuple[str, ...], patient: str
 ) -> None:
-    """Ask for each label of an image once; a label that a sentence states is there."""
+    """Ask for each label of a study once; a label that a sentence states is there."""
     positive = {label for row in rows if row.record["abnormal"] for label in _labels(row)}
     asked: set[str] = set()
     for row in rows:

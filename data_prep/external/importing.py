@@ -230,7 +230,7 @@ def _convert(
 ) -> tuple[pa.Table, set[tuple[str, int]]]:
     """Return the questions that are usable, and the keys of their rows; reject the other rows.
 
-    A faulty box rejects its row, and a rejected row is in no question.
+    A faulty box rejects its row, and a question with a rejected row is not asked.
     """
     placed = list(zip(reading.items, names, strict=True))
     for item, name in placed:
@@ -240,22 +240,22 @@ def _convert(
     rows: list[dict[str, Any]] = []
     used: set[tuple[str, int]] = set()
     for index, (item, name) in enumerate(placed, first):
-        sound, picture = item.without_rejected(reading), pictures[name]
-        if sound is None or isinstance(picture, str):
+        picture = pictures[name]
+        if isinstance(picture, str) or not item.is_whole(reading):
             continue
         set_name = f"{choice.name}:{item.subset}" if item.subset else choice.name
         try:
-            example = mapper.example(_parsed(choice, sound, index, name), picture)
+            example = mapper.example(_parsed(choice, item, index, name), picture)
         except RowFault as fault:  # a box in a text; those of the truth are sound
-            for row in sound.rows:
+            for row in item.rows:
                 reading.reject(row, str(fault))
             continue
         columns = verl_columns(example, mapper, templates, data_source=set_name)
-        columns |= about(example) | _more(sound, mapper, picture)
-        kind, patient = sound.question_type, example.parsed.patient
+        columns |= about(example) | _more(item, mapper, picture)
+        kind, patient = item.question_type, example.parsed.patient
         columns |= {"index": index, "patient": patient, "question_type": kind, "set": set_name}
         rows.append(columns)
-        used.update(row.key for row in sound.rows)
+        used.update(row.key for row in item.rows)
     return pa.Table.from_pylist(rows, QUESTIONS), used
 
 

@@ -12,7 +12,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -31,6 +31,7 @@ LEFT_OUT = {
     "shared_patient": "the patient is in the training data",
     "limit": "--limit chose other questions",
     "repeat": "the row says again what an earlier row says",
+    "incomplete": "another box of the same question is rejected: the truth would lack it",
     "no_box": "the row has no box to ask for",
     "no_label": "the row has no label to ask for",
     "asks_nothing": "the label names no finding, so a question would not say what it asks",
@@ -84,11 +85,13 @@ class Item:
     subset: str = ""  # part of the set that is reported by itself
     second_reader: Sequence[Box] = ()
 
-    def without_rejected(self, reading: "Reading") -> "Item | None":
-        """Return the question without its rejected rows, None if there is no other."""
-        rows = [row for row in self.rows if row.key not in reading.rejects]
-        boxes = [truth for truth in self.boxes if truth.row.key not in reading.rejects]
-        return replace(self, rows=rows, boxes=boxes) if rows else None
+    def is_whole(self, reading: "Reading") -> bool:
+        """Return whether none of its rows is rejected; if one is, leave the others out."""
+        if not any(row.key in reading.rejects for row in self.rows):
+            return True
+        for row in self.rows:
+            reading.leave_out(row, "incomplete")
+        return False
 
 
 @dataclass
@@ -120,8 +123,7 @@ def reject_bad_texts(reading: Reading) -> None:
             _as_json(row.record).encode()
         except UnicodeEncodeError:
             reading.reject(row, "bad_text")
-    whole = (item.without_rejected(reading) for item in reading.items)
-    reading.items = [item for item in whole if item is not None]
+    reading.items = [item for item in reading.items if item.is_whole(reading)]
 
 
 def _as_json(record: Mapping[str, Any]) -> str:

@@ -33,6 +33,8 @@ COLOURS = ("#5cbcf2", "#ff8fc7")
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     with one_line_at_the_end("stopped"):
+        if options.page and (options.image or options.question or options.out):
+            raise InputError("--page: picture and question are given on the page")
         _page(options) if options.page else _one_question(options)
 
 

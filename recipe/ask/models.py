@@ -66,9 +66,9 @@ def read_choices(options: argparse.Namespace) -> list[Choice]:
 
 
 def _titled(text: str) -> tuple[str, str]:
-    """Split TITLE=PLACE; a place alone has no title."""
+    """Split TITLE=PLACE; a place alone has no title, also if its name has an equals sign."""
     title, equals, place = text.partition("=")
-    is_title = equals and "/" not in title
+    is_title = equals and "/" not in title and not Path(text).exists()
     return (title.strip(), place) if is_title else ("", text)
 
 

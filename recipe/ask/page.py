@@ -204,13 +204,13 @@ class Page:
         self._running += 1  # from here on, since the question is read in another thread
         try:
             row, asked = await asyncio.to_thread(self._read_form, form)
+            self._count += 1
+            identity = str(self._count)
+            first = next(iter(asked.values()))
+            case = known_case(identity, row, first) if row else first.case(identity)
         except BaseException:
             self._end_question()
             raise
-        self._count += 1
-        identity = str(self._count)
-        first = next(iter(asked.values()))
-        case = known_case(identity, row, first) if row else first.case(identity)
         lines = self._answers(case, asked, row, form.temperature)
         return _Answer(lines, self._end_question)
 

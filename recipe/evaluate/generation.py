@@ -211,10 +211,11 @@ class StreamingModel:
         """Yield the whole response so far, after each of its tokens.
 
         Raises:
-            InputError: the prompt is too long.
+            InputError: the prompt is too long, or the engine's process has ended.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         # Beside the event loop, since a large picture takes long.
         request = await asyncio.to_thread(request_of, prompt, self._processor, self._template)
@@ -233,9 +234,14 @@ class StreamingModel:
             detokenize=False,
             output_kind=RequestOutputKind.CUMULATIVE,
         )
-        async for output in self._engine.generate(request, params, uuid.uuid4().hex):
-            tokens = list(output.outputs[0].token_ids)
-            yield prefix + tokenizer.decode(tokens, skip_special_tokens=True)
+        try:
+            async for output in self._engine.generate(request, params, uuid.uuid4().hex):
+                tokens = list(output.outputs[0].token_ids)
+                yield prefix + tokenizer.decode(tokens, skip_special_tokens=True)
+        except EngineDeadError:
+            raise InputError(
+                "vLLM's process has ended (its log may say why): start the program again"
+            ) from None
 
     def close(self) -> None:
         """End the engine's process."""

@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         type=Path,
         metavar="DIR",
-        help="folder with train.parquet and test.parquet, for images and baselines (RUN_DIR/data)",
+        help="folder of test.parquet (images) and train.parquet (baselines); default RUN_DIR/data",
     )
     parser.add_argument(
         "--cases",

@@ -82,6 +82,21 @@ def test_a_second_run_makes_only_what_is_missing_or_damaged(phantom, tmp_path, c
     assert "400 copied, 0 were there" in capsys.readouterr().out
 
 
+def test_a_copy_of_a_replaced_picture_is_made_again(tmp_path, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    arguments = ["--images", str(images), "--out", str(tmp_path / "out"), "--format", "png"]
+    for name in ("a.png", "b.png"):
+        Image.new("L", (60, 40), 10).save(images / name)
+    assert main(arguments) == 0
+    Image.new("L", (60, 40), 200).save(images / "b.png")  # as many bytes, perhaps
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "1 copied, 1 were there" in capsys.readouterr().out
+    with Image.open(tmp_path / "out" / "b.png") as copy:
+        assert copy.getpixel((5, 5)) == 200
+
+
 def test_a_killed_run_goes_on(phantom, tmp_path):
     reference = ["--images", str(phantom), "--long-side", "300", "--quality", "95"]
     assert main([*reference, "--out", str(tmp_path / "whole"), "--workers", "1"]) == 0

@@ -445,3 +445,18 @@ def test_one_question_on_the_console(judge_server: Any, tmp_path: Path) -> None:
     ]
     with Image.open(tmp_path / "out.png") as drawn:
         assert drawn.convert("RGB").getpixel((562, 700)) == MODEL_1
+
+
+def test_an_engine_that_has_ended_is_one_message(
+    browser: Browser, server: tuple[str, subprocess.Popen[str]], rows: list[dict[str, Any]]
+) -> None:
+    """The last test: the other model still answers, and the program ends as it should."""
+    processes = psutil.Process(server[1].pid).children(recursive=True)
+    engine = next(each for each in processes if "EngineCore" in " ".join(each.cmdline()))
+    engine.kill()
+    browser.choose(rows[0])
+    browser.page.get_by_role("button", name="Ask").click()
+    expect(browser.page.get_by_role("alert")).to_have_text(
+        re.compile(r"^(taught|random|SFT.*): vLLM's process has ended .*: start the program again$")
+    )
+    expect(browser.page.locator(".status")).to_have_text(re.compile("all after"))

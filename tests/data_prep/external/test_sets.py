@@ -161,6 +161,26 @@ def test_ms_cxr(imported: Import, training: Path) -> None:
     assert (result.out / "missing_images.txt").read_text().count("ee.jpg") == 1
 
 
+@pytest.mark.parametrize(("width", "reason"), [("0", "degenerate_box"), ("wide", "bad_box")])
+def test_a_question_that_lacks_a_box_of_its_truth_is_not_asked(
+    imported: Import, tmp_path: Path, width: str, reason: str
+) -> None:
+    before = imported("ms_cxr")
+    question = "Where is: left apical pneumothorax?"
+    assert question in dict(before.asked())
+    (table,) = (tmp_path / "sets" / "ms_cxr").glob("*.csv")
+    header, first, *others = table.read_text().splitlines()
+    faulty = first.split(",")
+    faulty[header.split(",").index("w")] = width
+    table.write_text("\n".join([header, first, *others, ",".join(faulty)]))
+    result = imported("ms_cxr")
+    assert question not in dict(result.asked())
+    assert len(result.asked()) == len(before.asked()) - 1
+    assert result.rejects[table.name, len(others) + 1] == reason
+    assert result.audit["left_out"]["incomplete"] == 2  # its two sound boxes
+    assert result.audit["rows"]["conserved"]
+
+
 def test_shared_patients_may_stay_or_be_listed_ahead(
     imported: Import, training: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,6 +255,7 @@ def test_vindr_cxr(plain: Import) -> None:
         ("Is this chest X-ray normal?", "No"): 2,
     }
     assert result.audit["left_out"] == {"no_box": 1, "asks_nothing": 4}
+    assert "has 4 columns of labels, the published file 28" in result.audit["doubts"][0]
     boxes, labels = "annotations_test.csv", "image_labels_test.csv"
     assert result.rejects == {
         (boxes, 3): "degenerate_box",

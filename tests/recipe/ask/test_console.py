@@ -41,6 +41,7 @@ def picture(tmp_path: Path) -> Path:
     ("arguments", "message"),
     [
         ([str(BASE)], "give --image FILE and --question TEXT, or --page"),
+        ([str(BASE), "--page", *QUESTION], "picture and question are given on the page"),
         ([str(BASE), "--image", "none.png", *QUESTION], "none.png: no such file"),
         ([*QUESTION, *IMAGE], "give one or 2 models"),
         (["/nowhere", *QUESTION, *IMAGE], "/nowhere: no such folder"),
@@ -79,11 +80,13 @@ def test_a_fault_is_one_line_before_a_model_is_loaded(
     assert message in line
 
 
-@pytest.mark.parametrize("name", ["modèle [x]", "it's", 'a "model"', "a,b {c}"])
-def test_the_name_of_a_models_folder_may_have_any_letters(tmp_path, name) -> None:
+@pytest.mark.parametrize("name", ["modèle [x]", "it's", 'a "model"', "a,b {c}", "lr=0.1"])
+def test_the_name_of_a_models_folder_may_have_any_letters(tmp_path, monkeypatch, name) -> None:
     shutil.copytree(BASE, tmp_path / name)
-    (choice,) = read_choices(_parser().parse_args([str(tmp_path / name), "--cluster", "cpu"]))
-    assert choice.config.model.path == str(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for path in (name, str(tmp_path / name)):
+        (choice,) = read_choices(_parser().parse_args([path, "--cluster", "cpu"]))
+        assert choice.config.model.path == path
 
 
 def test_a_checkpoint_names_its_data_and_form(phantom, tmp_path, capsys) -> None:
