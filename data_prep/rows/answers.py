@@ -112,10 +112,10 @@ def _find_choices(question: str) -> tuple[int, str] | None:
 
 def parse_choices(question: str) -> dict[str, str] | None:
     """Return the choices at the end of a question, `<choices>: [A: …, B: …]`; None without any."""
-    found = _find_choices(question)
-    if found is None:
+    choices_at_end = _find_choices(question)
+    if choices_at_end is None:
         return None
-    text = found[1]
+    _, text = choices_at_end
     marks = _in_sequence(list(_LISTED_MARK.finditer(text)))
     if len(marks) < 2:  # `A: x B: y`, without a comma
         marks = _in_sequence(list(_SPACED_MARK.finditer(text)))
@@ -147,8 +147,8 @@ def with_choices(question: str, choices: Sequence[str]) -> str:
 
 def split_choices(question: str, choices: Mapping[str, str] | None) -> str:
     """Return a question without the choices at its end, if it has any."""
-    found = _find_choices(question) if choices else None
-    return question[: found[0]].strip() if found else question
+    choices_at_end = _find_choices(question) if choices else None
+    return question[: choices_at_end[0]].strip() if choices_at_end else question
 
 
 def _in_sequence(marks: list[re.Match[str]]) -> list[re.Match[str]]:

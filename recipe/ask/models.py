@@ -158,9 +158,9 @@ def data_of(places: Sequence[str]) -> Path | None:
         if run is None:
             continue
         file = load_json(run / FILE).get("data.train_files")
-        given = read_run_config(run).get("data", {}).get("dir")
+        configured = read_run_config(run).get("data", {}).get("dir")
         folders = [Path(file).parent] if isinstance(file, str) else []
-        folders += [Path(given)] if given else []
+        folders += [Path(configured)] if configured else []
         for folder in folders:
             if (folder / "test.parquet").is_file():
                 return folder

@@ -514,8 +514,11 @@ def test_a_damaged_entry_of_ms_cxrs_json_rejects_its_row(
     path = source / "MS_CXR_Local_Alignment_v1.0.0.json"
     write_ms_cxr_json(path)
     # A question of its own, since a question with a rejected row is not asked.
-    own = {"label_text": "a phrase of its own", "id": 99}
-    edit(path, lambda content: content["annotations"].append(content["annotations"][0] | own))
+    other_phrase = {"label_text": "another phrase", "id": 99}
+    edit(
+        path,
+        lambda content: content["annotations"].append(content["annotations"][0] | other_phrase),
+    )
     edit(path, lambda content: content[list_name][0].update(change))
     assert imported("ms_cxr").rejects.get((path.name, 0)) == code
 
