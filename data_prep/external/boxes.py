@@ -1,11 +1,9 @@
-"""Importers of sets whose truth is boxes: MS-CXR, VinDr-CXR, PadChest-GR, Chest ImaGenome.
+"""Importers of sets whose truth is boxes: MS-CXR, VinDr-CXR, Chest ImaGenome.
 
 Columns are those of working loaders of others, so headers are checked. Each question asks where
 something is; the answer of such a question is not scored, its boxes are.
 """
 
-import math
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -19,7 +17,6 @@ from data_prep.external.items import (
     TrueBox,
     numbers_of,
     read_json,
-    read_records,
     read_table,
     size_of,
     text_of,
@@ -48,7 +45,7 @@ def read_ms_cxr(files: SetFiles, reading: Reading) -> None:
         record = boxes[0].row.record
         image, question = text_of(record["path"]), f"Where is: {phrase.rstrip(' .?')}?"
         size = size_of(record, "image_width", "image_height")
-        _ask_where(reading, boxes, (image,), question, phrase, size=size)
+        ask_where(reading, boxes, (image,), question, phrase, size=size)
 
 
 def _phrases(
@@ -132,7 +129,7 @@ def mimic_test(files: SetFiles) -> set[str] | None:
     return {row["dicom_id"] for row in rows if row["split"] == "test"}
 
 
-def _ask_where(
+def ask_where(
     reading: Reading,
     boxes: list[TrueBox],
     images: tuple[str, ...],
@@ -208,7 +205,7 @@ def read_imagenome(files: SetFiles, reading: Reading) -> None:
             regions[dicom, name].append(TrueBox(row, name, (x1, y1, x2, y2)))
     for (dicom, name), boxes in regions.items():
         size = size_of(boxes[0].row.record, "original_width", "original_height")
-        _ask_where(reading, boxes, (places[dicom],), f"Where is the {name}?", name, size=size)
+        ask_where(reading, boxes, (places[dicom],), f"Where is the {name}?", name, size=size)
 
 
 def _mimic_paths(files: SetFiles) -> dict[str, str]:
@@ -249,7 +246,7 @@ def read_vindr_cxr(files: SetFiles, reading: Reading) -> None:
             found[record["image_id"], name].append(TrueBox(row, name, (x1, y1, x2, y2)))
     for (image, name), boxes in found.items():
         question = f"Where is the {_in_a_sentence(name)}?"
-        _ask_where(reading, boxes, _names(VINDR_NAMES, image), question, name, patient=image)
+        ask_where(reading, boxes, image_names(VINDR_NAMES, image), question, name, patient=image)
     _read_vindr_labels(files.find("image_labels_test.csv"), reading)
 
 
@@ -280,7 +277,7 @@ def _read_vindr_labels(path: Path, reading: Reading) -> None:
             else:
                 asked.add((image, name, value))
                 answer = "Yes" if float(value) else "No"
-                _ask_closed(reading, row, _names(VINDR_NAMES, image), name, answer, image)
+                ask_closed(reading, row, image_names(VINDR_NAMES, image), name, answer, image)
 
 
 def _refuse_raters(path: Path, table: list[dict[str, str]]) -> None:
@@ -293,7 +290,7 @@ def _refuse_raters(path: Path, table: list[dict[str, str]]) -> None:
         )
 
 
-def _names(patterns: tuple[str, ...], image: str) -> tuple[str, ...]:
+def image_names(patterns: tuple[str, ...], image: str) -> tuple[str, ...]:
     return tuple(pattern.format(image) for pattern in patterns)
 
 
@@ -302,7 +299,7 @@ def _in_a_sentence(label: str) -> str:
     return " ".join(word if word.isupper() else word.lower() for word in label.split())
 
 
-def _ask_closed(
+def ask_closed(
     reading: Reading,
     row: SourceRow,
     images: tuple[str, ...],
@@ -328,128 +325,3 @@ def _ask_closed(
             **more,
         )
     )
-
-
-PADCHEST_NAMES = ("{}", "PadChest_GR/{}", "Padchest_GR_files/PadChest_GR/{}", "images/{}")
-PADCHEST_FINDING = (
-    *("sentence_en", "sentence_es", "abnormal", "boxes", "extra_boxes", "labels", "locations"),
-    "progression",
-)
-_NO_LABEL = ("normal", "unchanged", "exclude", "suboptimal study", "unspecified")
-_SUFFIX = re.compile(r"\.(?:png|jpe?g)$", re.IGNORECASE)
-
-
-def read_padchest_gr(files: SetFiles, reading: Reading) -> None:
-    """Read PadChest-GR: sentences with boxes in fractions of the picture; a row is a sentence.
-
-    A positive sentence is asked in English and, as a subset, in Spanish. The labels of positive and
-    of negative sentences are asked as yes or no, once for each study, which has one image.
-    """
-    master = files.find("master_table.csv")
-    columns = ("StudyID", "ImageID", "split", "PatientID")
-    table = read_table(master, Reading(), columns, known=None)
-    places = {_stem(row["ImageID"]): (row["split"], row["PatientID"]) for row in table}
-    path = files.find("grounded_reports_*.json")
-    keys = ("StudyID", "ImageID", "findings")
-    studies = Reading()
-    number = 0
-    for study in read_records(path, studies, keys, ("PreviousStudyID", "PreviousImageID")):
-        findings = study.record["findings"]
-        if not isinstance(findings, list):
-            studies.reject(study, "unknown_form")
-            continue
-        rows = []
-        for finding in findings:
-            record = finding if isinstance(finding, dict) else {"value": finding}
-            image = {"StudyID": study.record["StudyID"], "ImageID": study.record["ImageID"]}
-            rows.append(reading.register(path.name, number, {**image, **record}))
-            number += 1
-        _read_study(files, reading, rows, text_of(study.record["ImageID"]), places)
-    reading.notes += studies.notes
-    if studies.rejects:
-        reading.notes.append(f"{len(studies.rejects)} studies of {path.name} have no findings")
-
-
-def _stem(image: str) -> str:
-    return _SUFFIX.sub("", image.strip())
-
-
-def _read_study(
-    files: SetFiles,
-    reading: Reading,
-    rows: list[SourceRow],
-    image: str,
-    places: Mapping[str, tuple[str, str]],
-) -> None:
-    split, patient = places.get(_stem(image), ("", ""))
-    names = _names(PADCHEST_NAMES, f"{_stem(image)}.png")
-    for row in rows:
-        if not split:
-            reading.reject(row, "no_split")
-        elif not files.wants(split):
-            reading.leave_out(row, "other_split")
-        elif not isinstance(row.record.get("abnormal"), bool):
-            reading.reject(row, "unknown_form")
-        elif row.record["abnormal"]:
-            _ask_sentence(reading, row, names, patient)
-    labelled = [row for row in rows if row.key not in reading.rejects and files.wants(split)]
-    _ask_labels(reading, labelled, names, patient)
-
-
-def _ask_labels(
-    reading: Reading, rows: list[SourceRow], names: tuple[str, ...], patient: str
-) -> None:
-    """Ask for each label of a study once; a label that a sentence states is there."""
-    positive = {label for row in rows if row.record["abnormal"] for label in _labels(row)}
-    asked: set[str] = set()
-    for row in rows:
-        for label in _labels(row):
-            is_present = row.record["abnormal"]
-            if not is_present and label in positive:
-                reading.leave_out(row, "stated_elsewhere")
-            elif label in asked:
-                reading.leave_out(row, "repeat")
-            else:
-                asked.add(label)
-                answer = "Yes" if is_present else "No"
-                _ask_closed(reading, row, names, label, answer, patient)
-        if not _labels(row):
-            reading.leave_out(row, "no_label")
-
-
-def _labels(row: SourceRow) -> list[str]:
-    """Return the labels of a sentence that name a finding; negative ones often have none."""
-    labels = row.record.get("labels")
-    texts = [text_of(label) for label in labels] if isinstance(labels, list) else []
-    return [label for label in dict.fromkeys(texts) if label and label.lower() not in _NO_LABEL]
-
-
-def _ask_sentence(reading: Reading, row: SourceRow, names: tuple[str, ...], patient: str) -> None:
-    boxes, extra = (_boxes(row.record.get(key)) for key in ("boxes", "extra_boxes"))
-    if boxes is None or extra is None:
-        reading.reject(row, "bad_box")
-    elif not boxes:
-        reading.leave_out(row, "no_box")
-    else:
-        label = next(iter(_labels(row)), "finding")
-        truth = [TrueBox(row, label, box) for box in boxes]
-        more = {"patient": patient, "second_reader": extra}
-        for subset, key, form in (
-            ("", "sentence_en", "Where is: {}?"),
-            ("es", "sentence_es", "¿Dónde está: {}?"),
-        ):
-            sentence = text_of(row.record.get(key)).rstrip(" .?")
-            if sentence:
-                question = form.format(sentence)
-                _ask_where(reading, truth, names, question, sentence, subset=subset, **more)
-
-
-def _boxes(value: Any) -> list[Box] | None:
-    """Return boxes, none for a missing key, None for anything but lists of four numbers."""
-    if value is None:
-        return []
-    try:
-        boxes = [(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in value]
-    except (OverflowError, TypeError, ValueError):
-        return None
-    return boxes if all(math.isfinite(side) for box in boxes for side in box) else None

@@ -29,7 +29,6 @@ from data_prep.external.answers import read_gemex, read_rexvqa, read_slake, read
 from data_prep.external.boxes import (
     read_imagenome,
     read_ms_cxr,
-    read_padchest_gr,
     read_vindr_cxr,
 )
 from data_prep.external.items import (
@@ -40,6 +39,7 @@ from data_prep.external.items import (
     reject_bad_texts,
     write_rejects,
 )
+from data_prep.external.padchest import read_padchest_gr
 from data_prep.external.set_pictures import find_set_pictures
 from data_prep.pictures import MISSING, Picture, missing_urls
 from data_prep.pipeline import file_metadata
