@@ -36,6 +36,7 @@ LAST_SENTENCE = (
 )
 """Ends a reasoning; it takes longer to write than the page waits between two parts."""
 ANSWER_MS, END_S = 60_000, 60
+expect.set_options(timeout=ANSWER_MS)
 MODEL_1 = (92, 188, 242)
 """The colour of the first model's boxes, --model-1 of style.css."""
 
@@ -194,7 +195,7 @@ class Browser:
         self.page.get_by_role("button", name="Ask").click()
         status = self.page.locator(".status")
         count = self.page.locator(".responses > .response").count()
-        expect(status).to_have_text(re.compile(f"(all after.*){{{count}}}"), timeout=ANSWER_MS)
+        expect(status).to_have_text(re.compile(f"(all after.*){{{count}}}"))
         return str(status.text_content())
 
     def pixels(self, file: Path) -> np.ndarray:
