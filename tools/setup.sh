@@ -133,6 +133,12 @@ install_torch() {
     say "torch $version: not there; the registry's CUDA build takes its place (5 GB), which computes on a CPU, too"
 }
 
+# uv compiles only what it installs. Uncompiled, torch costs each process seconds where
+# PYTHONDONTWRITEBYTECODE is set. One of its files is a template that no Python compiles.
+compile_torch() {
+    "$python" -m compileall -q -j 0 "$venv"/lib/python3.*/site-packages/torch >>"$log" 2>&1 || true
+}
+
 # The GPU stack's lock has torch where no CPU build is installed.
 merge_locks() {
     local build=()
@@ -203,6 +209,7 @@ install_uv
 install_torch
 [[ $stack == cpu ]] || merge_locks
 install_locked
+compile_torch
 install_project
 fingerprint >"$stamp"
 say "done in $((SECONDS - started)) s: $venv"
