@@ -28,7 +28,7 @@ STAGES: dict[str, Stages] = {
         ("reward workers", r"reward loop manager initialized"),
         ("vLLM: server, engine and its worker", r"checkpoint engine manager initialized"),
         ("checkpoint, weight sync", r"ready to fit"),
-        ("agent loop, first step", r"step +1/"),
+        ("agent loop, first step", r"step:1 |step +1/"),
     ),
     "sft": (
         ("imports, checks of the input", r"starting a process for each GPU"),
