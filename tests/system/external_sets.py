@@ -11,13 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pydicom
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
+from data_prep.external.__main__ import main
+
 SIZE = (120, 160)
 """Width and height of MIMIC's pictures here."""
+PIXELS = ["--min-pixels", "12544", "--max-pixels", "15680", "--workers", "1"]
+
+Import = Callable[..., "Imported"]
 
 
 def write(name: str, folder: Path) -> list[str]:
@@ -357,3 +363,42 @@ WRITERS: dict[str, Callable[[Path, Path], None]] = {
     "imagenome": _imagenome,
     "gemex": _gemex,
 }
+
+
+class Imported:
+    """What an import wrote."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.audit = json.loads((out / "audit.json").read_text())
+        test = out / "test.parquet"
+        self.rows = pq.read_table(test).to_pylist() if test.exists() else []
+        self.rejects = {
+            (row["source_file"], row["source_index"]): row["reason"]
+            for row in pq.read_table(out / "rejects.parquet").to_pylist()
+        }
+        self.info = [row["extra_info"] for row in self.rows]
+        self.truths = [json.loads(row["reward_model"]["ground_truth"]) for row in self.rows]
+
+    def asked(self) -> list[tuple[str, Any]]:
+        return [
+            (info["question"], truth["answer"])
+            for info, truth in zip(self.info, self.truths, strict=True)
+        ]
+
+
+def import_set(folder: Path, name: str, *options: str, code: int = 0) -> Imported:
+    """Import a set of `folder`, which is written there first."""
+    if not (folder / "sets" / name).exists():
+        write(name, folder / "sets")
+    paths = [f"--source={folder / 'sets' / name}", f"--images={folder / 'sets' / name}-images"]
+    out = folder / "out" / name
+    assert main(["--set", name, *paths, f"--out={out}", *PIXELS, *options]) == code
+    return Imported(out)
+
+
+def edit(path: Path, change: Callable[[Any], object]) -> None:
+    """Change the content of a JSON file."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
