@@ -26,6 +26,8 @@ from recipe.run.folder import STOPPED_AFTER, StopRequest, check_steps
 from recipe.run.host import cores_for_each
 
 SOFT_LOG_PROBS = "soft_log_probs"
+SEED_DISTANCE = 1_000_003
+"""Of two seeds in the sampler, which adds the epoch: no epoch of one has the order of the other."""
 
 
 class ResumedSampler(Sampler[int]):
@@ -34,10 +36,12 @@ class ResumedSampler(Sampler[int]):
     verl restores its loader's saved position. At the end of an epoch that position is after the
     last row, and the next epoch then has no rows (verl #7401). The saved position is also lost when
     the run is killed between two ranks' files, and is useless to another number of loader workers.
-    Here the position follows from the number of steps alone.
+    Here the position follows from the number of steps alone. The order of the rows follows from
+    `seed`, which verl gives to no sampler.
     """
 
-    def __init__(self, sampler: "DistributedSampler[object]") -> None:
+    def __init__(self, sampler: "DistributedSampler[object]", seed: int = 0) -> None:
+        sampler.seed = SEED_DISTANCE * seed
         self._sampler = sampler
         self._epoch = self._done = 0
 
@@ -107,10 +111,15 @@ class ThinkVGSFTTrainer(SFTTrainer):
             ids = coordinate_ids(self.model_config.tokenizer)
             self.training_client.set_loss_fn(CoordinateLoss(ids, width))
 
+    def _init_engine(self) -> None:
+        super()._init_engine()
+        # verl takes both as divisors
+        self.save_freq, self.test_freq = self.save_freq or -1, self.test_freq or -1
+
     def _build_dataloader(self) -> None:
         super()._build_dataloader()
         sampler: DistributedSampler[object] = self.train_dataloader.sampler
-        self.train_sampler = ResumedSampler(sampler)
+        self.train_sampler = ResumedSampler(sampler, int(self.config.seed))
         self.train_dataloader.batch_sampler.sampler = self.train_sampler
 
     def _skip_done_steps(self) -> None:
@@ -182,5 +191,6 @@ def run(config: DictConfig) -> None:
     initialize_global_process_group(timeout_second=int(config.stuck_s))
     if config.cluster.platform == "cpu":
         torch.set_num_threads(cores_for_each(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    torch.manual_seed(int(config.seed))  # of LoRA's first weights
     ThinkVGSFTTrainer(config=config).fit()
     destroy_global_process_group()

@@ -30,8 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, workspace: Path, run: Any) 
             "data.val_max_samples=16",
             f"trainer.total_training_steps={last}",
             "trainer.logger=[console,file]",
-            "trainer.save_freq=100",
-            "trainer.test_freq=100",
+            "trainer.save_freq=0",  # only after the last step
+            "trainer.test_freq=0",
         )
         assert finished.returncode == 0, finished.stdout[-8000:]
         (run_dir / f"console-{last}").write_text(finished.stdout)

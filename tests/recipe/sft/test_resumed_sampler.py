@@ -12,14 +12,14 @@ ROWS, BATCH, RANKS, EPOCHS = 26, 3, 2, 3
 PER_EPOCH = ROWS // RANKS // BATCH
 
 
-def loader(rank: int, workers: int) -> tuple[ResumedSampler, Any]:
+def loader(rank: int, workers: int, seed: int = 0) -> tuple[ResumedSampler, Any]:
     """A loader as verl builds it, with the sampler of this recipe."""
     rows = list(range(ROWS))
     sampler = DistributedSampler(rows, num_replicas=RANKS, rank=rank, shuffle=True, drop_last=True)
     loaded: Any = StatefulDataLoader(
         rows, batch_size=BATCH, sampler=sampler, num_workers=workers, drop_last=True
     )
-    resumed = ResumedSampler(sampler)
+    resumed = ResumedSampler(sampler, seed)
     loaded.batch_sampler.sampler = resumed
     return resumed, loaded
 
@@ -34,6 +34,18 @@ def batches(rank: int, done: int, workers: int = 0) -> list[list[int]]:
         sampler.set_epoch(number)
         read += [batch.tolist() for batch in loaded]
     return read
+
+
+def test_each_seed_has_an_order_of_its_own_in_each_epoch() -> None:
+    orders = set()
+    for seed in range(3):
+        sampler, _ = loader(0, 0, seed)
+        for epoch in range(EPOCHS):
+            sampler.set_epoch(epoch)
+            orders.add(tuple(sampler))
+    assert len(orders) == 3 * EPOCHS
+    plain = DistributedSampler(list(range(ROWS)), num_replicas=RANKS, rank=0, drop_last=True)
+    assert list(loader(0, 0)[0]) == list(plain)
 
 
 @pytest.mark.parametrize("rank", range(RANKS))
