@@ -212,12 +212,15 @@ def _check_checkpoint(folder: Path, where: str, config: DictConfig, program: str
 def prune(config: DictConfig, program: str) -> None:
     """Remove checkpoints beyond the configured number; verl does not count those of earlier starts.
 
-    The marked checkpoint stays first, then those before it, from the newest to the oldest.
+    The marked checkpoint stays first, then those before it, from the newest to the oldest. All of
+    them stay where the user names the one to resume from.
     """
     limit = config.trainer.get(MOST_KEPT[program])
+    resumes_last = config.trainer.get("resume_mode", "auto") != "disable"
+    resumes_last = resumes_last and not config.trainer.get("resume_from_path")
     holder = Path(config.trainer.default_local_dir)
     marked = last_step(holder)
-    if not limit or not marked or config.trainer.get("resume_mode", "auto") == "disable":
+    if not limit or not marked or not resumes_last:
         return
     steps = [
         step

@@ -12,16 +12,20 @@ class RolloutsFailing(Exception):
     """More rollouts of a step failed than the configuration allows; the message is one line."""
 
 
-def failed_rollouts(keys: Sequence[str], asked: int, most: float, step: int) -> dict[str, float]:
+def failed_rollouts(
+    keys: Sequence[str], asked: int, most: float, step: int, group: int = 1
+) -> dict[str, float]:
     """Count the rollouts of a step that failed and are missing from its batch.
 
-    `asked` is prompts times group size, of which the share `most` may be missing.
+    `asked` is prompts times group size, of which the share `most` may be missing, or one `group` if
+    that is more, since a group with a failed rollout is missing as a whole. With a share of 0, none
+    may be missing.
 
     Raises:
         RolloutsFailing: more rollouts are missing.
     """
     missing = max(0, asked - len(keys))
-    if missing > most * asked:
+    if missing > (max(most * asked, group) if most else 0):
         raise RolloutsFailing(
             f"{missing} of {asked} rollouts of step {step} failed, more than "
             f"trainer.v1.thinkvg.max_failed_rollouts={most:g} of them: the agent loop's errors "
@@ -93,8 +97,8 @@ class Redraws:
                 f"step {step} drew {drawn} groups of rollouts, only {differing} of the "
                 f"{self._batch} that it needs differ in their score, and more than "
                 f"trainer.v1.thinkvg.max_drawn_batches={self._max_batches} batches may not be "
-                "drawn: look at reward/score and reward/group_std in the log, then change the "
-                "reward or the data, or train without algorithm.filter_groups"
+                "drawn: look at reward/score/mean and reward/group_std/zero in metrics.jsonl, then "
+                "change the reward or the data, or train without algorithm.filter_groups"
             )
         self.count += prompts
 

@@ -157,6 +157,8 @@ class ThinkVGTrainer(PPOTrainerSync):
         marked_step = last_step(holder)
         super()._save_checkpoint()
         add_older_forms(holder / f"global_step_{self.global_steps}" / "actor" / "huggingface")
+        if marked_step and not (holder / f"global_step_{marked_step}" / "actor").is_dir():
+            return  # verl keeps one checkpoint and has removed that one: the new one stays marked
         mark_step(holder, marked_step)
         self._unmarked = self.global_steps
 
@@ -201,8 +203,9 @@ class ThinkVGTrainer(PPOTrainerSync):
 
     def _balance_batch(self, batch: KVBatchMeta, metrics: dict[str, Any], **kwargs: Any) -> Any:
         # verl calls this for each batch of rollouts, before it pads the batch.
-        expected = self.config.data.train_batch_size * self.config.actor_rollout_ref.rollout.n
-        metrics.update(failed_rollouts(batch.keys, expected, self._most_failed, self.global_steps))
+        group, step = int(self.config.actor_rollout_ref.rollout.n), self.global_steps
+        expected = self.config.data.train_batch_size * group
+        metrics.update(failed_rollouts(batch.keys, expected, self._most_failed, step, group))
         metrics.update(self._redraws.metrics())
         return super()._balance_batch(batch, metrics=metrics, **kwargs)
 

@@ -161,6 +161,9 @@ def test_old_checkpoints_go_but_never_the_marked_one(tmp_path: Path) -> None:
     mark_step(holder, 15)
     prune(run(tmp_path, "trainer.max_actor_ckpt_to_keep=null"), "train")
     assert left() == [5, 10, 15, 20]
+    named = ("trainer.resume_mode=resume_path", f"trainer.resume_from_path={holder}/global_step_5")
+    prune(run(tmp_path, *named), "train")
+    assert left() == [5, 10, 15, 20]
     prune(run(tmp_path), "train")
     assert left() == [10, 15]
     prune(run(tmp_path, "trainer.max_actor_ckpt_to_keep=1"), "train")

@@ -20,6 +20,13 @@ def test_many_end_the_run_with_one_line() -> None:
     assert "trainer.v1.thinkvg.max_failed_rollouts=0.1" in str(failure.value)
 
 
+def test_a_whole_group_may_be_missing() -> None:
+    """One failed rollout takes its group with it, in a small batch more than the share."""
+    assert failed_rollouts(["a"] * 24, asked=32, most=0.1, step=1, group=8)
+    with pytest.raises(RolloutsFailing):
+        failed_rollouts(["a"] * 16, asked=32, most=0.1, step=1, group=8)
+
+
 def test_none_may_be_missing_where_that_is_asked_for() -> None:
     with pytest.raises(RolloutsFailing):
-        failed_rollouts(["a"] * 19, asked=20, most=0.0, step=1)
+        failed_rollouts(["a"] * 19, asked=20, most=0.0, step=1, group=8)
