@@ -61,18 +61,20 @@ MACHINES = (
     Machine("", "cluster=h100x8 cluster.tensor_parallel=4", "model=qwen2_5_vl_32b lora=r16"),
     Machine(
         "eight GPUs of 141 GB",
-        "cluster=h200x8 cluster.tensor_parallel=4 cluster.optimizer_offload=true",
+        "cluster=h200x8 cluster.tensor_parallel=4 cluster.optimizer_offload=true "
+        "cluster.micro_batch_tokens=16384",
         "model=qwen2_5_vl_32b",
     ),
     Machine(
         "two nodes of eight GPUs of 80 GB",
-        "cluster=h100x8 cluster.nodes=2 cluster.tensor_parallel=4 cluster.optimizer_offload=true",
+        "cluster=h100x8 cluster.nodes=2 cluster.tensor_parallel=4 cluster.optimizer_offload=true "
+        "cluster.micro_batch_tokens=8192",
         "model=qwen2_5_vl_32b",
     ),
     Machine(
         "four such nodes",
         "cluster=h100x8 cluster.nodes=4 cluster.tensor_parallel=8 cluster.optimizer_offload=true "
-        "cluster.micro_batch_tokens=8192",
+        "cluster.micro_batch_tokens=4096",
         "model=qwen2_5_vl_72b",
     ),
 )

@@ -171,6 +171,11 @@ def _step_faults(plan: Plan) -> Iterator[str]:
         yield from data.step_faults(file, plan.config)
 
 
+def _validation_warnings(plan: Plan) -> Iterator[str]:
+    for file in plan.files:
+        yield from data.validation_warnings(file, plan.config)
+
+
 def _read_lengths(plan: Plan) -> Iterator[str]:
     for file in plan.files:
         plan.lengths[file.key] = data.measure_lengths(file, plan.processor)
@@ -243,6 +248,7 @@ CHECKS = (
     Check("the rows", _row_faults),
     Check("the lengths of rows", _long_row_faults, TRAINING),
     Check("the number of rows", _step_faults, TRAINING),
+    Check("the number of rows", _validation_warnings, (SFT,), is_certain=False),
     Check("the lengths of prompts", _read_lengths, (TRAIN,)),
     Check("the lengths of prompts", _length_warnings, (TRAIN,), is_certain=False),
     Check("the chat template", _of(check_chat_template, "config", "program"), TRAINING),

@@ -379,6 +379,17 @@ def _overlong_prompts(file: DataFile, prompts: Sequence[int]) -> str:
     )
 
 
+def validation_warnings(file: DataFile, config: DictConfig) -> Iterator[str]:
+    """Yield a warning if SFT has fewer validation rows than a batch, which verl's loader drops."""
+    batch, most = int(config.data.train_batch_size), int(config.data.val_max_samples)
+    rows = file.used if most < 0 else min(file.used, most)
+    if file.key == "val_files" and rows < batch:
+        yield (
+            f"data.{file.key}={file.path}: {rows} rows do not fill one batch of "
+            f"data.train_batch_size={batch}, so val/loss will be NaN: lower it, or validate on more"
+        )
+
+
 def step_faults(file: DataFile, config: DictConfig) -> Iterator[str]:
     """Yield a fault if a training file has too few rows for a batch, or for the run's steps.
 

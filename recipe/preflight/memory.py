@@ -5,9 +5,10 @@ bytes, over t tokens in a micro-batch:
 
 =============  ====================================================================================
 parameters     P s / N; 0 between steps where they are offloaded
-optimizer      2 P s / N (AdamW's two moments); 0 during forward and backward where offloaded. With
-               8 bits (``optim.optimizer=AdamW8bit`` of torchao or bitsandbytes) each moment takes
-               one byte and 4 / 256 for the scale of its block, with 4 bits half a byte and 4 / 128
+optimizer      2 P s / N (AdamW's two moments); where offloaded, verl brings it back for the whole
+               update, forward and backward included. With 8 bits (``optim.optimizer=AdamW8bit``
+               of torchao or bitsandbytes) each moment takes one byte and 4 / 256 for the scale of
+               its block, with 4 bits half a byte and 4 / 128
 gradients      P s / N
 gathered       (root + 2 blocks) c whole parameters, the block computed and the one prefetched, and
                (root + 1 block) c of gradients before they are scattered; what lies outside of all
@@ -31,8 +32,9 @@ reserve        a CUDA context, NCCL's buffers and fragments: 3 GiB and 5 %; none
 
 These moments are compared with the GPU's memory M: loading (parameters, offloaded or not), backward
 (parameters + optimizer + gradients + gathered + activations + logits), update (parameters +
-optimizer + gradients + update), weight sync (parameters and vLLM's weights: with LoRA, offloaded
-parameters come back for it), and rollout (share M of vLLM, with the parameters and the optimizer
+optimizer + gradients + update), weight sync (what is not offloaded, with LoRA the offloaded
+parameters, too, vLLM's weights, verl's bucket of weights to send and the largest weight whole), and
+rollout (share M of vLLM, with the parameters and the optimizer
 that stay). vLLM's share holds its weights 2 P / TP, its own activations, CUDA graphs (1 GiB), and
 the rest is KV cache: 2 L kv_heads head_dim c / TP a token. vLLM that does not sleep keeps its share
 in all moments; asleep it keeps 1.5 GiB.
@@ -113,6 +115,7 @@ class Estimate:
     training: Training
     serving: Serving | None
     resident: float
+    sent: float
     host: float
     available: float
 
@@ -126,8 +129,7 @@ class Estimate:
             "update": self.training.step + asleep,
         }
         if self.serving:
-            shards = self.training.loaded + self.training.reserve
-            moments["weight sync"] = shards + self.serving.weights
+            moments["weight sync"] = self.resident + self.sent + self.serving.weights
             moments["rollout"] = self.serving.budget + self.resident
         return moments
 
@@ -182,6 +184,7 @@ def estimate(shape: ModelShape, work: Workload) -> Estimate:
         training=training,
         serving=serving,
         resident=resident + training.reserve,
+        sent=_sent(shape, work, training, work.rollout) if work.rollout else 0.0,
         host=_host(shape, work, serving),
         available=work.gpu_memory,
     )
@@ -193,25 +196,30 @@ def _training(shape: ModelShape, work: Workload) -> Training:
     stored = shape.parameters * work.stored_bytes * on_gpu
     gradients = trained * work.trained_bytes * on_gpu
     state = optimizer_bytes(shape, work) * on_gpu
-    optimizer = 0.0 if work.offload_optimizer else state
     # the parameters of root and two blocks, and the gradients of root and one
     gathered = float((shape.root + 2 * shape.block) * work.compute_bytes)
     gathered += (shape.root + shape.block) * work.compute_bytes * trained / shape.parameters
     activations = _activations(shape, work)
     logits = 3.0 * work.tokens * shape.vocabulary * work.compute_bytes
-    used = stored + 2 * gradients + optimizer + gathered + activations + logits
+    used = stored + 2 * gradients + state + gathered + activations + logits
     return Training(
         loaded=shape.parameters * work.stored_bytes / work.shards,
         parameters=stored,
-        optimizer=optimizer,
+        optimizer=state,
         gradients=gradients,
         gathered=gathered,
         activations=activations,
         logits=logits,
-        # An offloaded optimizer is on the GPU during the step.
-        update=state - optimizer + _temporaries(shape, work, gradients),
+        update=_temporaries(shape, work, gradients),
         reserve=0.0 if work.on_cpu else CONTEXT + FRAGMENTS * used,
     )
+
+
+def _sent(shape: ModelShape, work: Workload, training: Training, rollout: Rollout) -> float:
+    """Return the bytes that a weight sync takes beside what stays on the GPU and vLLM's weights."""
+    comes_back = bool(work.lora_rank) and work.offload_parameters and not work.offload_all
+    shards = training.loaded if comes_back else 0.0
+    return shards + rollout.bucket + float(shape.largest * work.stored_bytes)
 
 
 def _temporaries(shape: ModelShape, work: Workload, gradients: float) -> float:
@@ -304,9 +312,9 @@ def _remedy(moment: str, work: Workload) -> str:
         "weight sync": ["raise cluster.tensor_parallel"],
         "rollout": ["lower cluster.gpu_memory_utilization"],
     }.get(moment, [])
-    if moment in ("backward", "rollout") and not work.offload_optimizer:
+    if moment in ("weight sync", "rollout") and not work.offload_optimizer:
         changes.append("set cluster.optimizer_offload=true")
-    if moment == "rollout" and not work.offload_parameters:
+    if moment in ("weight sync", "rollout") and not work.offload_parameters:
         changes.append("set cluster.param_offload=true")
     if not work.lora_rank:
         changes.append("train adapters only (lora=r16)")

@@ -30,6 +30,7 @@ class Rollout:
     sleeps: bool
     cuda_graphs: bool
     cpu_cache: float
+    bucket: float  # bytes of weights that the actor sends at once
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,7 @@ def _rollout(config: DictConfig, on_cpu: bool) -> Rollout:
         sleeps=bool(rollout.free_cache_engine),
         cuda_graphs=not rollout.enforce_eager,
         cpu_cache=float(cpu_cache) * GIB if on_cpu else 0.0,
+        bucket=float(int(config.cluster.weight_bucket_megabytes) << 20),
     )
 
 
@@ -279,6 +281,8 @@ def batch_faults(config: DictConfig, work: Workload) -> Iterator[str]:
     """Yield faults of batch sizes, lengths and group size."""
     if work.program == "train":
         yield from _rollout_faults(config, work)
+    elif not config.data.use_dynamic_bsz:
+        yield from _micro_batch_faults(config, "sft", work.prompts // work.gpus, "batch")
     rows, key = work.prompts * work.group, "data.train_batch_size"
     group = f" x {ROLLOUT}.n={work.group}" if work.group > 1 else ""
     if rows % work.gpus:
@@ -309,16 +313,23 @@ def _rollout_faults(config: DictConfig, work: Workload) -> Iterator[str]:
             f"set {ACTOR}.ppo_mini_batch_size={_shared(work, mini)}"
         )
     share = mini * work.group // work.gpus
-    micro = int(actor.ppo_micro_batch_size_per_gpu or 1)
-    if not actor.use_dynamic_bsz and share and share % micro:
-        yield (
-            f"{ACTOR}.ppo_micro_batch_size_per_gpu={micro} does not divide the {share} sequences "
-            f"that a GPU has in a mini-batch: set it to {_divisor(share, micro)}"
-        )
+    if not actor.use_dynamic_bsz:
+        yield from _micro_batch_faults(config, "train", share, "mini-batch")
     if work.group < 2 and config.algorithm.adv_estimator != "reinforce_plus_plus":
         yield (
             f"{ROLLOUT}.n={work.group}: an advantage relative to the group needs at least two "
             f"rollouts of a prompt: set {ROLLOUT}.n=8"
+        )
+
+
+def _micro_batch_faults(config: DictConfig, program: str, share: int, whole: str) -> Iterator[str]:
+    """Yield a fault if the micro-batch does not divide a GPU's `share` of the `whole` batch."""
+    key = DYNAMIC[program][2]
+    micro = int(OmegaConf.select(config, key) or 1)
+    if share and share % micro:
+        yield (
+            f"{key}={micro} does not divide the {share} sequences that a GPU has in a {whole}: set "
+            f"it to {_divisor(share, micro)}"
         )
 
 
@@ -335,6 +346,14 @@ def layout_faults(shape: ModelShape, work: Workload) -> Iterator[str]:
             yield (
                 f"{key}={parallel} does not divide the {shape.heads} attention heads of "
                 f"{shape.name}: set {key}={_divisor(shape.heads, parallel)}"
+            )
+    if work.rollout and work.on_cpu and not work.lora_rank:
+        largest = shape.largest * work.stored_bytes
+        if largest > work.rollout.bucket:
+            yield (
+                f"cluster.weight_bucket_megabytes={int(work.rollout.bucket) >> 20}: on a CPU the "
+                f"largest weight of {shape.name} has to fit in it: set it to "
+                f"{math.ceil(largest / (1 << 20))}"
             )
     if work.sequence > shape.positions:
         yield (

@@ -85,6 +85,8 @@ BROKEN = [
         ["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=48"],
         "ppo_micro_batch_size_per_gpu=48 does not divide the 128",
     ),
+    # a weight that verl cannot send to the engine
+    (["cluster.weight_bucket_megabytes=0"], "weight_bucket_megabytes=0: on a CPU the largest"),
     # a micro-batch below one sequence
     ([f"{ACTOR}.use_dynamic_bsz=true", f"{ACTOR}.ppo_max_token_len_per_gpu=64"], "less than one"),
     # log-probabilities that nobody computes
@@ -185,6 +187,14 @@ def test_what_is_not_certain_is_a_warning(prepared: Path, overrides: list[str], 
     checked = plan(prepared, *CPU, "experiment=demo_grpo", *overrides)
     assert any(told in message for message in checked.warnings), checked.warnings
     assert not any(told in message for message in checked.problems)
+
+
+def test_sft_batches(prepared: Path) -> None:
+    sft = (*CPU, "experiment=demo_sft", "cluster.gpus_per_node=1")
+    checked = plan(prepared, *sft, "data.train_batch_size=20", program="sft")
+    assert any("micro_batch_size_per_gpu=8 does not divide the 20" in m for m in checked.problems)
+    checked = plan(prepared, *sft, "data.val_max_samples=4", program="sft")
+    assert any("4 rows do not fill one batch" in message for message in checked.warnings)
 
 
 def test_every_problem_is_told_at_once(prepared: Path) -> None:

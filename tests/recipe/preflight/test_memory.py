@@ -31,10 +31,13 @@ def test_state_is_shared_by_all_gpus() -> None:
     assert two.training.activations == one.training.activations
 
 
-def test_offloading_frees_the_backward_pass_but_not_the_update() -> None:
+def test_offloading_the_optimizer_frees_the_rollout_but_not_the_update() -> None:
+    """verl's context of a training step loads it before the forward pass."""
     plain, offloaded = of(), of("cluster.optimizer_offload=true")
-    assert offloaded.moments["backward"] < plain.moments["backward"] - 7 * GIB
-    assert offloaded.training.step == pytest.approx(plain.training.step, rel=0.05)
+    for moment in ("rollout", "weight sync"):
+        assert offloaded.moments[moment] < plain.moments[moment] - 7 * GIB
+    for moment in ("backward", "update"):
+        assert offloaded.moments[moment] == plain.moments[moment]
     assert offloaded.host > plain.host + 50 * GIB
 
 
