@@ -53,7 +53,7 @@ bench: setup ## the measurements of docs/reward.md and of the judge's client
 	$(PYTHON) -m benchmarks.reward
 	$(PYTHON) -m benchmarks.judge
 
-study: setup ## the arms of docs/results.md that have no result yet, hours; STUDY=quick for four arms, apart from it
+study: setup ## the arms of docs/results.md that have no result yet, ten hours and more in all; STUDY=quick for four arms, apart from it
 	$(PYTHON) -m phantom.study $(if $(filter quick,$(STUDY)),--quick,)
 
 lint: setup ## ruff, mypy, import-linter and shellcheck

@@ -294,7 +294,7 @@ def verdict(outcomes: list[Outcome]) -> str:
     loadable = sum(outcome.loads for outcome in outcomes)
     alone = sum(not outcome.left for outcome in outcomes)
     return (
-        f"{total} kills: {ends} ended within {END_LIMIT} s, {steps} were at a step behind their "
+        f"{total} kills: {ends} ended within {END_LIMIT} s, {steps} reached a step after their "
         f"checkpoint within {STEP_LIMIT} s, {loadable} left a whole checkpoint or none, "
         f"{alone} left no process."
     )

@@ -321,7 +321,8 @@ def check_packages(*more: str) -> None:
 
 
 def missing_package(name: str | None) -> str:
-    return f"asking a server needs the package {name}: pip install 'thinkvg-rl[judge]'"
+    install = "in this project's folder, pip install -e '.[judge]'"
+    return f"asking a server needs the package {name}: {install}"
 
 
 # Only a host and a port: no user and no escapes, which two URL parsers could read differently.

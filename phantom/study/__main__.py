@@ -1,7 +1,8 @@
 """``python -m phantom.study``: run the arms that have no result yet, then write docs/results.md.
 
 Run the same command to resume: a run with a result file is not repeated, and finished stages stay
-in the work folder. All arms of a seed share its base model and its SFT models.
+in the work folder. All arms start from the demo's base model, and those of a seed share its
+SFT models.
 """
 
 import argparse
@@ -94,7 +95,7 @@ def _options() -> argparse.Namespace:
     add(
         "--quick",
         action="store_true",
-        help="one seed, four arms, half an hour on 2 cores; leaves the results of the study alone",
+        help="one seed, four arms, an hour on 2 cores; leaves the results of the study alone",
     )
     add("--arms", nargs="+", choices=list(BY_NAME), metavar="ARM", help=", ".join(BY_NAME))
     add("--seeds", nargs="+", type=int, metavar="SEED", help=f"default {SEEDS}")

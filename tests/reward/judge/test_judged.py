@@ -207,5 +207,6 @@ def test_a_missing_package_is_one_line_that_says_how_to_get_it():
     command = [sys.executable, "-c", code]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
     last = finished.stderr.strip().splitlines()[-1]
-    expected = "asking a server needs the package openai: pip install 'thinkvg-rl[judge]'"
+    install = "in this project's folder, pip install -e '.[judge]'"
+    expected = f"asking a server needs the package openai: {install}"
     assert last == f"ValueError: {expected}"
