@@ -1,5 +1,6 @@
 """Metrics that the trainer adds, and its place in verl's registry."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.v1 import PPOTrainerSync
 from verl.utils import tracking
 
+from recipe.run.checkpoints import last_step, mark_step
 from recipe.train.metrics import component_metrics, group_metrics
 from recipe.train.trainer import TRAINER_NAME, ThinkVGTrainer, log_prob_gap
 
@@ -70,6 +72,31 @@ def test_a_resumed_run_does_not_log_its_step_again(
     monkeypatch.setattr(PPOTrainerSync, "fit", lambda self, manager: None)
     trainer.fit(None)
     assert trainer.config.trainer.val_before_train is validates
+
+
+@pytest.mark.parametrize(("kept", "marked"), [(2, 5), (1, 10)])
+def test_a_checkpoint_is_marked_once_its_step_is_logged(
+    kept: int, marked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is marked at once where verl keeps one checkpoint, and so has removed the one before."""
+    before = tmp_path / "global_step_5" / "actor"
+    before.mkdir(parents=True)
+    mark_step(tmp_path, 5)
+
+    def save(self: ThinkVGTrainer) -> None:
+        (tmp_path / "global_step_10" / "actor").mkdir(parents=True)
+        if kept == 1:
+            shutil.rmtree(before)
+        mark_step(tmp_path, 10)
+
+    monkeypatch.setattr(PPOTrainerSync, "_save_checkpoint", save)
+    trainer = object.__new__(ThinkVGTrainer)
+    trainer.global_steps, trainer._unmarked = 10, 0
+    trainer.config = OmegaConf.create({"trainer": {"default_local_dir": str(tmp_path)}})
+    trainer._save_checkpoint()
+    assert last_step(tmp_path) == marked
+    trainer._mark_logged()
+    assert last_step(tmp_path) == 10
 
 
 def test_rollouts_are_served_by_servers_that_end_with_their_engine() -> None:
