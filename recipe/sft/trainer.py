@@ -100,6 +100,8 @@ class _Stopped(Exception):
 class ThinkVGSFTTrainer(SFTTrainer):
     """verl's SFT trainer, with soft coordinate targets where the configuration asks for them."""
 
+    save_freq: int
+    test_freq: int
     _steps_begun: int
     _saves_at: int = 0
 
