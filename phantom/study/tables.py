@@ -34,7 +34,7 @@ METRICS = {
     "reward_sampled": "reward, sampled",
 }
 CLAIM_METRICS = ("a_score", "v_score", "iou_75")
-SAMPLED = {"pass_at_1": "pass@1", "pass_at_4": "pass@4", "majority_vote": "majority vote of 4"}
+PASS = "pass_at_"
 CURVES = {"score": "its own reward", "answer": "its answer component", "mean_iou": "mean IoU"}
 PAIRS = (
     ("dense-full", "sft-full"),
@@ -62,10 +62,16 @@ def arms_table(results: Results) -> str:
 
 
 def samples_table(results: Results) -> str:
+    """Return pass@k, for each k that was evaluated, and the majority vote."""
+    runs = (run for by_seed in results.values() for run in by_seed.values())
+    keys = {key for run in runs for key in (run["samples"] or {}).get("overall", ())}
+    powers = sorted(int(key.removeprefix(PASS)) for key in keys if key.startswith(PASS))
+    titles = {f"{PASS}{k}": f"pass@{k}" for k in powers} | {"majority_vote": "majority vote"}
+
     def cell(arm: str, key: str) -> str:
         return _mean_and_seeds(results, arm, "samples", "overall", key, "mean")
 
-    return _by_arm(results, SAMPLED, cell)
+    return _by_arm(results, titles, cell)
 
 
 def types_table(results: Results) -> str:

@@ -26,7 +26,6 @@ from phantom.study.results import (
     write_budget,
     write_result,
 )
-from phantom.study.tables import SAMPLED
 from phantom.study.variants import convert
 from recipe.program import FRACTIONS, compose_config, fraction_file
 from reward.ground_truth import QUESTION_TYPES
@@ -176,7 +175,9 @@ def made_up(arm: str, seed: int, v_score: float) -> dict[str, Any]:
             **{"a_score": 0.5, "v_score": v_score, "iou_75": 0.4, "reward": 0.6},
             **{"reward_sampled": 0.4 + v_score / 10, "format": 1.0},
         },
-        "samples": {"overall": {key: {"mean": 0.5} for key in SAMPLED}},
+        "samples": {
+            "overall": {key: {"mean": 0.5} for key in ("pass_at_1", "pass_at_2", "majority_vote")}
+        },
         "intervals": {kind: {"a_score": {"mean": 0.5}} for kind in QUESTION_TYPES},
         "curves": curves if BY_NAME[arm].reward else {},
         "questions": {
