@@ -10,7 +10,6 @@ from phantom.demo import (
     GRPO_PROMPTS,
     GRPO_STEPS,
     IMAGES,
-    SFT_STEPS,
     TEST_SHARE,
 )
 from phantom.stages import Stage, draw_stage, prepare_stage, program, training_stage
@@ -20,6 +19,8 @@ BY_SHARE = tuple(reversed(FRACTIONS))
 """Fractions from the smallest share of the data to all of it."""
 NO_REASONING = "no_reasoning"
 DATA_SEED = 0
+SFT_STEPS = 864
+"""One pass over all rows of 4,000 images in batches of 16, so that "all data" is seen whole."""
 
 
 @dataclass(frozen=True)
