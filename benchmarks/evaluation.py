@@ -30,11 +30,17 @@ def answer_with_vllm(options: argparse.Namespace, prompts: list[Any]) -> tuple[f
         *("data.max_prompt_length=256", f"data.max_response_length={options.limit}"),
     ]
     model = LocalModel(program.compose_config("evaluate", overrides))
+    answers: list[str] = []
     with tqdm(total=len(prompts), desc="vllm", unit="question") as bar:
+
+        def keep(_: Any, responses: list[Any]) -> None:
+            answers.append(responses[0].text)
+            bar.update()
+
         start = time.perf_counter()
-        answers = model.answer(prompts, temperature=0.0, samples=1, progress=bar)
+        model.answer(prompts, temperature=0.0, samples=1, keep=keep)
         seconds = time.perf_counter() - start
-    return seconds, [texts[0] for texts in answers]
+    return seconds, answers
 
 
 def answer_with_transformers(

@@ -108,8 +108,13 @@ def whole_text(reply: "ChatCompletion", option: Callable[[str], str]) -> Complet
     content = choice.message.content
     if choice.finish_reason == "length" or not isinstance(content, str):
         raise TransientFault(_no_text(choice, option))
-    clean = content.encode("utf-8", "replace").decode()  # JSON may hold unpaired surrogates
-    return Completion(clean, counted(reply, "prompt_tokens"), counted(reply, "completion_tokens"))
+    text = writable(content)
+    return Completion(text, counted(reply, "prompt_tokens"), counted(reply, "completion_tokens"))
+
+
+def writable(text: str) -> str:
+    """Return a text without the unpaired surrogates that JSON may hold and no file can."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _no_text(choice: "Choice", option: Callable[[str], str]) -> str:

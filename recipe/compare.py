@@ -22,7 +22,7 @@ from recipe.evaluate.metrics import (
     split_by_type,
 )
 from recipe.evaluate.predictions import read_predictions
-from recipe.evaluate.results import intervals
+from recipe.evaluate.results import check_presets, intervals, read_results
 from recipe.evaluate.tables import METRIC_TITLES, estimate, markdown_table
 
 
@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (0)")
     options = parser.parse_args(arguments)
     try:
+        folders = (options.before.parent, options.after.parent)
+        check_presets({folder: read_results(folder) for folder in folders})
         before, after = (
             question_values(read_predictions(path)) for path in (options.before, options.after)
         )

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from tqdm import tqdm
 
 from data_prep.program import InputError, whole_folder, write_whole
+from recipe.evaluate.results import read_results
 from recipe.model_card import card
 from recipe.run.checkpoints import Source, find_model, load_json, run_folder
 from recipe.run.folder import read_run_config
@@ -283,6 +284,18 @@ def _write(path: Path, content: dict[str, Any]) -> None:
         write_whole(path, text)
 
 
+def _check_evaluated(source: Source, evaluation: Path) -> None:
+    """Warn if an evaluation is of another checkpoint; an older one does not say of which."""
+    evaluated = read_results(evaluation).get("checkpoint")
+    folder = (source.shards or source.folder).resolve()
+    if evaluated and Path(evaluated) != folder:
+        print(
+            f"warning: --evaluation {evaluation} is of {evaluated}, not of {folder}: the model "
+            "card has its numbers",
+            file=sys.stderr,
+        )
+
+
 DTYPES = ("keep", "float32", "bfloat16", "float16")
 
 
@@ -317,6 +330,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"{options.out}: exists and is not empty; name another folder")
         source = find_model(options.checkpoint, "CHECKPOINT")
         text = card(options.out.name, source, options.evaluation)
+        if options.evaluation:
+            _check_evaluated(source, options.evaluation)
         write_model(source, options.out, options.base, options.dtype)
         (options.out / "README.md").write_text(text, encoding="utf-8")
     except (InputError, OSError) as error:

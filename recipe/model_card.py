@@ -13,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from data_prep.program import InputError, read_metadata
 from recipe.evaluate.metrics import METHOD
 from recipe.evaluate.predictions import read_columns
+from recipe.evaluate.results import read_results
 from recipe.evaluate.tables import beside_table, markdown_table, verdict
-from recipe.report.run_folder import origin_of_patients, patients_of, read_results
+from recipe.report.run_folder import origin_of_patients, patients_of
 from recipe.run.checkpoints import Source, run_folder
 from recipe.run.folder import read_run_config
 

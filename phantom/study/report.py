@@ -12,6 +12,7 @@ from phantom.study import tables
 from phantom.study.plan import ARMS, NO_REASONING, SEEDS, share_title
 from phantom.study.results import (
     CLAIM_MARGIN,
+    FEWEST_SEEDS,
     Results,
     all_seeds,
     arm_estimate,
@@ -24,7 +25,7 @@ from phantom.study.results import (
     student_t,
     verdict,
 )
-from phantom.study.tables import CLAIM_METRICS, METRICS, flagged, one_seed
+from phantom.study.tables import CLAIM_METRICS, METRICS, few_seeds, flagged
 from recipe.evaluate.metrics import Estimate
 from recipe.evaluate.tables import estimate, markdown_table
 from reward.ground_truth import QUESTION_TYPES
@@ -179,18 +180,18 @@ def _claim_items(results: Results, fraction: str) -> Iterator[str]:
     """Yield the answer for one share of the data, and for SFT alone on the same share."""
     share, arm = share_title(fraction), f"dense-{fraction}"
     if claim := _compared(results, arm, "sft-full", CLAIM_METRICS, verdict):
-        yield f"Does SFT + GRPO on {share} of the data come up to SFT on all? {claim}"
+        yield f"Does SFT + GRPO on {share} of the data reach SFT on all of it? {claim}"
     if alone := _compared(results, f"sft-{fraction}", "sft-full", CLAIM_METRICS, verdict):
         yield f"Does SFT alone on {share} of the data? {alone}"
 
 
 def _by_type(results: Results, arm: str, reference: str) -> str:
-    """Return the differences for the question types that have two seeds or more."""
+    """Return the differences for the question types that have an interval."""
     gains = {}
     for kind in QUESTION_TYPES:
         keys = ("intervals", kind, "a_score", "mean")
         values = list(seed_differences(results, arm, reference, *keys).values())
-        if len(values) > 1:
+        if len(values) >= FEWEST_SEEDS:
             gains[kind] = student_t(values)
     return ", ".join(
         f"{kind} {direction(gain)} ({estimate(gain, signed=True)})" for kind, gain in gains.items()
@@ -214,7 +215,7 @@ def _compared(
     items = []
     for metric in metrics:
         if gain := difference(results, arm, reference, metric):
-            note = one_seed(results, arm, reference, metric)
+            note = few_seeds(results, arm, reference, metric)
             score = f"{judge(gain)} ({estimate(gain, signed=True)})"
             items.append(f"{METRICS[metric]} {score}{note}")
     return ", ".join(items) or None

@@ -26,6 +26,8 @@ CURVES = ("score", "answer", "grounding", "think_grounding", "alignment", "mean_
 VALUES = ("a_score", "v_score", "reward", "iou_75")
 """Metrics whose value for each question is in the result file."""
 RESAMPLES = 5000
+FEWEST_SEEDS = 3
+"""Student's t over two seeds makes intervals of any width, which say nothing."""
 CLAIM_MARGIN = 0.03
 """An arm counts as comparable if the lower end of its difference is above minus this margin; the
 paper gives none, so it is this project's choice."""
@@ -176,7 +178,7 @@ def over_seeds(values: Sequence[pd.Series], patients: pd.Series) -> Estimate:
 
     At each end, the interval is the wider of two: a bootstrap over seeds and patients, which covers
     how questions vary but hardly reaches beyond the values of a few seeds, and Student's t over the
-    seeds' means. With one seed, it is the bootstrap alone.
+    seeds' means. With fewer than `FEWEST_SEEDS`, it is the bootstrap alone.
 
     Args:
         values: values of each seed, indexed by question.
@@ -218,16 +220,16 @@ def two_way_bootstrap(values: Sequence[pd.Series], patients: pd.Series, seed: in
 
 
 def student_t(values: Sequence[float]) -> Estimate:
-    """Return the mean of the seeds' values and its 95 % interval, None if there is one seed."""
+    """Return the mean of the seeds' values and its 95 % interval, None below `FEWEST_SEEDS`."""
     mean = float(np.mean(values))
-    if len(values) < 2:
+    if len(values) < FEWEST_SEEDS:
         return {"mean": mean, "ci95": None}
     half = float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
     return {"mean": mean, "ci95": [mean - half, mean + half]}
 
 
 def arm_estimate(results: Results, arm: str, metric: str) -> Estimate | None:
-    """Return an arm's metric over all of its seeds; None if it has not been run.
+    """Return an arm's metric, 0 to 1, over all of its seeds; None if it has not been run.
 
     The interval is that of `student_t` for metrics without a value for each question, such as the
     sampled reward.
@@ -235,9 +237,16 @@ def arm_estimate(results: Results, arm: str, metric: str) -> Estimate | None:
     if not (values := seed_values(results, arm, "overall", metric)):
         return None
     if metric not in VALUES:
-        return student_t(list(values.values()))
+        return _as_share(student_t(list(values.values())))
     tables = [question_table(results[arm][seed]) for seed in values]
-    return over_seeds([table[metric] for table in tables], tables[0]["patient"])
+    return _as_share(over_seeds([table[metric] for table in tables], tables[0]["patient"]))
+
+
+def _as_share(value: Estimate) -> Estimate:
+    if value["ci95"] is None:
+        return value
+    low, high = value["ci95"]
+    return {"mean": value["mean"], "ci95": [max(low, 0.0), min(high, 1.0)]}
 
 
 def difference(results: Results, arm: str, reference: str, metric: str) -> Estimate | None:

@@ -190,14 +190,14 @@ def _arms_on_less_data(results: Results) -> list[str]:
 def _judged_cell(results: Results, arm: str, metric: str) -> str:
     cell = gain_cell(results, arm, "sft-full", metric)
     gain = difference(results, arm, "sft-full", metric)
-    note = one_seed(results, arm, "sft-full", metric)
+    note = few_seeds(results, arm, "sft-full", metric)
     return f"{cell}: **{verdict(gain)}**{note}" if gain else cell
 
 
-def one_seed(results: Results, arm: str, reference: str, metric: str) -> str:
-    """Return a note for a judgement that rests on one seed, and "" for more seeds."""
+def few_seeds(results: Results, arm: str, reference: str, metric: str) -> str:
+    """Return a note for a judgement that rests on one or two seeds, and "" for more seeds."""
     gains = seed_differences(results, arm, reference, "overall", metric)
-    return " (one seed)" if len(gains) == 1 else ""
+    return {1: " (one seed)", 2: " (two seeds)"}.get(len(gains), "")
 
 
 def curves_table(results: Results) -> str:

@@ -23,7 +23,7 @@ from data_prep.program import InputError
 from recipe import console
 from recipe.ask.page import NamedModel
 from recipe.ask.question import Training, read_question, read_training
-from recipe.evaluate.checks import read_model
+from recipe.evaluate.checks import follow_training, read_model
 from recipe.evaluate.generation import PATCHES, StreamingModel
 from recipe.evaluate.serving import check_server, connect
 from recipe.program import compose_config, describe, set_environment
@@ -83,7 +83,7 @@ def _choice(
     options: argparse.Namespace, title: str, is_served: bool, place: str, engines: int
 ) -> Choice:
     run = {} if is_served else _run_config(place)
-    config = _config(options, run, is_served, place, engines)
+    config = _config(options, is_served, place, engines)
     data = options.data or (None if is_served else data_of([place]))
     if is_served:
         check_server(config.server)
@@ -92,8 +92,8 @@ def _choice(
     model = read_model(config)
     if options.family:
         model = {"model_type": options.family, **model}
-    reasoning = bool(run.get("data", {}).get("reasoning", True))
-    training = read_training(data, model, reasoning, options.pixels and tuple(options.pixels))
+    pixels = options.pixels and tuple(options.pixels)
+    training = read_training(data, model, config.data.reasoning, pixels)
     if not data and not options.pixels:
         named = run.get("data", {}).get("dir")
         why = (
@@ -109,10 +109,8 @@ def _choice(
     return Choice(title, config, training)
 
 
-def _config(
-    options: argparse.Namespace, run: dict[str, Any], is_served: bool, place: str, engines: int
-) -> DictConfig:
-    """Return the evaluation's configuration of a model, with the chat template's of its run."""
+def _config(options: argparse.Namespace, is_served: bool, place: str, engines: int) -> DictConfig:
+    """Return the evaluation's configuration of a model, asked as in its training."""
     overrides = [f"cluster={options.cluster or _cluster()}", "data.dir=none"]
     overrides += ["model.path=null"]
     # On a GPU, engines share its memory.
@@ -125,8 +123,7 @@ def _config(
         config.server.base_url = place
     else:
         config.model.path = place
-    template = run.get("data", {}).get("apply_chat_template_kwargs") or {}
-    config.data.apply_chat_template_kwargs = {**template, **config.data.apply_chat_template_kwargs}
+    follow_training(config)
     return config
 
 

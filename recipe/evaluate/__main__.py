@@ -14,9 +14,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from data_prep.coordinates import MODEL_FAMILIES
-from data_prep.program import InputError, read_metadata, write_whole
+from data_prep.program import InputError, lock, read_metadata, write_whole
 from recipe import console, program
-from recipe.evaluate.checks import judge_settings, reward_judge, split_files
+from recipe.evaluate.answers import ask_all, checkpoint_of, journal_file, weights_of
+from recipe.evaluate.checks import follow_training, judge_settings, reward_judge, split_files
 from recipe.evaluate.generation import LocalModel, Prompt, read_prompts, with_other_pictures
 from recipe.evaluate.metrics import metrics_table
 from recipe.evaluate.predictions import (
@@ -32,7 +33,10 @@ from recipe.evaluate.results import Evaluated, results
 from recipe.evaluate.serving import ServedModel, connect
 from recipe.evaluate.tables import markdown, page, verdict
 from recipe.preflight.checklist import refuse_faulty
+from recipe.program import plain
 from recipe.run import fork_server
+from recipe.run.checkpoints import load_json
+from recipe.run.folder import LOCK
 
 Runs = dict[str, list[Prediction]]
 """Predictions by the name of their file, one of `FILES`."""
@@ -41,6 +45,7 @@ ENGINE = ("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "vllm.v1.engine.
 """What the process of the engine imports."""
 
 FILES = ("greedy", "sampled", "blank", "shuffled")
+RESULTS = ("metrics.json", "metrics.md")
 
 
 def main() -> None:
@@ -52,24 +57,48 @@ def evaluate(config: DictConfig) -> None:
     if config.cluster.fork_processes and not (config.predictions or config.server.base_url):
         # vLLM starts its engine by multiprocessing.
         multiprocessing.set_executable(fork_server.start(ENGINE))
+    follow_training(config)
     refuse_faulty(config, "evaluate")
     out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    held = lock(out / LOCK, "out=")
     if config.predictions:
-        runs = _read(Path(config.predictions))
+        about, runs = _read(Path(config.predictions))
         check_beside(config, {prediction.id for prediction in runs["greedy"]})
         console.begin(out)
-        _write(config, _score(config, runs), {})
-        return
-    prompts = read_prompts(split_files(config)[0])
+        _clear(out, keep=config.predictions)
+        _write(config, _score(config, runs), about)
+    else:
+        prompts = _chosen_prompts(config)
+        _clear(out)
+        about, runs = _generate(config, prompts)
+        _write(config, _score(config, runs), about)
+        for name in FILES:
+            journal_file(out, name).unlink(missing_ok=True)
+    if held:
+        held.release()
+
+
+def _chosen_prompts(config: DictConfig) -> list[Prompt]:
+    prompts = read_prompts(split_files(config)[0], config.data.reasoning)
     total = len(prompts)
     if 0 <= config.data.max_questions < total:
         chosen = random.Random(config.seed).sample(range(total), config.data.max_questions)
         prompts = [prompts[i] for i in sorted(chosen)]
     check_beside(config, {str(prompt.index) for prompt in prompts})
-    console.begin(out)
+    console.begin(Path(config.out))
     console.say(f"{len(prompts)} of {total} questions of the {config.data.split} split")
-    runs, server = _generate(config, prompts)
-    _write(config, _score(config, runs), server)
+    return prompts
+
+
+def _clear(out: Path, keep: str | None = None) -> None:
+    """Remove an earlier evaluation's files, which would stand beside those of another model.
+
+    Predictions stay where `keep` is the same folder: they are scored again.
+    """
+    names = [f"{name}.jsonl" for name in FILES] if keep is None or not out.samefile(keep) else []
+    for name in (*names, *RESULTS):
+        (out / name).unlink(missing_ok=True)
 
 
 def check_beside(config: DictConfig, answered: set[str]) -> None:
@@ -84,16 +113,22 @@ def check_beside(config: DictConfig, answered: set[str]) -> None:
             )
 
 
-def _read(folder: Path) -> Runs:
-    return {
+def _read(folder: Path) -> tuple[dict[str, Any], Runs]:
+    """Return the model's entries of an evaluation's `metrics.json`, and its predictions."""
+    metrics = load_json(folder / "metrics.json")
+    about: dict[str, Any] = {"model": str(folder)}
+    about |= {key: metrics[key] for key in ("model", "checkpoint", "server") if key in metrics}
+    runs = {
         name: read_predictions(folder / f"{name}.jsonl")
         for name in FILES
         if name == "greedy" or (folder / f"{name}.jsonl").is_file()
     }
+    return about, runs
 
 
-def _generate(config: DictConfig, prompts: list[Prompt]) -> tuple[Runs, dict[str, Any]]:
-    """Return responses, each set written when complete, and a server's entry of `metrics.json`."""
+def _generate(config: DictConfig, prompts: list[Prompt]) -> tuple[dict[str, Any], Runs]:
+    """Return the model's entries of `metrics.json`, and its responses, each set written."""
+    about, asked = _identity(config)
     model = _model(config, prompts)
     requests = {"greedy": (prompts, 0.0, 1)}
     if config.sampling.samples:
@@ -101,45 +136,49 @@ def _generate(config: DictConfig, prompts: list[Prompt]) -> tuple[Runs, dict[str
     for control in config.controls:
         requests[control] = (with_other_pictures(prompts, control, config.seed), 0.0, 1)
     runs = {}
+    out = Path(config.out)
     for name, (variants, temperature, samples) in requests.items():
-        bar = console.progress(total=len(variants), desc=f"answering, {name}", unit="question")
-        with bar as progress:
-            responses = model.answer(
-                variants, temperature=temperature, samples=samples, progress=progress
-            )
-        runs[name] = _predictions(prompts, responses)
-        write_predictions(Path(config.out) / f"{name}.jsonl", runs[name])
-    return runs, {"server": model.description()} if isinstance(model, ServedModel) else {}
+        runs[name] = ask_all(
+            model,
+            variants,
+            name=name,
+            temperature=temperature,
+            samples=samples,
+            out=out,
+            asked=asked,
+        )
+        write_predictions(out / f"{name}.jsonl", runs[name])
+    if isinstance(model, ServedModel):
+        about["server"] = model.description()
+    return about, runs
+
+
+def _identity(config: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the model's entries of `metrics.json`, and what its answers depend on."""
+    data = config.data
+    asked = {
+        "max_response_length": data.max_response_length,
+        "template": plain(data.apply_chat_template_kwargs),
+        "seed": config.seed,
+    }
+    if config.server.base_url:
+        return {"model": config.server.base_url}, {**asked, "server": plain(config.server)}
+    path = config.model.path
+    checkpoint = checkpoint_of(path)
+    about = {"model": path, "checkpoint": str(checkpoint or path)}
+    return about, {**asked, "weights": weights_of(path)}
 
 
 def _model(config: DictConfig, prompts: list[Prompt]) -> LocalModel | ServedModel:
+    split = split_files(config)[0]
     if config.server.base_url:
-        return _served(config, prompts)
+        name = read_metadata(split).get("model_family", "qwen2_5_vl")
+        return connect(config, prompts, MODEL_FAMILIES[name].patch)
     from recipe.export import loadable
 
     config.model.path = str(loadable(config.model.path, Path(config.out)))
     console.say("starting vLLM, which takes half a minute or more")
-    return LocalModel(config)
-
-
-def _served(config: DictConfig, prompts: list[Prompt]) -> ServedModel:
-    name = read_metadata(split_files(config)[0]).get("model_family", "qwen2_5_vl")
-    return connect(config, prompts, MODEL_FAMILIES[name].patch)
-
-
-def _predictions(prompts: list[Prompt], responses: list[list[str]]) -> list[Prediction]:
-    return [
-        Prediction(
-            id=str(prompt.index),
-            index=prompt.index,
-            sample=sample,
-            response=text,
-            ground_truth=json.loads(prompt.ground_truth),
-            extra_info=prompt.extra_info,
-        )
-        for prompt, texts in zip(prompts, responses, strict=True)
-        for sample, text in enumerate(texts)
-    ]
+    return LocalModel(config, split)
 
 
 def _score(config: DictConfig, runs: Runs) -> Runs:
@@ -153,7 +192,7 @@ def _score(config: DictConfig, runs: Runs) -> Runs:
     return scored
 
 
-def _write(config: DictConfig, runs: Runs, server: dict[str, Any]) -> None:
+def _write(config: DictConfig, runs: Runs, about: dict[str, Any]) -> None:
     out = Path(config.out)
     split, train_file = split_files(config)
     model = Evaluated(
@@ -163,15 +202,19 @@ def _write(config: DictConfig, runs: Runs, server: dict[str, Any]) -> None:
         beside={str(title): _beside(config, folder) for title, folder in config.beside.items()},
     )
     metrics: dict[str, Any] = {
-        "model": str(config.server.base_url or config.predictions or config.model.path),
+        **about,
         "split": str(split),
         "preset": config.preset,
-        **server,
         **results(model, read_questions(train_file), config.seed),
     }
     write_whole(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     write_whole(out / "metrics.md", page(metrics))
     console.say(markdown(metrics_table(model.greedy)))
+    if count := metrics["cut_off"]["greedy"]:
+        console.say(
+            f"warning: {count} of {len(model.greedy)} greedy responses were cut off: raise "
+            f"data.max_response_length={config.data.max_response_length}"
+        )
     console.say(f"{verdict(metrics)}\n{out / 'metrics.md'}")
 
 

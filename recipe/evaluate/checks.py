@@ -16,7 +16,8 @@ from recipe.preflight.data import (
 )
 from recipe.preflight.model import check_model_folder
 from recipe.program import require
-from recipe.run.checkpoints import find_model, load_json
+from recipe.run.checkpoints import find_model, load_json, run_folder
+from recipe.run.folder import read_run_config
 from reward.judge.settings import check_ready
 from reward.settings import is_judged, load_preset, preset_names
 
@@ -45,6 +46,23 @@ def reward_judge(config: DictConfig) -> dict[str, Any]:
 def uses_engine(config: DictConfig) -> bool:
     """Return whether a local vLLM engine answers, not a server or earlier predictions."""
     return not (config.predictions or config.server.base_url)
+
+
+def follow_training(config: DictConfig) -> None:
+    """Set what the configuration leaves open as it was in the training of a checkpoint.
+
+    These are `data.reasoning` and variables of the chat template. A model without a run beside it
+    was trained with reasoning.
+    """
+    run: dict[str, Any] = {}
+    if uses_engine(config) and config.model.get("path") and Path(config.model.path).is_dir():
+        folder = run_folder(find_model(config.model.path, "model.path"))
+        run = read_run_config(folder) if folder else {}
+    trained = run.get("data", {})
+    template = trained.get("apply_chat_template_kwargs") or {}
+    config.data.apply_chat_template_kwargs = {**template, **config.data.apply_chat_template_kwargs}
+    if config.data.reasoning is None:
+        config.data.reasoning = bool(trained.get("reasoning", True))
 
 
 def check_settings(config: DictConfig) -> None:

@@ -23,7 +23,7 @@ from recipe.evaluate.predictions import Prediction, Question
 from reward.answers import answer_is_correct
 from reward.boxes_in_text import Box
 from reward.ground_truth import GroundTruth
-from reward.grounding import matched_ious
+from reward.grounding import is_above, matched_ious
 from reward.response import parse_response
 
 OVERLAPS = ("v_score", "iou_50", "iou_75")
@@ -111,11 +111,20 @@ def baseline_summary(
     train: Sequence[Question], test: Sequence[Question]
 ) -> dict[str, dict[str, float | None]]:
     """Return the entry `baselines` of the summary: the overall values."""
-    majority, prior = majority_values(train, test), region_prior_values(train, test)
+    majority = majority_values(train, test)
+    prior = dict[str, float | None](v_score=None, iou_75=None)
+    if has_regions(train):
+        values = region_prior_values(train, test)
+        prior = {key: number_or_none(values[key].mean()) for key in prior}
     return {
         "majority": {"a_score": number_or_none(majority["a_score"].mean())},
-        "region_prior": {key: number_or_none(prior[key].mean()) for key in ("v_score", "iou_75")},
+        "region_prior": prior,
     }
+
+
+def has_regions(questions: Sequence[Question]) -> bool:
+    """Return whether any question has a box, which the region prior is made of."""
+    return any(box for question in questions for _, box in question.ground_truth.placed_regions)
 
 
 def mean_boxes(train: Sequence[Question]) -> tuple[dict[str, Box], Box]:
@@ -153,15 +162,14 @@ def control_values(
     """Return values of baselines, then of `controls` (by keys of `IMAGE_CONTROLS`), by title.
 
     They are like `question_values`. The majority answer has only an A-score, the region priors
-    only overlaps.
+    only overlaps; without a region in `train` there are no priors.
     """
     questions = [p.question for p in greedy]
-    named = [[ref for ref, _ in parse_response(p.response).regions] for p in greedy]
-    tables = {
-        MAJORITY: majority_values(train, questions),
-        PRIOR_TOLD: region_prior_values(train, questions),
-        PRIOR_NAMED: region_prior_values(train, questions, named),
-    }
+    tables = {MAJORITY: majority_values(train, questions)}
+    if has_regions(train):
+        named = [[ref for ref, _ in parse_response(p.response).regions] for p in greedy]
+        tables[PRIOR_TOLD] = region_prior_values(train, questions)
+        tables[PRIOR_NAMED] = region_prior_values(train, questions, named)
     patients = [p.patient for p in greedy]
     for table in tables.values():
         table.index = pd.Index([p.id for p in greedy], name="id")
@@ -254,6 +262,6 @@ def _overlap(boxes: Sequence[Box], truth: GroundTruth) -> dict[str, float]:
     ious = matched_ious(boxes, [box for _, box in truth.placed_regions]) or [1.0]
     return {
         "v_score": sum(ious) / len(ious),
-        "iou_50": sum(iou > 0.5 for iou in ious) / len(ious),
-        "iou_75": sum(iou > 0.75 for iou in ious) / len(ious),
+        "iou_50": sum(is_above(iou, 0.5) for iou in ious) / len(ious),
+        "iou_75": sum(is_above(iou, 0.75) for iou in ious) / len(ious),
     }

@@ -7,10 +7,10 @@ model sees them in the size that the boxes were written for.
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 from omegaconf import DictConfig
@@ -18,7 +18,13 @@ from PIL import Image
 
 from data_prep.program import InputError
 from recipe import console
-from recipe.data.prompts import prompt_text, response_prefix, template_faults
+from recipe.data.overlong import overlong_rows
+from recipe.data.prompts import (
+    prompt_text,
+    response_prefix,
+    template_faults,
+    without_reasoning,
+)
 from recipe.evaluate.controls import other_patients
 from recipe.program import plain
 
@@ -43,18 +49,38 @@ class Prompt:
     instead: dict[str, Any] | None = None
 
 
-def read_prompts(path: str | Path) -> list[Prompt]:
+class Response(NamedTuple):
+    """What a model wrote, and whether `data.max_response_length` cut it off."""
+
+    text: str
+    is_cut: bool = False
+
+
+Keep = Callable[[Prompt, list[Response]], None]
+"""Takes a prompt and its responses, when they are complete."""
+
+
+def read_prompts(path: str | Path, reasoning: bool = True) -> list[Prompt]:
+    """Read the questions of a split; without `reasoning`, prompts do not ask for one.
+
+    Raises:
+        InputError: `reasoning` cannot be taken out of the prompts.
+    """
     columns = ["prompt", "images", "reward_model", "extra_info"]
-    return [
-        Prompt(
-            index=row["extra_info"]["index"],
-            messages=row["prompt"],
-            images=row["images"],
-            ground_truth=row["reward_model"]["ground_truth"],
-            extra_info=row["extra_info"],
-        )
-        for row in pq.read_table(path, columns=columns).to_pylist()
-    ]
+    rows = pq.read_table(path, columns=columns).to_pylist()
+    try:
+        return [
+            Prompt(
+                index=row["extra_info"]["index"],
+                messages=row["prompt"] if reasoning else without_reasoning(row["prompt"]),
+                images=row["images"],
+                ground_truth=row["reward_model"]["ground_truth"],
+                extra_info=row["extra_info"],
+            )
+            for row in rows
+        ]
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def with_other_pictures(prompts: Sequence[Prompt], control: str, seed: int) -> list[Prompt]:
@@ -131,28 +157,48 @@ def engine_options(config: DictConfig) -> dict[str, Any]:
 class LocalModel:
     """A model in a vLLM engine of this process."""
 
-    def __init__(self, config: DictConfig) -> None:
+    def __init__(self, config: DictConfig, split: Path | None = None) -> None:
+        """Load the model.
+
+        Raises:
+            InputError: a prompt of `split` has more than `data.max_prompt_length` tokens.
+        """
         from transformers import AutoProcessor
 
-        self._engine = start_engine(config)
         self._processor = AutoProcessor.from_pretrained(config.model.path)
         self._limit = config.data.max_response_length
         self._template = plain(config.data.apply_chat_template_kwargs)
-        for fault in template_faults(self._processor, self._template, "evaluate"):
+        reasoning = config.data.reasoning is not False
+        for fault in template_faults(self._processor, self._template, "evaluate", reasoning):
             console.say(f"warning: model.path={config.model.path}: {fault}")
+        if split is not None:
+            check_lengths(split, config.data.max_prompt_length, self._processor, reasoning)
+        self._engine = start_engine(config)
 
     def answer(
-        self, prompts: Sequence[Prompt], *, temperature: float, samples: int, progress: Any
-    ) -> list[list[str]]:
-        """Generate `samples` responses to each prompt, in order; update `progress` per prompt."""
+        self, prompts: Sequence[Prompt], *, temperature: float, samples: int, keep: Keep
+    ) -> None:
+        """Generate `samples` responses to each prompt, and `keep` them."""
         from vllm import SamplingParams
 
         # Seeded by the engine: a generator for each request fails on vLLM 0.28's CPU sampler.
         params = SamplingParams(
             temperature=temperature, n=samples, max_tokens=self._limit, detokenize=False
         )
-        return answer(
-            self._engine, self._processor, prompts, params, progress, template=self._template
+        answer(self._engine, self._processor, prompts, params, keep, template=self._template)
+
+
+def check_lengths(split: Path, limit: int, processor: Any, reasoning: bool) -> None:
+    """Refuse a split with prompts of more than `limit` tokens, text and picture together.
+
+    Their responses would be cut off earlier than others, or vLLM would end.
+    """
+    overlong = overlong_rows(split, "prompt", limit, processor, reasoning)
+    if overlong:
+        longest = max(row.tokens for row in overlong)
+        raise InputError(
+            f"{split}: {len(overlong)} prompts have more than data.max_prompt_length={limit} "
+            f"tokens, the longest {longest}: set data.max_prompt_length={longest} or more"
         )
 
 
@@ -161,27 +207,25 @@ def answer(
     processor: Any,
     prompts: Sequence[Prompt],
     params: Any,
-    progress: Any,
+    keep: Keep,
     template: Mapping[str, Any] | None = None,
-) -> list[list[str]]:
-    """Generate the responses to each prompt, in order; vLLM's `params` say how many.
+) -> None:
+    """Generate the responses to each prompt, in order, and `keep` them; `params` say how many.
 
     A response starts with the part that the chat template writes into the prompt (`<think>`). Its
     tokens are decoded all at once, as in verl's rollout: vLLM's own text is built token by token
     and lacks a last character that is cut off.
     """
-    responses: list[list[str]] = []
     for start in range(0, len(prompts), CHUNK):
         chunk = prompts[start : start + CHUNK]
         requests = [request_of(prompt, processor, template or {}) for prompt in chunk]
         outputs = engine.generate(requests, params, use_tqdm=False)
-        for request, output in zip(requests, outputs, strict=True):
+        for prompt, request, output in zip(chunk, requests, outputs, strict=True):
             tokens = [list(completion.token_ids) for completion in output.outputs]
             texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             prefix = response_prefix(request["prompt"])
-            responses.append([prefix + text for text in texts])
-        progress.update(len(chunk))
-    return responses
+            cut = [completion.finish_reason == "length" for completion in output.outputs]
+            keep(prompt, [Response(prefix + text, c) for text, c in zip(texts, cut, strict=True)])
 
 
 def request_of(prompt: Prompt, processor: Any, template: Mapping[str, Any]) -> dict[str, Any]:

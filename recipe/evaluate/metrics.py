@@ -148,7 +148,8 @@ def summary_metrics(
 
     Returns:
         The overall metrics of greedy decoding, None for those that no question has a truth for, `n`
-        questions, and `reward_sampled`, the mean reward of the sampled predictions.
+        questions, and `reward_sampled`, the mean reward of the sampled predictions, None without
+        any.
 
     Raises:
         InputError: greedy has not exactly one prediction per question, sampled covers other
@@ -160,13 +161,14 @@ def summary_metrics(
             f"greedy predictions: {len(greedy)} predictions for {len(greedy_reward)} questions, "
             "expected one each"
         )
-    sampled_reward = mean_by_question(sampled, "reward")
-    check_same_questions(greedy_reward, sampled_reward)
+    sampled_reward = mean_by_question(sampled, "reward") if sampled else {}
+    if sampled_reward:
+        check_same_questions(greedy_reward, sampled_reward)
     overall = metrics_table(greedy).loc[OVERALL].to_dict()
     means = {name: number_or_none(overall[name]) for name in METRICS}
     return {
         "reward": means.pop("reward"),
-        "reward_sampled": sum(sampled_reward.values()) / len(sampled_reward),
+        "reward_sampled": sum(sampled_reward.values()) / len(sampled_reward) if sampled else None,
         **means,
         "n": len(greedy),
     }

@@ -146,6 +146,7 @@ class Prediction:
     extra_info: dict[str, Any] = field(default_factory=dict)
     # of `reward.thinkvg.compute_score`; empty before scoring
     scores: dict[str, FiniteFloat] = field(default_factory=dict)
+    is_cut: bool = False  # whether `data.max_response_length` ended it
 
     @property
     def question_type(self) -> str:

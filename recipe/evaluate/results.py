@@ -63,7 +63,8 @@ def results(model: Evaluated, train: Sequence[Question], seed: int = 0) -> dict[
     questions = [prediction.question for prediction in model.greedy]
     beside = {title: question_values(predictions) for title, predictions in model.beside.items()}
     return {
-        "overall": summary_metrics(model.greedy, model.sampled or model.greedy),
+        "overall": summary_metrics(model.greedy, model.sampled),
+        "cut_off": cut_off(model),
         "by_type": json.loads(metrics_table(model.greedy).to_json(orient="index")),
         "baselines": baseline_summary(train, questions),
         "patients": int(values["patient"].nunique()),
@@ -78,12 +79,49 @@ def results(model: Evaluated, train: Sequence[Question], seed: int = 0) -> dict[
     }
 
 
+def read_results(folder: Path) -> dict[str, Any]:
+    """Read an evaluation's metrics.json; return nothing if there is none, or an older one.
+
+    Raises:
+        InputError: it is not JSON.
+    """
+    path = folder / "metrics.json"
+    if not path.is_file():
+        return {}
+    try:
+        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON ({error.msg})") from error
+    return loaded if "over_controls" in loaded else {}
+
+
+def check_presets(metrics: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Refuse to compare evaluations, by folder, whose rewards are of different presets.
+
+    Raises:
+        InputError: two of them name different presets in their `metrics.json`.
+    """
+    presets = {folder: each["preset"] for folder, each in metrics.items() if "preset" in each}
+    if len(set(presets.values())) > 1:
+        named = ", ".join(f"{folder} preset={preset}" for folder, preset in presets.items())
+        raise InputError(
+            f"rewards of different presets cannot be compared ({named}): score one again with "
+            "python -m recipe.evaluate data.dir=DATA preset=NAME predictions=FOLDER out=OTHER"
+        )
+
+
 def intervals(values: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, Estimate]]:
     """Estimate every metric for each question type that occurs and overall."""
     return {
         kind: estimates(rows.drop(columns=["patient", "question_type"]), rows["patient"], seed=seed)
         for kind, rows in split_by_type(values).items()
     }
+
+
+def cut_off(model: Evaluated) -> dict[str, int]:
+    """Count the responses that `data.max_response_length` ended, by the name of their file."""
+    runs = {"greedy": model.greedy, "sampled": model.sampled, **model.controls}
+    return {name: sum(p.is_cut for p in predictions) for name, predictions in runs.items()}
 
 
 def judged_counts(predictions: Sequence[Prediction]) -> dict[str, int]:

@@ -18,16 +18,19 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from omegaconf import DictConfig
 from PIL import Image
+from pydantic import Field
 
 from data_prep.program import InputError
 from llm_client.server import (
     NEUTRAL_SAMPLING,
     TOKEN_IDS,
+    BreakerOpen,
     Count,
+    PermanentFault,
     Positive,
     ServerFault,
     ServerSettings,
@@ -35,19 +38,28 @@ from llm_client.server import (
     check_packages,
     counted,
     reasoning_of,
+    writable,
 )
 from recipe import console
 from recipe.data.prompts import content_parts, prompt_text, response_prefix
-from recipe.evaluate.generation import Prompt, image_tokens, load_image, prompt_length
+from recipe.evaluate.generation import (
+    Keep,
+    Prompt,
+    Response,
+    image_tokens,
+    load_image,
+    prompt_length,
+)
 from recipe.program import plain
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
     from openai.types.chat.chat_completion import Choice
 
-T = TypeVar("T")
 Body = Callable[[], dict[str, Any]]
 """A function that makes the messages and fields of a request."""
+Failed = Callable[[int, ServerFault], None]
+"""Takes a request, by its position, that has no usable reply; may raise the fault."""
 
 _ANSWER = re.compile(r"<(answer|location)\b", re.IGNORECASE)
 _RESTORED = "the server's reasoning parser took <think> out of the text; it was put back"
@@ -69,6 +81,7 @@ class EvaluatedServer(ServerSettings):
     max_concurrency: Count = 32
     response_prefix: str | None = None
     compare: bool = True
+    max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.01
 
     def without(self, fields: Iterable[str]) -> str:
         """Return the overrides that leave `fields` out of requests, for error messages."""
@@ -102,21 +115,24 @@ class ReplyReader:
         self._counts: Counter[str] = Counter()
         self._shown: set[str] = set()
 
-    def texts(self, reply: "ChatCompletion", samples: int) -> list[str]:
-        """Return the texts of a reply, in the order of their samples.
+    def responses(self, reply: "ChatCompletion", samples: int) -> list[Response]:
+        """Return the responses of a reply, in the order of their samples.
 
         Raises:
             InputError: the number of texts is not `samples`, or the beginning of a text is unknown.
         """
         choices = sorted(reply.choices, key=lambda choice: choice.index)
+        cut = [choice.finish_reason == "length" for choice in choices]
         texts = [self.text(choice) for choice in choices]
         if len(texts) != samples:
-            raise InputError(f"server: {len(texts)} answers where {samples} were asked for")
+            raise InputError(
+                f"server: {len(texts)} answers where {samples} were asked for: it does not know "
+                "the field n; evaluate with sampling.samples=1 at most"
+            )
         written = counted(reply, "completion_tokens")
-        is_cut = all(choice.finish_reason == "length" for choice in choices)
-        if is_cut and 0 < written < self._limit * samples:
+        if all(cut) and 0 < written < self._limit * samples:
             self._counts[_CUT] += samples
-        return texts
+        return [Response(text, is_cut) for text, is_cut in zip(texts, cut, strict=True)]
 
     def lines(self) -> list[str]:
         """Return what the server changed, each with the number of answers."""
@@ -134,6 +150,9 @@ class ReplyReader:
         Raises:
             InputError: its beginning is unknown.
         """
+        return writable(self._text(choice))
+
+    def _text(self, choice: "Choice") -> str:
         tokens, message = getattr(choice, "token_ids", None), choice.message
         if self._tokenizer is not None and isinstance(tokens, list):
             return self._with_prefix(str(self._tokenizer.decode(tokens, skip_special_tokens=True)))
@@ -212,12 +231,15 @@ class ServedModel:
         }
 
     def answer(
-        self, prompts: Sequence[Prompt], *, temperature: float, samples: int, progress: Any
-    ) -> list[list[str]]:
-        """Generate `samples` responses to each prompt, in order; update `progress` per prompt.
+        self, prompts: Sequence[Prompt], *, temperature: float, samples: int, keep: Keep
+    ) -> None:
+        """Generate `samples` responses to each prompt, and `keep` them as they come.
+
+        A prompt without a usable reply is left out and noted.
 
         Raises:
-            InputError: the server refuses, or does not answer in `server.attempts` attempts.
+            InputError: the server refuses all prompts, or gives no usable reply to more than
+                `server.max_failed_share` of them.
         """
 
         def body(prompt: Prompt) -> dict[str, Any]:
@@ -226,15 +248,21 @@ class ServedModel:
             fields = {"temperature": temperature, "n": samples, "seed": seed}
             return {"messages": chat_messages(prompt, self.patch_size), **fields}
 
-        def read(reply: "ChatCompletion") -> list[str]:
-            texts = self._reader.texts(reply, samples)
-            progress.update()
-            return texts
+        def read(number: int, reply: "ChatCompletion") -> None:
+            keep(prompts[number], self._reader.responses(reply, samples))
 
-        responses = self._ask_all([partial(body, prompt) for prompt in prompts], read)
+        faults: list[str] = []
+
+        def failed(number: int, fault: ServerFault) -> None:
+            faults.append(f"index {prompts[number].index}: {fault}")
+            if len(faults) > self._settings.max_failed_share * len(prompts):
+                raise fault
+
+        self._ask_all([partial(body, prompt) for prompt in prompts], read, failed)
+        if faults:
+            self.note(f"{len(faults)} questions have no answer and count as wrong ({faults[0]})")
         for line in self._reader.new_lines():
             self._warn(line)
-        return responses
 
     async def stream(self, prompt: Prompt, temperature: float) -> AsyncGenerator[str, None]:
         """Yield the whole response so far, as often as the server sends a part of it.
@@ -262,39 +290,59 @@ class ServedModel:
         def body(messages: list[dict[str, Any]]) -> dict[str, Any]:
             return {"messages": messages, "max_tokens": 1}
 
-        def read(reply: "ChatCompletion") -> int:
-            return counted(reply, "prompt_tokens")
+        def read(number: int, reply: "ChatCompletion") -> None:
+            counts[number] = counted(reply, "prompt_tokens")
 
-        return self._ask_all([partial(body, messages) for messages in conversations], read)
+        counts = [0] * len(conversations)
+        self._ask_all([partial(body, messages) for messages in conversations], read, _refuse)
+        return counts
 
-    def _ask_all(self, bodies: Sequence[Body], read: Callable[["ChatCompletion"], T]) -> list[T]:
-        """Send all requests and apply `read` to each reply; make a body only when it is sent."""
+    def _ask_all(
+        self, bodies: Sequence[Body], read: Callable[[int, "ChatCompletion"], None], failed: Failed
+    ) -> None:
+        """Send all requests and `read` each reply; make a body only when it is sent."""
         try:
-            return asyncio.run(self._gather(bodies, read))
+            asyncio.run(self._gather(bodies, read, failed))
         except ServerFault as fault:
             raise InputError(f"server.base_url={self._settings.base_url}: {fault}") from None
 
     async def _gather(
-        self, bodies: Sequence[Body], read: Callable[["ChatCompletion"], T]
-    ) -> list[T]:
+        self, bodies: Sequence[Body], read: Callable[[int, "ChatCompletion"], None], failed: Failed
+    ) -> None:
         from llm_client.client import ChatClient  # needs the extra `judge`
 
         client = ChatClient(self._settings)
         slots = asyncio.Semaphore(self._settings.max_concurrency)
 
-        async def ask(body: Body) -> T:
+        async def ask(number: int, body: Body) -> None:
             async with slots:
                 fields = body()
                 messages = fields.pop("messages")
                 request = chat_body(model, messages, {**self._fields, **fields}, self._extra)
-                return await client.complete(request, read)
+                try:
+                    await client.complete(request, partial(read, number))
+                except ServerFault as fault:
+                    if not _is_of_one_request(fault):
+                        raise
+                    failed(number, fault)
 
         try:
             model = await client.model_name()
             self._settings = self._settings.model_copy(update={"model": model})
-            return await asyncio.gather(*map(ask, bodies))
+            await asyncio.gather(*(ask(number, body) for number, body in enumerate(bodies)))
         finally:
             await client.aclose()
+
+
+def _refuse(_: int, fault: ServerFault) -> None:
+    raise fault
+
+
+def _is_of_one_request(fault: ServerFault) -> bool:
+    """Return whether other requests may succeed."""
+    if isinstance(fault, PermanentFault):
+        return fault.one_request
+    return not isinstance(fault, BreakerOpen)
 
 
 def picture_part(picture: Image.Image) -> dict[str, Any]:

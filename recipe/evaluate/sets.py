@@ -32,6 +32,7 @@ from recipe.evaluate.controls import (
     MAJORITY,
     PRIOR_NAMED,
     PRIOR_TOLD,
+    has_regions,
     majority_answers,
     prior_boxes,
 )
@@ -252,12 +253,12 @@ def _baselines(
     questions = [prediction.question for prediction in predictions]
     answers = majority_answers(train)
     majority = [answers.get(question.ground_truth.question_type) for question in questions]
-    named = [[ref for ref, _ in parse_response(p.response).regions] for p in predictions]
-    return {
-        MAJORITY: set_values(predictions, majority, None),
-        PRIOR_TOLD: set_values(predictions, None, prior_boxes(train, questions)),
-        PRIOR_NAMED: set_values(predictions, None, prior_boxes(train, questions, named)),
-    }
+    tables = {MAJORITY: set_values(predictions, majority, None)}
+    if has_regions(train):
+        named = [[ref for ref, _ in parse_response(p.response).regions] for p in predictions]
+        tables[PRIOR_TOLD] = set_values(predictions, None, prior_boxes(train, questions))
+        tables[PRIOR_NAMED] = set_values(predictions, None, prior_boxes(train, questions, named))
+    return tables
 
 
 def _entry(

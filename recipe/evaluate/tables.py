@@ -115,6 +115,7 @@ def page(results: Mapping[str, Any]) -> str:
         f"`{results['split']}`, reward preset `{results['preset']}`. In brackets: "
         f"{METHOD}.\n",
         *_server(results.get("server")),
+        *_cut_off(results.get("cut_off", {})),
         verdict(results),
         "## By question type\n",
         _by_type(results["intervals"]),
@@ -136,6 +137,13 @@ def _server(server: Mapping[str, Any] | None) -> list[str]:
     sampling = ", ".join(f"{key} {value}" for key, value in server["sampling"].items())
     sentence = f"Answered by the server's model `{server['model']}` with {sampling}."
     return ["\n- ".join([sentence, *server["unlike_the_engine"]]) + "\n"]
+
+
+def _cut_off(counts: Mapping[str, int]) -> list[str]:
+    """Name the files with responses that were not complete, which lowers their scores."""
+    found = [f"{count} of `{name}`" for name, count in counts.items() if count]
+    line = f"Responses cut off at `data.max_response_length`: {', '.join(found)}.\n"
+    return [line] if found else []
 
 
 def verdict(results: Mapping[str, Any]) -> str:

@@ -7,7 +7,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from recipe.evaluate.controls import COMPARED, OVERLAPS, majority_values, region_prior_values
+from recipe.evaluate.controls import (
+    COMPARED,
+    OVERLAPS,
+    has_regions,
+    majority_values,
+    region_prior_values,
+)
 from recipe.evaluate.metrics import METHOD, OVERALL, direction, metrics_table, table_by_type
 from recipe.evaluate.predictions import read_questions
 from recipe.evaluate.sets import SET_TABLES
@@ -156,8 +162,10 @@ def _type_table(run: RunFolder) -> Parts:
         # Baselines must be on the same questions as the models.
         test = [question for question in read_questions(run.test) if question.index in answered]
         if test:
-            majority, prior = majority_values(train, test), region_prior_values(train, test)
+            majority = majority_values(train, test)
             baselines[MAJORITY_TITLE] = table_by_type(majority, ("a_score",))
+        if test and has_regions(train):
+            prior = region_prior_values(train, test)
             baselines[PRIOR_TITLE] = table_by_type(prior, OVERLAPS)
     models, sampled = (
         {run.titles[name]: metrics_table(predictions) for name, predictions in by_model.items()}

@@ -1,6 +1,5 @@
 """Read a run folder, tell the origin of its data, and give the commands for missing parts."""
 
-import json
 import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping
@@ -13,7 +12,7 @@ import yaml
 from data_prep.program import InputError
 from recipe.evaluate.controls import IMAGE_CONTROLS
 from recipe.evaluate.predictions import Prediction, read_columns, read_predictions
-from recipe.evaluate.results import read_summary
+from recipe.evaluate.results import check_presets, read_results, read_summary
 from recipe.metrics_log import MetricsLog, read_metrics
 
 MODELS = {"sft": "SFT", "grpo": "GRPO"}
@@ -90,6 +89,7 @@ def read_run(
     run.test = _parquet(run, data / "test.parquet", "the baselines and the images of the cases")
     for model, (title, folder) in folders.items():
         run.missing += _read_evaluation(run, model, title, folder, data)
+    check_presets({folder: run.metrics.get(model, {}) for model, (_, folder) in folders.items()})
     if not (run.summary or run.greedy or run.stages):
         raise InputError(
             f"{path}: nothing to report on (no summary.json, metrics.jsonl, "
@@ -135,22 +135,6 @@ def _read_evaluation(
     if metrics:
         run.metrics[model] = metrics
     return _lacks(title, folder, metrics, data)
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    """Read an evaluation's metrics.json; return nothing if there is none, or an older one.
-
-    Raises:
-        InputError: it is not JSON.
-    """
-    path = folder / "metrics.json"
-    if not path.is_file():
-        return {}
-    try:
-        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON ({error.msg})") from error
-    return loaded if "over_controls" in loaded else {}
 
 
 def _lacks(title: str, folder: Path, metrics: Mapping[str, Any], data: Path) -> list[Missing]:

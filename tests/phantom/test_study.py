@@ -137,10 +137,13 @@ def test_an_interval_over_seeds_is_the_wider_one() -> None:
     spread = stats.ttest_1samp([one.mean() for one in values], 0).confidence_interval()
     assert over_seeds(values, patients)["ci95"] == pytest.approx([spread.low, spread.high])
     # Seeds that agree by chance are not surer than the questions are.
-    alike = [values[0], values[0]]
+    alike = [values[0]] * 3
     assert student_t([one.mean() for one in alike])["ci95"] == pytest.approx([values[0].mean()] * 2)
     assert over_seeds(alike, patients) == two_way_bootstrap(alike, patients)
-    assert over_seeds(values[:1], patients) == two_way_bootstrap(values[:1], patients)
+    # Student's t over two seeds would be wider than any score.
+    assert student_t([0.5, 0.6])["ci95"] is None
+    for few in (values[:1], values[:2]):
+        assert over_seeds(few, patients) == two_way_bootstrap(few, patients)
 
 
 def test_other_questions_under_another_seed_are_refused() -> None:
@@ -219,7 +222,7 @@ def test_the_page_answers_with_the_numbers(results: Path, tmp_path: Path) -> Non
     assert "0.600 0.610" in text  # each seed's value
     assert "| SFT + GRPO, dense, all data *less* SFT, all data |" in text
     assert "+0.100 [+0.100, +0.100]; +0.100 +0.100 |" in text
-    assert "+0.010 [+0.010, +0.010]; +0.010 +0.010 |" in text  # the sampled reward
+    assert "+0.010; +0.010 +0.010 |" in text  # the sampled reward
     # 0.005 less than SFT on all data, and no more than 0.03: comparable.
     assert "-0.005 [-0.005, -0.005]; -0.005 -0.005: **comparable**" in text
     assert "- SFT, all data: A-score no better than majority answer (1 of 2 seeds)." in text
@@ -228,13 +231,14 @@ def test_the_page_answers_with_the_numbers(results: Path, tmp_path: Path) -> Non
     assert "| all | 16 | 2.00 | 16 |" in text
     short = text.split("## In short")[1].split("##")[0]
     assert (
-        "- Does SFT + GRPO on 1/8 of the data come up to SFT on all? A-score comparable (+0.000 "
-        "[+0.000, +0.000]), V-score comparable (-0.005 [-0.005, -0.005])" in short
+        "- Does SFT + GRPO on 1/8 of the data reach SFT on all of it? A-score comparable (+0.000 "
+        "[+0.000, +0.000]) (two seeds), V-score comparable (-0.005 [-0.005, -0.005]) (two seeds)"
+        in short
     )
     assert "`dense` adds to SFT on all data: A-score no clear difference" in short
     assert "V-score better (+0.100 [+0.100, +0.100])" in short
     assert "V-score worse (-0.090 [-0.090, -0.090])" in short  # `paper` less `dense`
-    assert "by question type, `dense` on all data less SFT: closed no clear difference" in short
+    assert "by question type, `dense`" not in short  # three seeds make an interval
     lacking = {line[:8]: line for line in text.split("Without a result:")[1].split("\n")[2:5]}
     assert "RL only, dense" in lacking["- seed 0"]
     assert "SFT, all data" not in lacking["- seed 1"]
@@ -254,6 +258,17 @@ def test_runs_from_an_sft_made_again_are_named(results: Path, tmp_path: Path) ->
         "stands in the tables: SFT + GRPO, paper (seed 0).\n"
         in (tmp_path / "results.md").read_text()
     )
+
+
+def test_three_seeds_have_intervals_by_type(results: Path, tmp_path: Path) -> None:
+    for file in list(results.glob("seed-1/*.json")):
+        copy = results / "seed-2" / file.name
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text(json.dumps(json.loads(file.read_text()) | {"seed": 2}))
+    write_report(results, tmp_path / "results.md")
+    short = (tmp_path / "results.md").read_text().split("## In short")[1].split("##")[0]
+    assert "by question type, `dense` on all data less SFT: closed no clear difference" in short
+    assert "seeds)" not in short
 
 
 def test_one_seed_is_said_to_be_one(results: Path, tmp_path: Path) -> None:

@@ -17,11 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from external_sets import WRITERS, write
 from servers import vllm_server
-from tqdm import tqdm
 
 from data_prep.external.__main__ import main as import_external
 from data_prep.program import InputError
-from recipe.evaluate.generation import read_prompts
+from recipe.evaluate.generation import Prompt, Response, read_prompts
 from recipe.evaluate.serving import ServedModel, compare, served_processor
 from recipe.program import compose_config
 
@@ -174,9 +173,13 @@ def check_with_its_folder(address: str, model: Path, data: Path, evaluated: Path
     prompts, processor = read_prompts(data / "test.parquet"), served_processor(str(model))
     served = ServedModel(compose_config("evaluate", overrides), 14, processor.tokenizer)
     compare(served, prompts, processor)
-    with tqdm(disable=True) as bar:
-        texts = served.answer(prompts, temperature=0.0, samples=1, progress=bar)
-    assert [text for (text,) in texts] == responses(evaluated, "greedy")
+    texts: dict[int, str] = {}
+
+    def keep(prompt: Prompt, answered: list[Response]) -> None:
+        texts[prompt.index] = answered[0].text
+
+    served.answer(prompts, temperature=0.0, samples=1, keep=keep)
+    assert [texts[prompt.index] for prompt in prompts] == responses(evaluated, "greedy")
     assert served.description()["unlike_the_engine"] == []
 
 

@@ -27,6 +27,7 @@ def test_lines_have_exactly_the_documented_keys(tmp_path, make_prediction):
         "ground_truth",
         "extra_info",
         "scores",
+        "is_cut",
     ]
 
 

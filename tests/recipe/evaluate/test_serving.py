@@ -12,10 +12,9 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 from qwen_vl_utils.vision_process import smart_resize
-from tqdm import tqdm
 
 from data_prep.program import InputError
-from recipe.evaluate.generation import Prompt, with_other_pictures
+from recipe.evaluate.generation import Prompt, Response, with_other_pictures
 from recipe.evaluate.serving import ServedModel, check_server, compare
 from recipe.program import compose_config
 
@@ -36,6 +35,7 @@ class Served:
         self.usage: dict[str, Any] | None = {}
         self.bodies: list[dict[str, Any]] = []
         self.models = ["tiny"]
+        self.knows_n = True
         self.url = ""
 
     def reply(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class Served:
             tokens += height * width // 28**2 + 2
         choices = [
             {"index": k, "message": {"role": "assistant", "content": f"{text} {k}"}, **self.choice}
-            for k in reversed(range(body.get("n", 1)))
+            for k in reversed(range(body.get("n", 1) if self.knows_n else 1))
         ]
         if self.usage is None:
             return {"choices": choices}
@@ -121,9 +121,23 @@ def prompts(tmp_path: Any) -> list[Prompt]:
 def ask(
     config: Any, prompts: list[Prompt], samples: int = 1, model: ServedModel | None = None
 ) -> list[list[str]]:
-    with tqdm(total=len(prompts), disable=True) as bar:
-        model = model or ServedModel(config, patch_size=14)
-        return model.answer(prompts, temperature=0.0, samples=samples, progress=bar)
+    answered = ask_whole(config, prompts, samples, model)
+    return [[response.text for response in answered[prompt.index]] for prompt in prompts]
+
+
+def ask_whole(
+    config: Any, prompts: list[Prompt], samples: int = 1, model: ServedModel | None = None
+) -> dict[int, list[Response]]:
+    """Responses by index; without those that have no reply."""
+    answered: dict[int, list[Response]] = {}
+    model = model or ServedModel(config, patch_size=14)
+    model.answer(
+        prompts,
+        temperature=0.0,
+        samples=samples,
+        keep=lambda prompt, responses: answered.update({prompt.index: responses}),
+    )
+    return answered
 
 
 def test_pictures_are_sent_in_the_size_of_the_boxes(config: Any, prompts: Any) -> None:
@@ -332,6 +346,49 @@ def test_a_server_that_does_not_answer_is_one_line(
     served.faults, served.models = faults, models
     with pytest.raises(InputError, match=message):
         ask(config, prompts[:1])
+
+
+def test_a_few_questions_may_stay_without_an_answer(
+    config: Any, prompts: Any, served: Any, capsys: Any
+) -> None:
+    config.server.max_concurrency = 1
+    config.server.max_failed_share = 0.5
+    served.faults = [400]
+    model = ServedModel(config, patch_size=14)
+    assert list(ask_whole(config, prompts, model=model)) == [1]
+    (line,) = model.description()["unlike_the_engine"]
+    assert line.startswith(
+        "1 questions have no answer and count as wrong (index 0: HTTP status 400"
+    )
+    assert line in capsys.readouterr().out
+    served.faults = [400, 400]
+    with pytest.raises(InputError, match="HTTP status 400"):
+        ask_whole(config, prompts)
+    served.faults = [401]  # of no single question
+    with pytest.raises(InputError, match="HTTP status 401"):
+        ask_whole(config, prompts)
+
+
+def test_a_response_that_was_cut_off_is_marked(config: Any, prompts: Any, served: Any) -> None:
+    served.choice = {"finish_reason": "length"}
+    assert [r.is_cut for r in ask_whole(config, prompts[:1], samples=2)[0]] == [True, True]
+    served.choice = {"finish_reason": "stop"}
+    assert [r.is_cut for r in ask_whole(config, prompts[:1])[0]] == [False]
+
+
+def test_half_of_a_character_becomes_a_question_mark(
+    config: Any, prompts: Any, served: Any
+) -> None:
+    served.choice = {"message": {"content": "a\ud83d"}}
+    assert ask(config, prompts[:1]) == [["a?"]]
+
+
+def test_a_server_that_gives_one_answer_for_several_is_refused(
+    config: Any, prompts: Any, served: Any
+) -> None:
+    served.knows_n = False
+    with pytest.raises(InputError, match=r"1 answers where 2 .* sampling\.samples=1"):
+        ask(config, prompts[:1], samples=2)
 
 
 def test_pictures_go_to_this_machine_only_unless_told(config: Any) -> None:

@@ -12,17 +12,19 @@ from typing import Any
 
 
 def with_vllm(model: str, data: str, prompts: list[Any], limit: int) -> list[str]:
-    from tqdm import tqdm
-
     from recipe.evaluate.generation import LocalModel
     from recipe.program import compose_config
 
     overrides = ["cluster=cpu", "model=tiny", f"model.path={model}", f"data.dir={data}"]
     overrides += ["data.max_prompt_length=256", f"data.max_response_length={limit}"]
-    with tqdm(total=len(prompts)) as bar:
-        local = LocalModel(compose_config("evaluate", overrides))
-        answers = local.answer(prompts, temperature=0.0, samples=1, progress=bar)
-    return [texts[0] for texts in answers]
+    answers: list[str] = []
+    LocalModel(compose_config("evaluate", overrides)).answer(
+        prompts,
+        temperature=0.0,
+        samples=1,
+        keep=lambda _, responses: answers.append(responses[0].text),
+    )
+    return answers
 
 
 def with_transformers(model: str, prompts: list[Any], limit: int) -> list[str]:
