@@ -1,9 +1,10 @@
 """``python -m benchmarks.scaling``: the tables of README.md and docs/scaling.md, calculated.
 
-The README's table has, for each machine of ``configs/cluster``, runs that fit as they are by
-`recipe.preflight.memory`. For the other, it takes for each model and number of 80 GB GPUs the first
-setting, from fast to slow, that fits: no offloading before offloading, small tensor parallelism
-before large, long micro-batches before short ones. Nothing here was run on a GPU.
+Two tables have, for each machine of ``configs/cluster``, runs that fit as they are by
+`recipe.preflight.memory`: a short one in the README, and one with memory and all models in
+docs/scaling.md. The third takes for each model and number of 80 GB GPUs the first setting, from
+fast to slow, that fits: no offloading before offloading, small tensor parallelism before large,
+long micro-batches before short ones. Nothing here was run on a GPU.
 """
 
 import argparse
@@ -49,16 +50,23 @@ class Machine:
     def overrides(self) -> list[str]:
         return [*self.run.split(), *self.cluster.split()]
 
+    @property
+    def first_cells(self) -> list[str]:
+        """The machine and the command's overrides, as both tables of machines have them."""
+        return [self.title, f"`{self.run} {self.cluster}`"]
+
 
 MACHINES = (
     Machine("one card of 24 GB", "cluster=gpu24x1", "model=qwen2_5_vl_3b lora=r16"),
     Machine("one card of 48 GB", "cluster=gpu48x1", "model=qwen2_5_vl_7b lora=r16"),
     Machine("one GPU of 80 GB", "cluster=gpu80x1", "model=qwen2_5_vl_3b"),
-    Machine("", "cluster=gpu80x1", "model=qwen2_5_vl_7b lora=r16"),
+    Machine("the same", "cluster=gpu80x1", "model=qwen2_5_vl_7b lora=r16"),
     Machine("four GPUs of 80 GB", "cluster=gpu80x4", "model=qwen2_5_vl_7b"),
     Machine("eight GPUs of 40 GB", "cluster=gpu40x8", "model=qwen2_5_vl_7b"),
     Machine("eight GPUs of 80 GB", "cluster=h100x8", "model=qwen2_5_vl_7b"),
-    Machine("", "cluster=h100x8 cluster.tensor_parallel=4", "model=qwen2_5_vl_32b lora=r16"),
+    Machine(
+        "the same", "cluster=h100x8 cluster.tensor_parallel=4", "model=qwen2_5_vl_32b lora=r16"
+    ),
     Machine(
         "eight GPUs of 141 GB",
         "cluster=h200x8 cluster.tensor_parallel=4 cluster.optimizer_offload=true "
@@ -72,7 +80,7 @@ MACHINES = (
         "model=qwen2_5_vl_32b",
     ),
     Machine(
-        "four such nodes",
+        "four nodes of eight GPUs of 80 GB",
         "cluster=h100x8 cluster.nodes=4 cluster.tensor_parallel=8 cluster.optimizer_offload=true "
         "cluster.micro_batch_tokens=4096",
         "model=qwen2_5_vl_72b",
@@ -105,8 +113,9 @@ def calculated(model: str, overrides: tuple[str, ...]) -> tuple[Workload, Estima
     return work, estimate(shape, work)
 
 
-def fitting_models(cluster: str, *lora: str) -> str:
-    """Return the models of ``configs/model`` that fit on a machine as they are, by family."""
+@functools.cache
+def fitting_models(cluster: str, *lora: str) -> dict[str, list[str]]:
+    """Return the sizes of each family in ``configs/model`` that fit on a machine, in order."""
     sizes: dict[str, list[str]] = {}
     for name, path in model_paths().items():
         work, memory = calculated(name, (*cluster.split(), *lora))
@@ -115,8 +124,15 @@ def fitting_models(cluster: str, *lora: str) -> str:
         match = SIZE.search(path)
         if match and fits(memory, work) and not shape.heads % work.rollout.tensor_parallel:
             sizes.setdefault(match[1], []).append(match[2])
-    families = (f"{family} {', '.join(sorted(of, key=_number))}" for family, of in sizes.items())
-    return "; ".join(families) or "none"
+    return {family: sorted(of_family, key=_number) for family, of_family in sizes.items()}
+
+
+def all_models(sizes: dict[str, list[str]]) -> str:
+    return "; ".join(f"{family} {', '.join(of)}" for family, of in sizes.items()) or "none"
+
+
+def largest_models(sizes: dict[str, list[str]]) -> str:
+    return ", ".join(f"{family} {of[-1]}" for family, of in sizes.items()) or "none"
 
 
 def _number(size: str) -> float:
@@ -125,10 +141,24 @@ def _number(size: str) -> float:
 
 
 def machine_table() -> str:
-    """Return the table of machines: what to run, its memory, and the models that fit."""
+    """Return the README's table of machines: what to run, and the largest models that fit."""
+    lines = ["| I have | what I run | largest models that fit |", "|" + "---|" * 3]
+    for machine in MACHINES:
+        trained = {"all weights": (), "LoRA": ("lora=r16",)}
+        largest = [
+            f"{title}: {largest_models(fitting_models(machine.cluster, *lora))}"
+            for title, lora in trained.items()
+        ]
+        lines.append(f"| {' | '.join([*machine.first_cells, '<br>'.join(largest)])} |")
+    return "\n".join(lines)
+
+
+def machine_memory_table() -> str:
+    """Return the table of machines with the memory of each run, and all models that fit."""
     lines = [
-        "| I have | what I run | GiB of a GPU: backward, update, rollout | of | GiB of the host | "
-        "sequences in a cache | models that fit: all weights | with LoRA |",
+        "| I have | what I run | GiB that a GPU needs: backward, update, rollout | GiB that it has "
+        "| GiB of the host that a node needs | full sequences in a cache | models that fit: all "
+        "weights | with LoRA |",
         "|" + "---|" * 8,
     ]
     for machine in MACHINES:
@@ -137,14 +167,13 @@ def machine_table() -> str:
         assert memory.serving is not None
         moments = (f"{memory.moments[m] / GIB:.0f}" for m in ("backward", "update", "rollout"))
         cells = [
-            machine.title,
-            f"`{machine.run} {machine.cluster}`",
+            *machine.first_cells,
             ", ".join(moments),
             f"{memory.available / GIB:.1f}",
             f"{memory.host / GIB:.0f}",
             f"{memory.serving.cache_tokens // work.sequence}",
-            fitting_models(machine.cluster),
-            fitting_models(machine.cluster, "lora=r16"),
+            all_models(fitting_models(machine.cluster)),
+            all_models(fitting_models(machine.cluster, "lora=r16")),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -229,6 +258,7 @@ def main() -> None:
     """Write the tables into the documents."""
     argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__).parse_args()
     write_section("../README.md", "machines", machine_table())
+    write_section("scaling.md", "machines", machine_memory_table())
     shapes = {size: read_shape(f"Qwen/Qwen2.5-VL-{size}-Instruct") for size in MODELS}
     write_section("scaling.md", "memory", memory_table(shapes))
 

@@ -1,18 +1,34 @@
-"""The README's table of machines is what preflight calculates, and verl takes each of its runs."""
+"""The tables of machines are what preflight calculates, and verl takes each of their runs."""
+
+from collections.abc import Callable
 
 import pytest
 
 from benchmarks import DOCS
-from benchmarks.scaling import MACHINES, Machine, calculated, fits, machine_table, read_shape_once
+from benchmarks.scaling import (
+    MACHINES,
+    Machine,
+    calculated,
+    fits,
+    machine_memory_table,
+    machine_table,
+    read_shape_once,
+)
 from recipe.preflight.choices import choice_faults
 from recipe.preflight.memory import memory_warnings
 from recipe.preflight.values import batch_faults, layout_faults, value_faults
 from recipe.program import CONFIG_FOLDER, compose_config
 
 
-def test_the_readme_has_the_calculated_table() -> None:
-    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
-    assert machine_table() in readme, "run `python -m benchmarks.scaling`"
+@pytest.mark.parametrize(
+    ("page", "table"),
+    [("../README.md", machine_table), ("scaling.md", machine_memory_table)],
+    ids=["README", "scaling"],
+)
+def test_a_page_has_the_calculated_table(page: str, table: Callable[[], str]) -> None:
+    assert table() in (DOCS / page).read_text(encoding="utf-8"), (
+        "run `python -m benchmarks.scaling`"
+    )
 
 
 def test_every_cluster_is_in_it() -> None:
