@@ -122,7 +122,7 @@ def fitting_models(cluster: str, *lora: str) -> dict[str, list[str]]:
         shape = read_shape_once(path)
         assert work.rollout is not None
         match = SIZE.search(path)
-        if match and fits(memory, work) and not shape.heads % work.rollout.tensor_parallel:
+        if match and fits(memory, work) and shape.splits_over(work.rollout.tensor_parallel):
             sizes.setdefault(match[1], []).append(match[2])
     return {family: sorted(of_family, key=_number) for family, of_family in sizes.items()}
 
@@ -210,7 +210,7 @@ def choose(shape: ModelShape, base: Workload, gpus: int) -> tuple[Workload, Esti
     for offload, tokens, parallel, share in itertools.product(
         (False, True), LENGTHS, PARALLEL, SHARES
     ):
-        if parallel > min(gpus, 8) or shape.heads % parallel:
+        if parallel > min(gpus, 8) or not shape.splits_over(parallel):
             continue
         work = replace(on(base, gpus, parallel, offload, share), tokens=tokens)
         memory = estimate(shape, work)

@@ -74,6 +74,24 @@ def check_declared(config: DictConfig) -> None:
             )
 
 
+def check_cpus(config: DictConfig) -> None:
+    """Refuse a machine with too few CPUs for a private cluster that takes Ray's count of them."""
+    is_running = (
+        Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    ).exists()
+    if joins_a_cluster() or is_running or config.ray_kwargs.ray_init.num_cpus is not None:
+        return
+    from ray._private.utils import get_num_cpus
+
+    amount, count = needed(config)["CPU"], int(get_num_cpus())
+    if count < amount:
+        raise InputError(
+            f"cluster.ray.num_cpus=null: this machine has {count} CPUs, and this run reserves "
+            f"{amount} logical ones; with fewer it would wait for ever: set "
+            f"cluster.ray.num_cpus={amount}"
+        )
+
+
 def wait_for_cluster(config: DictConfig) -> None:
     """Wait until the running cluster has what the run needs, for ``cluster.ray.timeout`` seconds.
 

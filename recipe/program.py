@@ -149,8 +149,6 @@ def set_environment(config: DictConfig) -> None:
         InputError: the temporary folder's path is too long.
     """
     name_gpus_once(os.environ)
-    # vLLM on a GPU would report its machine and its model's kind to its authors.
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     for name, value in config.cluster.env.items():
         os.environ.setdefault(str(name), str(value))
     host.adapt()

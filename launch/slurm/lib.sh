@@ -85,7 +85,10 @@ keep_caches_on_nodes() {
 # How commands enter the container, where THINKVG_CONTAINER names one.
 declare -a site_srun site_wrap
 describe_container() {
-    local mounts=$PWD:$PWD${THINKVG_MOUNTS:+,$THINKVG_MOUNTS}
+    # The node's scratch folder: Ray's sockets are there, which the steps of a job share. Containers of
+    # enroot would each have an empty /tmp of their own.
+    local scratch=${THINKVG_SCRATCH:-/tmp}
+    local mounts=$PWD:$PWD,$scratch:$scratch${THINKVG_MOUNTS:+,$THINKVG_MOUNTS}
     case ${THINKVG_CONTAINER:-none} in
         none) ;;
         pyxis)

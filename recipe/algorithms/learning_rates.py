@@ -1,10 +1,11 @@
-"""verl's FSDP engine with learning rates by parameter name, and with adapters in float32.
+"""verl's FSDP engine with learning rates by parameter name, and a base in bfloat16 that is exact.
 
 verl uses the rate ``optim.lr`` for every parameter. Here ``optim.override_optimizer_config`` may
 have ``rates``, a list of ``{match: REGEX, lr: RATE}``: the first entry whose expression matches in
 a parameter's name sets its rate, and ``optim.lr`` is the rate of all others. The schedule scales
 all rates alike. A part with rate 0, such as a vision tower, is frozen: it needs no gradients and no
-optimizer state. With LoRA only adapters are trained, at the rates of their names.
+optimizer state. With LoRA only adapters are trained, at the rates of their names. Adapters and
+RoPE's frequencies are in float32, whatever the type of the base.
 
 verl imports this module in its workers because ``actor_rollout_ref.model.external_lib`` names it;
 registering puts the engine before verl's own.
@@ -64,6 +65,20 @@ def parameter_groups(
     return [{"params": groups[rate], "lr": rate} for rate in sorted(groups, reverse=True)]
 
 
+def restore_frequencies(model: Any) -> None:
+    """Compute RoPE's frequencies of a transformers model anew, in float32.
+
+    verl 0.9.1 converts a model to the type of its weights, buffers included. In bfloat16, angles
+    would be wrong by 1 rad at a distance of some 1000 tokens, and vLLM's are not.
+    """
+    for part in model.modules():
+        names = [name for name, _ in part.named_buffers(recurse=False) if "inv_freq" in name]
+        if any(getattr(part, name).dtype != torch.float32 for name in names):
+            for name in names:
+                setattr(part, name, getattr(part, name).float())
+            model._init_weights(part)
+
+
 # verl prefers an engine with a vendor to its own engine, which has a device only.
 @EngineRegistry.register(
     model_type="language_model", backend=["fsdp", "fsdp2"], device="cuda", vendor=get_vendor()
@@ -78,6 +93,7 @@ class EngineWithRates(FSDPEngineWithLMHead):
 
     def _build_module(self) -> torch.nn.Module:
         module = super()._build_module()
+        restore_frequencies(module)
         if entries := self._entries():
             names = [name for name, _ in module.named_parameters()]
             rates = rates_by_name(names, entries, self.optimizer_config.lr)

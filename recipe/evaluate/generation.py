@@ -150,6 +150,9 @@ def engine_options(config: DictConfig) -> dict[str, Any]:
         "max_model_len": config.data.max_prompt_length + config.data.max_response_length,
         "limit_mm_per_prompt": {"image": 1},
         "seed": config.seed,
+        # As in training. With raw ones, vLLM 0.24 compiles FlashInfer's sampler when it starts, for
+        # which it needs CUDA's compiler.
+        "logprobs_mode": "processed_logprobs",
         **extra,
     }
 

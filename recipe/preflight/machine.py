@@ -4,6 +4,7 @@ import importlib
 import os
 import resource
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from recipe import cluster
 from recipe.preflight.choices import loggers
 from recipe.preflight.memory import optimizer_bytes
 from recipe.preflight.model import ModelShape
-from recipe.preflight.values import AFTER_EACH_EPOCH, GIB, Workload, saves
+from recipe.preflight.values import AFTER_EACH_EPOCH, GIB, Workload, processes_of, saves
 from recipe.run.checkpoints import MOST_KEPT
 from recipe.run.host import unwritable
 
@@ -84,6 +85,25 @@ def gpu_faults(work: Workload) -> Iterator[str]:
         )
 
 
+def gpu_warnings(config: DictConfig, work: Workload) -> Iterator[str]:
+    """Yield a warning if this node's GPUs have less memory than the configuration counts with."""
+    if work.on_cpu or cluster.joins_a_cluster():
+        return
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        # Not torch, which would take memory of the GPU as long as this program runs.
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        has = min(int(line) for line in asked.stdout.split()) / 1024
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return
+    # A driver keeps some of it.
+    if has < 0.95 * config.cluster.gpu_memory_gib:
+        yield (
+            f"cluster.gpu_memory_gib={config.cluster.gpu_memory_gib:g}: a GPU of this machine has "
+            f"{has:.1f} GiB: choose another cluster=, or set cluster.gpu_memory_gib={has:.1f}"
+        )
+
+
 def package_faults(config: DictConfig, program: str) -> Iterator[str]:
     """Yield the optional packages that the configuration needs and that do not import here."""
     remedies = {}
@@ -118,9 +138,13 @@ def _import_faults(name: str, remedy: str) -> Iterator[str]:
 
 
 def checkpoint_bytes(shape: ModelShape, work: Workload) -> float:
-    """Return a checkpoint's bytes: parameters, AdamW's moments, a Hugging Face folder in bf16."""
+    """Return a checkpoint's bytes: shards, AdamW's moments, and without LoRA a Hugging Face folder.
+
+    The folder has the type of the shards.
+    """
     state = optimizer_bytes(shape, work)
-    return SPARE * (shape.parameters * (work.stored_bytes + 2) + state)
+    copies = 1 if work.lora_rank else 2
+    return SPARE * (copies * shape.parameters * work.stored_bytes + state)
 
 
 def disk_warnings(config: DictConfig, shape: ModelShape, work: Workload) -> Iterator[str]:
@@ -177,17 +201,11 @@ def limit_warnings(config: DictConfig, program: str) -> Iterator[str]:
 
 def _processes(config: DictConfig, program: str) -> int:
     """Estimate the processes of a run on one node."""
-    cluster = config.cluster
-    gpus = int(cluster.gpus_per_node)
-    if program == "evaluate":
-        return 2 + int(cluster.tensor_parallel)
-    if program == "sft":
-        return 1 + gpus * (1 + int(cluster.dataloader_workers))
+    if program != "train":
+        return processes_of(config, program)
     cores = os.cpu_count() or 1
     started_ahead = min(config.ray_kwargs.ray_init.num_cpus or cores, cores)
-    # a run has a runner and a controller; each GPU an actor, a vLLM server and a vLLM worker
-    actors = 2 + 3 * gpus + 2 * int(cluster.workers) + int(cluster.transfer_queue_units)
-    return int(started_ahead) + RAY_PROCESSES + actors
+    return int(started_ahead) + RAY_PROCESSES + processes_of(config, program)
 
 
 def _count_faults(config: DictConfig, program: str, share: float) -> Iterator[str]:

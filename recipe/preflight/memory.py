@@ -39,8 +39,10 @@ that stay). vLLM's share holds its weights 2 P / TP, its own activations, CUDA g
 the rest is KV cache: 2 L kv_heads head_dim c / TP a token. vLLM that does not sleep keeps its share
 in all moments; asleep it keeps 1.5 GiB.
 The reference policy is offloaded to the host by verl (`forward_only`) and is gathered like the
-actor, in turn with it: it adds no moment. On the host it takes 2 P / N for each GPU, and loading
-takes P s once on each node (for each GPU where input and output embeddings are tied).
+actor, in turn with it: it adds no moment. On the host it takes 4 P / N for each GPU, and loading
+takes P s once on each node (for each GPU where input and output embeddings are tied). What verl
+and vLLM keep on the host is pinned, in blocks that torch rounds up to a power of two: it counts
+twice. Each process of a run on GPUs takes 0.7 GiB, which is estimated.
 
 Traffic: FSDP2 gathers every parameter once for a forward and once more for a backward pass (it is
 freed in between) and scatters its gradient once in each micro-batch. On N ranks a gather moves
@@ -57,6 +59,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
+import psutil
+
 from recipe.preflight.model import ModelShape
 from recipe.preflight.values import DYNAMIC, GIB, Rollout, Workload
 
@@ -65,6 +69,8 @@ FRAGMENTS = 0.05
 ASLEEP = 1.5 * GIB
 GRAPHS = 1.0 * GIB
 VLLM_CPU_PROCESS = 1.5 * GIB
+PINNED = 2
+PROCESS = 0.7 * GIB
 SCALED = {8: 256, 4: 128}
 """Values of a moment that share a scale, by the bits of a value (torchao, bitsandbytes)."""
 
@@ -277,7 +283,7 @@ def _serving(shape: ModelShape, work: Workload, rollout: Rollout) -> Serving:
 def _host(shape: ModelShape, work: Workload, serving: Serving | None) -> float:
     """Return the memory of a node's host for loading, the reference and what is offloaded."""
     stored = shape.parameters * work.stored_bytes
-    shards = 2.0 * shape.parameters if work.reference and not work.lora_rank else 0.0
+    shards = 4.0 * shape.parameters if work.reference and not work.lora_rank else 0.0
     shards += optimizer_bytes(shape, work) * work.offload_optimizer
     shards += stored * work.offload_parameters
     if work.offload_all:
@@ -286,7 +292,10 @@ def _host(shape: ModelShape, work: Workload, serving: Serving | None) -> float:
     if serving and work.rollout and work.rollout.sleeps and work.lora_rank:
         per_gpu += serving.weights
     copies = work.gpus_per_node if shape.tied else 1
-    return work.gpus_per_node * per_gpu + copies * stored
+    if work.on_cpu:
+        return work.gpus_per_node * per_gpu + copies * stored
+    pinned = PINNED * work.gpus_per_node * per_gpu
+    return pinned + copies * stored + work.processes * PROCESS
 
 
 def memory_warnings(memory: Estimate, work: Workload) -> Iterator[str]:
@@ -301,6 +310,17 @@ def memory_warnings(memory: Estimate, work: Workload) -> Iterator[str]:
         yield (
             f"memory: vLLM's cache holds {memory.serving.cache_tokens} tokens, a sequence has "
             f"{work.sequence}: raise cluster.gpu_memory_utilization or cluster.tensor_parallel"
+        )
+
+
+def host_warnings(memory: Estimate, work: Workload) -> Iterator[str]:
+    """Yield a line if this machine has less memory than a node of the run takes."""
+    has = psutil.virtual_memory().total
+    if not work.on_cpu and memory.host > has:
+        yield (
+            f"memory: the host of a node takes about {memory.host / GIB:.0f} GiB, and this machine "
+            f"has {has / GIB:.0f}: take more nodes, train adapters only (lora=r16), or set "
+            "cluster.param_offload=false cluster.optimizer_offload=false where the GPU has room"
         )
 
 

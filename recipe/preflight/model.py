@@ -196,9 +196,14 @@ class ModelShape:
     vision_layers: int
     vision_width: int
     vision_inner: int
+    vision_heads: int
     merge: int
     factor: int | None
     tied: bool
+
+    def splits_over(self, count: int) -> bool:
+        """Return whether vLLM can split both parts of the model over so many GPUs."""
+        return not any(each % count for each in (self.heads, self.vision_heads, self.vision_inner))
 
 
 def read_shape(path: str) -> ModelShape:
@@ -270,6 +275,7 @@ def _measure(path: str, config: Any, model: Any) -> ModelShape:
         vision_layers=vision.depth if vision else 0,
         vision_width=vision.hidden_size if vision else 0,
         vision_inner=getattr(vision, "intermediate_size", 0) or 0,
+        vision_heads=getattr(vision, "num_heads", 0) or 0,
         merge=vision.spatial_merge_size if vision else 1,
         factor=vision.patch_size * vision.spatial_merge_size if vision else None,
         tied=bool(config.tie_word_embeddings),

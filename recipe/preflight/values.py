@@ -37,8 +37,8 @@ class Rollout:
 class Workload:
     """Load of a run, with memory in bytes and lengths in tokens.
 
-    `offload_all` is FSDP2's `offload_policy`. `moment_bits` are those of the optimizer's moments if
-    they are fewer than a parameter's, else 0.
+    `processes` are those of a node. `offload_all` is FSDP2's `offload_policy`. `moment_bits` are
+    those of the optimizer's moments if they are fewer than a parameter's, else 0.
     """
 
     program: str
@@ -64,6 +64,7 @@ class Workload:
     offload_all: bool = False
     moment_bits: int = 0
     fused_optimizer: bool = False
+    processes: int = 0
 
     @property
     def trained_bytes(self) -> int:
@@ -125,7 +126,20 @@ def read_workload(config: DictConfig, program: str, max_pixels: int = 0) -> Work
         offload_all=bool(engine.offload_policy),
         moment_bits=_moment_bits(optim.optimizer),
         fused_optimizer=bool((optim.override_optimizer_config or {}).get("fused")),
+        processes=processes_of(config, program),
     )
+
+
+def processes_of(config: DictConfig, program: str) -> int:
+    """Return the processes of a run on one node, without those of Ray itself."""
+    cluster = config.cluster
+    gpus = int(cluster.gpus_per_node)
+    if program == "evaluate":
+        return 2 + int(cluster.tensor_parallel)
+    if program == "sft":
+        return 1 + gpus * (1 + int(cluster.dataloader_workers))
+    # a run has a runner and a controller; each GPU an actor, a vLLM server and a vLLM worker
+    return 2 + 3 * gpus + 2 * int(cluster.workers) + int(cluster.transfer_queue_units)
 
 
 def _moment_bits(optimizer: str) -> int:
@@ -342,10 +356,16 @@ def layout_faults(shape: ModelShape, work: Workload) -> Iterator[str]:
                 f"{key}={parallel} does not divide cluster.gpus_per_node={work.gpus_per_node}: set "
                 f"{key}={_divisor(work.gpus_per_node, parallel)}"
             )
-        elif shape.heads % parallel:
+        elif not shape.splits_over(parallel):
+            smaller = max(
+                count
+                for count in range(1, parallel)
+                if shape.splits_over(count) and not work.gpus_per_node % count
+            )
             yield (
                 f"{key}={parallel} does not divide the {shape.heads} attention heads of "
-                f"{shape.name}: set {key}={_divisor(shape.heads, parallel)}"
+                f"{shape.name}, or in its vision tower the {shape.vision_heads} heads and "
+                f"{shape.vision_inner} inner channels: set {key}={smaller}"
             )
     if work.rollout and work.on_cpu and not work.lora_rank:
         largest = shape.largest * work.stored_bytes

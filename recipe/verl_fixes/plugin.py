@@ -139,10 +139,12 @@ def log_probs_of(by_row: LogProbs) -> LogProbs:
     """
 
     def log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        if logits.dim() != 2 or logits.dtype not in (torch.float32, torch.float64):
+        if logits.dim() != 2:
             return by_row(logits, labels)
-        sums = torch.cat([rows.logsumexp(dim=-1) for rows in logits.split(ROWS_AT_ONCE)])
-        return logits.gather(-1, labels[:, None]).squeeze(-1) - sums
+        # In float32 at least: steps of bfloat16 are 0.016 at -3, which would enter ratio and KL.
+        kind = torch.promote_types(logits.dtype, torch.float32)
+        sums = torch.cat([rows.to(kind).logsumexp(dim=-1) for rows in logits.split(ROWS_AT_ONCE)])
+        return logits.gather(-1, labels[:, None]).squeeze(-1).to(kind) - sums
 
     return log_probs
 

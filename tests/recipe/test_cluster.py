@@ -10,6 +10,7 @@ from recipe.cluster import (
     BLOCK,
     FIRST_WORKER,
     TORCHRUN,
+    check_cpus,
     check_ports,
     main,
     missing_nodes,
@@ -20,7 +21,7 @@ from recipe.cluster import (
     wait_for_head,
     wait_for_nodes,
 )
-from recipe.program import name_gpus_once
+from recipe.program import compose_config, name_gpus_once
 
 ARGUMENTS = ["--ip", "10.0.0.2", "--address", "10.0.0.1:20000", "--temp-dir", "/tmp/ray-1"]
 
@@ -35,6 +36,18 @@ def listener():
         server.bind(("127.0.0.1", 0))
         server.listen()
         yield server.getsockname()[1]
+
+
+def test_a_machine_with_too_few_cpus_is_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    config = compose_config("train", ["data.dir=D", "cluster.gpus_per_node=200"])
+    with pytest.raises(InputError, match=r"reserves 610 .* set cluster\.ray\.num_cpus=610"):
+        check_cpus(config)
+    check_cpus(compose_config("train", ["data.dir=D", "cluster=cpu"]))  # declared
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").touch()  # `ray start`: its count is not known here
+    check_cpus(config)
 
 
 def test_ports_are_different_and_below_those_of_workers():

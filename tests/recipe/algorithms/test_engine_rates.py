@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from phantom.base import BASE
-from recipe.algorithms.learning_rates import EngineWithRates, parameter_groups, rates_by_name
+from phantom.tiny.model import TWINS, build_model, train_tokenizer
+from recipe.algorithms.learning_rates import (
+    EngineWithRates,
+    parameter_groups,
+    rates_by_name,
+    restore_frequencies,
+)
 
 NAMES = ["model.visual.proj.weight", "model.layers.0.norm.weight", "model.norm.weight"]
 
@@ -47,6 +53,21 @@ def test_adapters_are_float32_on_a_base_in_bfloat16() -> None:
     trained = {p.dtype for p in parameters if p.requires_grad}
     frozen = {p.dtype for p in parameters if not p.requires_grad}
     assert (trained, frozen) == ({torch.float32}, {torch.bfloat16})
+
+
+@pytest.mark.parametrize("family", TWINS)
+def test_positions_are_exact_on_a_base_in_bfloat16(family: str) -> None:
+    tokenizer = train_tokenizer(["Is the left lung clear?"], 50, family)
+    model = build_model(tokenizer, seed=0, family=family)
+    exact = {name: b.clone() for name, b in model.named_buffers() if "inv_freq" in name}
+    assert len(exact) >= 2  # of the language model and of the vision tower
+    model.to(torch.bfloat16)
+    restore_frequencies(model)
+    restored = {name: b for name, b in model.named_buffers() if "inv_freq" in name}
+    assert restored.keys() == exact.keys()
+    for name, frequencies in exact.items():
+        assert torch.equal(restored[name], frequencies)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
 def test_a_frozen_base_of_adapters_is_in_no_group() -> None:

@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from recipe.preflight import machine
-from recipe.preflight.machine import cache_warnings, limit_faults
+from recipe.preflight.machine import cache_warnings, gpu_warnings, limit_faults
+from recipe.preflight.values import read_workload
 from recipe.program import compose_config
 
 GIVEN = ["cluster=cpu", "model=tiny", "model.path=M", "data.dir=D"]
@@ -186,6 +187,21 @@ def test_little_temporary_space_is_a_warning(tmp_path: Path, mounted: Any) -> No
     faults, warnings = told(within=within, env={**os.environ, "TMPDIR": str(tmp_path)})
     assert faults == []
     assert any(warning.startswith(f"TMPDIR={tmp_path}: 100 MiB") for warning in warnings)
+
+
+@pytest.mark.parametrize(("mebibytes", "said"), [("40960\n40960", "40.0 GiB"), ("81559", "")])
+def test_a_smaller_gpu_than_configured_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mebibytes: str, said: str
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\nprintf '{mebibytes}\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = compose_config("train", ["data.dir=D"])
+    lines = list(gpu_warnings(config, read_workload(config, "train")))
+    assert len(lines) == bool(said)
+    assert all(said in line and "choose another cluster=" in line for line in lines)
 
 
 Mount = namedtuple("Mount", "mountpoint fstype")

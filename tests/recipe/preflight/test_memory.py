@@ -1,12 +1,14 @@
 """Parameter counts and the memory formula."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
-from recipe.preflight.memory import estimate
+from recipe.preflight.memory import estimate, host_warnings
 from recipe.preflight.model import read_shape
-from recipe.preflight.values import GIB, read_workload
+from recipe.preflight.values import GIB, layout_faults, read_workload
 from recipe.program import compose_config
 
 ACTOR = "actor_rollout_ref.actor"
@@ -91,7 +93,36 @@ def test_adapters_need_no_reference_but_a_place_for_vllms_weights() -> None:
     assert adapters.host == alone.host
     awake = of("lora=r16", "cluster.free_cache_engine=false")
     assert awake.serving is not None
-    assert adapters.host - awake.host == pytest.approx(8 * awake.serving.weights)
+    # pinned in blocks of a power of two
+    assert adapters.host - awake.host == pytest.approx(2 * 8 * awake.serving.weights)
+
+
+def test_the_host_holds_reference_processes_and_the_loaded_model() -> None:
+    memory = of()
+    # 8 GPUs with 3 processes each, 8 workers of rollouts, 8 of rewards, 8 of data, and 2 more
+    processes = (2 + 3 * 8 + 2 * 8 + 8) * 0.7 * GIB
+    assert memory.host == pytest.approx((2 * 4 + 4) * 8_292_166_656 + processes)
+
+
+def test_a_host_with_less_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose_config("train", ["data.dir=D"])
+    work = read_workload(config, "train")
+    memory = estimate(read_shape(config.model.path), work)
+    total = SimpleNamespace(total=memory.host + GIB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: total)
+    assert list(host_warnings(memory, work)) == []
+    total.total = 64 * GIB
+    (line,) = host_warnings(memory, work)
+    assert "takes about 128 GiB, and this machine has 64:" in line
+
+
+def test_the_vision_tower_is_split_as_well() -> None:
+    """3420 inner channels of the tower cannot be shared by 8 GPUs; the 40 heads of text can."""
+    config = compose_config(
+        "train", ["data.dir=D", "model=qwen2_5_vl_3b", "cluster.tensor_parallel=8"]
+    )
+    (line,) = layout_faults(read_shape(config.model.path), read_workload(config, "train"))
+    assert "3420 inner channels: set cluster.tensor_parallel=4" in line
 
 
 def test_a_fused_step_has_no_temporaries() -> None:
