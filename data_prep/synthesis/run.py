@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from data_prep.convert.examples import chosen_rows, read_records, with_reasons
-from data_prep.program import InputError, remove_leftovers, whole_file, write_whole
+from data_prep.program import SYNTHETIC, InputError, remove_leftovers, whole_file, write_whole
 from data_prep.rows.example import REJECT_CODES, RowFault, parse_row
 from data_prep.sources.files import COLUMNS, Source, open_source, stamps
 from data_prep.sources.gemex import as_thinkvg
@@ -231,7 +231,8 @@ def write_output(
     target = settings.out / ROWS
     target.parent.mkdir(parents=True, exist_ok=True)
     notice = "Reasoning written by a language model, checked by rules, not by a person."
-    metadata = {"notice": notice, "synthesis": json.dumps(about)}
+    metadata = {b"notice": notice.encode(), b"synthesis": json.dumps(about).encode()}
+    metadata |= SYNTHETIC if source.synthetic else {}
     accepted_schema = pa.schema([(name, pa.string()) for name in COLUMNS], metadata)
     rejected_schema = _reject_table(source.schema.empty_table(), []).schema
     with (

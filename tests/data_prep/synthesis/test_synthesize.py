@@ -10,6 +10,7 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.program import is_synthetic, read_metadata
 from data_prep.synthesis.run import JOURNAL
 from data_prep.synthesize import main
 from data_prep.thinkvg import main as thinkvg_main
@@ -258,6 +259,24 @@ def test_costs_and_rates_are_those_of_the_server(command, judge_server, tmp_path
     assert report["cost"] == pytest.approx(wanted, abs=1e-4)
     assert report["rows_per_hour"] > 0
     assert report["rows"]["left_out"] == report["rows"]["source"] - 8
+
+
+@pytest.mark.parametrize("drawn", [True, False], ids=["drawn", "of patients"])
+def test_patients_pictures_stay_patients_with_a_synthesized_reasoning(
+    command, judge_server, tmp_path, drawn
+):
+    source = tmp_path / "source"
+    assert phantom_main(["--out", str(source), "--images", "4", "--workers", "1"]) == 0
+    (file,) = (source / "data").glob("*.parquet")
+    if not drawn:
+        pq.write_table(pq.read_table(file).replace_schema_metadata(None), file)
+    command[1], command[3] = str(source), str(source / "findings.parquet")
+    assert main(command) == 0
+    options = ["--source", str(tmp_path / "out"), "--images", str(source / "files")]
+    ready = tmp_path / "ready"
+    assert thinkvg_main([*options, "--out", str(ready), "--workers", "1"]) == 0
+    assert "language model" in read_metadata(ready / "train.parquet")["notice"]
+    assert is_synthetic(ready / "train.parquet") == drawn
 
 
 def test_a_row_without_findings_is_rejected(command, phantom, tmp_path):
