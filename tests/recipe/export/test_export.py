@@ -153,6 +153,16 @@ def test_the_last_whole_step_is_taken(sharded: Path):
     assert find_model(sharded, "model.path").shards == sharded
 
 
+def test_an_empty_marker_means_the_last_whole_step(sharded: Path, tmp_path: Path):
+    checkpoints = sharded.parents[1]
+    (sharded.parent / "data.pt").touch()
+    (checkpoints / "global_step_9" / "actor").mkdir(parents=True)  # has no data.pt
+    marker = checkpoints / "latest_checkpointed_iteration.txt"
+    marker.touch()  # as a run that is killed while it writes it leaves it
+    assert find_model(checkpoints.parent, "model.path").shards == sharded
+    assert marker.read_text() == ""  # a reader changes nothing in a run's folder
+
+
 @pytest.mark.parametrize("make", ["nothing", "empty", "full"])
 def test_what_cannot_be_exported_is_one_line(make: str, sharded: Path, tmp_path: Path, capsys: Any):
     source, out = tmp_path / "source", tmp_path / "out"
