@@ -181,7 +181,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         run = make_run(Path(temporary), options.cases)
         start = time.perf_counter()
-        _succeed(report_main([str(run), "--cases", str(options.cases)]))
+        _succeed(report_main([str(run), "--cases", str(options.cases), "--images", "all"]))
         written = time.perf_counter() - start
         page = run / "report.html"
         print(f"written in {written:.1f} s, {page.stat().st_size / 2**20:.1f} MiB")

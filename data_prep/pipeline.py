@@ -123,7 +123,9 @@ def _write_files(
     counts = {}
     if split_of:
         masks = choose_files(examples, split_of, settings.seed)
-        counts = write_training_files(folder, examples, masks, settings, plan.metadata)
+        counts = write_training_files(
+            folder, examples, masks, settings, plan.metadata, synthetic=source.synthetic
+        )
     _check_conservation(about, counts)
     missing = missing_urls(plan.converter.pictures)
     write_list(folder / MISSING, missing)

@@ -57,6 +57,8 @@ def run(work: Callable[[], None], out: Path, stopped: str = STOPPED) -> int:
 
 NAME = ".lock"
 KEY = b"thinkvg"  # of the metadata in a parquet file's schema
+SYNTHETIC = {b"synthetic": b"true"}
+"""Schema metadata of files whose data a program drew, so that no patient is in them."""
 
 
 @contextmanager
@@ -72,11 +74,15 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside `path` that replaces it when the block succeeds."""
+    """Yield a new folder beside `path` that replaces it if the block succeeds, or is removed."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    yield unfinished
+    try:
+        yield unfinished
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     shutil.rmtree(path, ignore_errors=True)
     os.replace(unfinished, path)
 
@@ -175,9 +181,22 @@ def alone_in(folder: Path) -> Iterator[None]:
             file_lock.release()
 
 
-def encode_metadata(values: dict[str, Any]) -> dict[bytes, bytes]:
-    """Return schema metadata that holds `values` as JSON under the key `thinkvg`."""
-    return {KEY: json.dumps(values, sort_keys=True).encode()}
+def encode_metadata(values: dict[str, Any], synthetic: bool = False) -> dict[bytes, bytes]:
+    """Return schema metadata that holds `values` as JSON under the key `thinkvg`.
+
+    If the data is `synthetic`, it says so under a key of its own.
+    """
+    encoded = {KEY: json.dumps(values, sort_keys=True).encode()}
+    return encoded | SYNTHETIC if synthetic else encoded
+
+
+def is_synthetic(path: str | Path) -> bool:
+    """Return whether a parquet file says that no patient is in it; False if it does not say so."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return SYNTHETIC.items() <= metadata.items()
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

@@ -10,12 +10,11 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from data_prep.program import InputError, read_metadata
+from data_prep.program import InputError, is_synthetic, read_metadata
 from recipe.evaluate.metrics import METHOD
-from recipe.evaluate.predictions import read_columns
 from recipe.evaluate.results import read_results
 from recipe.evaluate.tables import beside_table, markdown_table, verdict
-from recipe.report.run_folder import origin_of_patients, patients_of
+from recipe.report.run_folder import Origin
 from recipe.run.checkpoints import Source, run_folder
 from recipe.run.folder import read_run_config
 
@@ -162,11 +161,11 @@ def _limits(config: DictConfig) -> dict[str, str]:
     }
 
 
-def _origin(config: DictConfig) -> str:
+def _origin(config: DictConfig) -> Origin:
     file = Path(_get(config, "data.train_files"))
     if not file.is_file():
         return "unknown"
-    return origin_of_patients(patients_of(read_columns(file, ("extra_info",))["extra_info"]))
+    return "phantom" if is_synthetic(file) else "patients"
 
 
 def _get(config: DictConfig, key: str) -> str:

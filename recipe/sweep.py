@@ -4,6 +4,7 @@ They run here one after another, or as a SLURM array.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -351,12 +352,24 @@ def _check(runs: Sequence[Run], elsewhere: bool) -> None:
     mode = os.environ.get("THINKVG_PREFLIGHT", "on")
     for run in runs if mode != "off" else ():
         config = compose_config("train", list(run.overrides))
-        set_environment(config)
-        problems = examine(config, "train", elsewhere).problems
+        with _same_environment_after():
+            set_environment(config)
+            problems = examine(config, "train", elsewhere).problems
         if problems and mode == "warn":
             print(f"{run.name}: {'; '.join(problems)}", file=sys.stderr)
         elif problems:
             raise InputError(f"{run.name}: {'; '.join(problems)}")
+
+
+@contextlib.contextmanager
+def _same_environment_after() -> Iterator[None]:
+    """Take back what the block changes in the environment, which later runs would inherit."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _notice(run: Run) -> str | None:

@@ -202,11 +202,12 @@ def write_training_files(
     settings: Settings,
     metadata: Mapping[str, Any],
     more_info: Sequence[str] = (),
+    synthetic: bool = False,
 ) -> dict[str, int]:
     """Write the rows of each mask to the file of that name; return the rows written by file.
 
     `metadata` is what training must know to use the files, `more_info` are more columns for
-    `extra_info`.
+    `extra_info`; files of `synthetic` data say so.
     """
     extra_info = ["index", "split", "question", "patient", "study", "image_path", *more_info]
     extra_info += ["findings"] if settings.findings else []
@@ -214,7 +215,8 @@ def write_training_files(
 
     def write(name: str) -> int:
         split, _, fraction = name.removeprefix(SFT_PREFIX).partition("-")
-        about = encode_metadata({**metadata, "split": split, "fraction": fraction or "full"})
+        values = {**metadata, "split": split, "fraction": fraction or "full"}
+        about = encode_metadata(values, synthetic)
         columns = SFT_COLUMNS if name.startswith(SFT_PREFIX) else ROLLOUT_COLUMNS
 
         def finish(rows: pa.Table) -> pa.Table:

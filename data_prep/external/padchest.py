@@ -18,10 +18,6 @@ from data_prep.external.items import (
 from reward.boxes_in_text import Box
 
 PADCHEST_NAMES = ("{}", "PadChest_GR/{}", "Padchest_GR_files/PadChest_GR/{}", "images/{}")
-PADCHEST_FINDING = (
-    *("sentence_en", "sentence_es", "abnormal", "boxes", "extra_boxes", "labels", "locations"),
-    "progression",
-)
 _NO_LABEL = ("normal", "unchanged", "exclude", "suboptimal study", "unspecified")
 _SUFFIX = re.compile(r"\.(?:png|jpe?g)$", re.IGNORECASE)
 
@@ -80,19 +76,25 @@ def _read_study(
         elif row.record["abnormal"]:
             _ask_sentence(reading, row, names, patient)
     labelled = [row for row in rows if row.key not in reading.rejects and files.wants(split)]
-    _ask_labels(reading, labelled, names, patient)
+    # Rejected sentences count: what they state is not absent.
+    not_negative = (row for row in rows if row.record.get("abnormal") is not False)
+    stated = {label for row in not_negative for label in _labels(row)}
+    _ask_labels(reading, labelled, stated, names, patient)
 
 
 def _ask_labels(
-    reading: Reading, rows: list[SourceRow], names: tuple[str, ...], patient: str
+    reading: Reading,
+    rows: list[SourceRow],
+    stated: set[str],
+    names: tuple[str, ...],
+    patient: str,
 ) -> None:
-    """Ask for each label of a study once; a label that a sentence states is there."""
-    positive = {label for row in rows if row.record["abnormal"] for label in _labels(row)}
+    """Ask for each label of a study once; one of `stated` is not asked of a negative sentence."""
     asked: set[str] = set()
     for row in rows:
         for label in _labels(row):
             is_present = row.record["abnormal"]
-            if not is_present and label in positive:
+            if not is_present and label in stated:
                 reading.leave_out(row, "stated_elsewhere")
             elif label in asked:
                 reading.leave_out(row, "repeat")

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from data_prep.program import InputError
+from data_prep.program import SYNTHETIC, InputError, is_synthetic
 
 COLUMNS = ("image_path", "question", "question_type", "thinkVG", "response")
 """The columns of ThinkVG's parquet."""
@@ -37,6 +37,7 @@ class Source(Protocol):
     files: list[str]  # for the audit
     rows: int
     schema: pa.Schema  # of every batch
+    synthetic: bool  # whether all files say that no patient is in them
 
     def identity(self) -> str:
         """Return a text that changes when the rows do."""
@@ -55,6 +56,7 @@ class LocalFiles:
         self._paths = files
         self.label = str(files[0] if len(files) == 1 else files[0].parent)
         self.files = [str(path) for path in files]
+        self.synthetic = all(map(is_synthetic, files))
 
     def identity(self) -> str:
         return stamps(self._paths)
@@ -88,7 +90,7 @@ class ParquetSource(LocalFiles):
     """The rows of parquet files in the order of the files, with all their columns.
 
     The columns include ThinkVG's five or those of a GEMeX table; the schema metadata is that of the
-    first file.
+    first file, which says that the data is synthetic only if all files do.
 
     Raises:
         InputError: A file is not readable or lacks a column, or types of columns differ.
@@ -111,7 +113,12 @@ class ParquetSource(LocalFiles):
             joined = pa.unify_schemas(schemas, promote_options="permissive")
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise InputError(f"the parquet files differ in their columns: {error}") from None
-        self.schema = joined.with_metadata(schemas[0].metadata)
+        metadata = {
+            key: value
+            for key, value in (schemas[0].metadata or {}).items()
+            if self.synthetic or key not in SYNTHETIC
+        }
+        self.schema = joined.with_metadata(metadata or None)
 
     def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         return rebatch(self._pieces(columns), size)
@@ -341,6 +348,7 @@ class HubSource:
         self.files = [f"{self.label} (commit {self.commit})"]
         self.rows = len(dataset)
         self.schema = self._dataset.data.schema.remove_metadata()
+        self.synthetic = False
         check_columns(self.schema, self.label)
 
     def identity(self) -> str:

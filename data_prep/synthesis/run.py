@@ -17,7 +17,14 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from data_prep.convert.examples import chosen_rows, read_records, with_reasons
-from data_prep.program import InputError, remove_leftovers, whole_file, write_whole
+from data_prep.program import (
+    SYNTHETIC,
+    InputError,
+    alone_in,
+    remove_leftovers,
+    whole_file,
+    write_whole,
+)
 from data_prep.rows.example import REJECT_CODES, RowFault, parse_row
 from data_prep.sources.files import COLUMNS, Source, open_source, stamps
 from data_prep.sources.gemex import as_thinkvg
@@ -97,8 +104,18 @@ class Journal:
         self._write({**asdict(outcome), "at": round(self.seconds, 2)})
 
     def outcome(self, index: int) -> Outcome:
+        """Return the outcome of a row; raise InputError if its line is no longer where it was."""
         self._file.seek(self._offsets[index])
-        entry = json.loads(self._file.readline())
+        line = self._file.readline()
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = {}
+        if entry.get("index") != index:
+            raise InputError(
+                f"{self._path} was changed while it was in use, row {index} is not where it was: "
+                "run the same command to resume"
+            )
         entry.pop("at")
         return Outcome(**entry)
 
@@ -231,7 +248,8 @@ def write_output(
     target = settings.out / ROWS
     target.parent.mkdir(parents=True, exist_ok=True)
     notice = "Reasoning written by a language model, checked by rules, not by a person."
-    metadata = {"notice": notice, "synthesis": json.dumps(about)}
+    metadata = {b"notice": notice.encode(), b"synthesis": json.dumps(about).encode()}
+    metadata |= SYNTHETIC if source.synthetic else {}
     accepted_schema = pa.schema([(name, pa.string()) for name in COLUMNS], metadata)
     rejected_schema = _reject_table(source.schema.empty_table(), []).schema
     with (
@@ -303,6 +321,13 @@ async def synthesize(settings: Settings) -> dict[str, Any]:
     findings = read_findings(settings.findings)
     source = open_source(settings.source)
     settings.out.mkdir(parents=True, exist_ok=True)
+    with alone_in(settings.out):
+        return await _synthesize_alone(settings, prompt, findings, source)
+
+
+async def _synthesize_alone(
+    settings: Settings, prompt: str, findings: Mapping[str, str], source: Source
+) -> dict[str, Any]:
     for folder in (settings.out, settings.out / "data"):
         remove_leftovers(folder)
     client = ChatClient(settings.server)

@@ -30,6 +30,7 @@ from phantom.draw.drawing import draw_chest
 from phantom.draw.questions import FrameBox, ask, impression, reasoning, response
 from phantom.draw.rows import (
     FILES,
+    METADATA,
     NOTICE,
     Dirt,
     Form,
@@ -54,7 +55,7 @@ ASPECTS = (5 / 6, 6 / 5, 3 / 4, 4 / 3, 1.0)
 PICTURES = Path("pictures.parquet")
 FINDINGS = Path("findings.parquet")
 FINDINGS_SCHEMA = pa.schema(
-    [("image_path", pa.string()), ("findings", pa.string())], metadata={"notice": NOTICE}
+    [("image_path", pa.string()), ("findings", pa.string())], metadata=METADATA
 )
 _FINDING = pa.struct([("name", pa.string()), ("region", pa.string())])
 _REGION = pa.struct([("name", pa.string()), ("box", pa.list_(pa.float64())), ("seen", pa.string())])
@@ -65,7 +66,7 @@ PICTURES_SCHEMA = pa.schema(
         ("findings", pa.list_(_FINDING)),
         ("regions", pa.list_(_REGION)),
     ],
-    metadata={"notice": NOTICE},
+    metadata=METADATA,
 )
 
 

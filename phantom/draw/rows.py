@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from data_prep.program import whole_file
+from data_prep.program import SYNTHETIC, whole_file
 from data_prep.rows.answers import parse_choices
 from data_prep.sources.files import COLUMNS
 from reward.response import parse_response
@@ -22,6 +22,7 @@ Change = Callable[[Row], Row]
 Form = Literal["thinkvg", "gemex", "conversations"]
 
 NOTICE = "Synthetic: drawn by a program, not from any patient. Not for clinical use."
+METADATA = {b"notice": NOTICE.encode(), **SYNTHETIC}
 PARQUET = Path("data") / "train-00000-of-00001.parquet"
 FILES: dict[Form, Path] = {
     "thinkvg": PARQUET,
@@ -54,7 +55,7 @@ def write_rows(out: Path, rows: Sequence[Row], form: Form) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(target) as temporary:
         if form == "thinkvg":
-            schema = pa.schema([(name, pa.string()) for name in COLUMNS], {"notice": NOTICE})
+            schema = pa.schema([(name, pa.string()) for name in COLUMNS], METADATA)
             pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), temporary)
         elif form == "gemex":
             lines = (json.dumps(_sample(row)) + "\n" for row in rows)

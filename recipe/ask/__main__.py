@@ -16,11 +16,11 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from data_prep.program import InputError, whole_file
+from data_prep.program import InputError, is_synthetic, whole_file
 from recipe import console
 from recipe.ask.models import Choice, close, data_of, load, read_choices
 from recipe.ask.page import ANSWER_S, MOST_TEMPERATURE, NamedModel, Page, listen, serve
-from recipe.ask.question import Asked, Examples, data_metadata, read_picture, read_question
+from recipe.ask.question import Asked, Examples, read_picture, read_question
 from recipe.program import one_line_at_the_end
 from recipe.run.host import leave_on_sigterm
 from reward.ground_truth import QUESTION_TYPES
@@ -167,14 +167,19 @@ async def _serve(
     models = await load(options, choices)
     try:
         await asyncio.gather(*map(_warm_up, models))
-        is_phantom = data is not None and bool(data_metadata(data).get("notice"))
-        notice = "The prepared questions are synthetic." if is_phantom else ""
-        page = Page({f"model-{n}": each for n, each in enumerate(models, 1)}, examples, notice)
+        named = {f"model-{n}": each for n, each in enumerate(models, 1)}
+        page = Page(named, examples, _notice(data))
         port = listener.getsockname()[1]
         console.say(f"open http://127.0.0.1:{port}/#key={page.key} (Ctrl-C ends it)")
         await serve(page, listener)
     finally:
         close(models)
+
+
+def _notice(data: Path | None) -> str:
+    """Return the line above the form: whether the prepared questions are synthetic."""
+    is_drawn = data is not None and is_synthetic(data / "test.parquet")
+    return "The prepared questions are synthetic." if is_drawn else ""
 
 
 async def _warm_up(named: NamedModel) -> None:

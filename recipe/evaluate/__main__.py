@@ -7,6 +7,7 @@ The model is a Hugging Face folder, a checkpoint of this recipe or an OpenAI-com
 import json
 import multiprocessing
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from data_prep.coordinates import MODEL_FAMILIES
-from data_prep.program import InputError, lock, read_metadata, write_whole
+from data_prep.program import InputError, is_synthetic, lock, read_metadata, write_whole
 from recipe import console, program
 from recipe.evaluate.answers import ask_all, checkpoint_of, journal_file, weights_of
 from recipe.evaluate.checks import follow_training, judge_settings, reward_judge, split_files
@@ -24,6 +25,7 @@ from recipe.evaluate.predictions import (
     AR_SCORE,
     Prediction,
     add_ar_scores,
+    read_columns,
     read_predictions,
     read_questions,
     score_predictions,
@@ -204,6 +206,7 @@ def _write(config: DictConfig, runs: Runs, about: dict[str, Any]) -> None:
     metrics: dict[str, Any] = {
         **about,
         "split": str(split),
+        "synthetic": shows_no_patient(split, model.greedy),
         "preset": config.preset,
         **results(model, read_questions(train_file), config.seed),
     }
@@ -216,6 +219,15 @@ def _write(config: DictConfig, runs: Runs, about: dict[str, Any]) -> None:
             f"data.max_response_length={config.data.max_response_length}"
         )
     console.say(f"{verdict(metrics)}\n{out / 'metrics.md'}")
+
+
+def shows_no_patient(split: Path, predictions: Sequence[Prediction]) -> bool:
+    """Return whether a split says that it is synthetic, and all predictions are on rows of it."""
+    if not is_synthetic(split):
+        return False
+    extras = read_columns(split, ("extra_info",))["extra_info"]
+    rows = {(extra["index"], extra.get("patient")) for extra in extras}
+    return all((each.index, each.extra_info.get("patient")) in rows for each in predictions)
 
 
 def _beside(config: DictConfig, folder: str) -> list[Prediction]:

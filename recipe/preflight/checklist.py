@@ -188,8 +188,7 @@ def _length_warnings(plan: Plan) -> Iterator[str]:
 
 
 def _picture_faults(plan: Plan) -> Iterator[str]:
-    notices = [file.metadata.get("notice") for file in plan.files]
-    yield from choices.picture_faults(plan.config, notices)
+    yield from choices.picture_faults(plan.config, [file.path for file in plan.files])
 
 
 def _judge_faults(plan: Plan) -> Iterator[str]:

@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from data_prep.program import InputError
+from data_prep.program import InputError, is_synthetic
 from recipe.preflight.model import check_model_folder
 from recipe.preflight.values import ACTOR, ROLLOUT, Workload, saves
 from recipe.program import GDPO, SEGMENTS, plain
@@ -315,14 +315,14 @@ def wandb_mode(config: DictConfig) -> str:
     return str(os.environ.get("WANDB_MODE", variables.get("WANDB_MODE", "offline")))
 
 
-def picture_faults(config: DictConfig, notices: Sequence[str | None]) -> Iterator[str]:
+def picture_faults(config: DictConfig, files: Sequence[str]) -> Iterator[str]:
     """Yield faults where pictures or texts that may be patients' would leave this machine.
 
-    `notices` has for each data file the notice that its data is synthetic; None without one.
+    `files` are the run's data files.
     """
     # Their data would leave this machine, by their names and variables.
     hosted = [name for name in loggers(config) if name not in LOCAL and not _stays(config, name)]
-    if not hosted or (notices and all(notices)):
+    if not hosted or (files and all(map(is_synthetic, files))):
         return
     table = config.trainer.v1.thinkvg.rollout_table
     if table.every and set(hosted) & set(WANDB):

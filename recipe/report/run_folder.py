@@ -1,19 +1,19 @@
 """Read a run folder, tell the origin of its data, and give the commands for missing parts."""
 
-import re
 import shlex
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from data_prep.program import InputError
+from data_prep.program import InputError, is_synthetic
 from recipe.evaluate.controls import IMAGE_CONTROLS
-from recipe.evaluate.predictions import Prediction, read_columns, read_predictions
+from recipe.evaluate.predictions import Prediction, read_predictions
 from recipe.evaluate.results import check_presets, read_results, read_summary
 from recipe.metrics_log import MetricsLog, read_metrics
+from recipe.run.folder import read_run_config
 
 MODELS = {"sft": "SFT", "grpo": "GRPO"}
 MOST_MODELS = 4
@@ -22,8 +22,8 @@ SUMMARY = "summary.json"
 DEMO_STAGES = {"SFT training": "sft/metrics.jsonl", "GRPO training": "grpo/metrics.jsonl"}
 STAGES = {**DEMO_STAGES, "Training": "metrics.jsonl"}
 Origin = Literal["phantom", "patients", "unknown"]
-FIRST_PHANTOM = 90_000_000
-"""Smallest number of a phantom's patient; MIMIC-CXR's numbers are all smaller."""
+_TRAINING_FOLDERS = (".", *MODELS)
+"""The runs of a folder: itself, or those of a demo."""
 
 
 @dataclass(frozen=True)
@@ -188,27 +188,22 @@ def _command(module: str, *arguments: str) -> str:
 
 
 def data_origin(run: RunFolder) -> Origin:
-    """Return `phantom` only if every patient of the run is one, else `patients`."""
-    patients: set[str] = set()
-    for predictions in (*run.greedy.values(), *run.sampled.values()):
-        patients |= patients_of(p.extra_info for p in predictions)
-    for parquet in (run.train, run.test):
-        if parquet is not None:
-            patients |= patients_of(read_columns(parquet, ("extra_info",))["extra_info"])
-    return origin_of_patients(patients)
+    """Return `phantom` only if all data and evaluations say that no patient is in them.
 
-
-def origin_of_patients(patients: Collection[str]) -> Origin:
-    if not patients:
+    Without any data or predictions it is `unknown`, else `patients`.
+    """
+    files = [*filter(None, (run.train, run.test)), *_configured_files(run.path)]
+    says_synthetic = [is_synthetic(file) for file in files]
+    says_synthetic += [run.metrics.get(name, {}).get("synthetic") is True for name in run.greedy]
+    if not says_synthetic:
         return "unknown"
-    return "phantom" if all(map(_is_phantom, patients)) else "patients"
+    return "phantom" if all(says_synthetic) else "patients"
 
 
-def patients_of(extras: Iterable[Any]) -> set[str]:
-    """Return the patients that the values of `extra_info` name."""
-    return {str(extra["patient"]) for extra in extras if extra and extra.get("patient")}
-
-
-def _is_phantom(patient: str) -> bool:
-    number = re.fullmatch(r"p?(\d+)", patient)
-    return number is not None and int(number.group(1)) >= FIRST_PHANTOM
+def _configured_files(path: Path) -> Iterator[Path]:
+    """Yield the data files that the configurations of training runs name and that are there."""
+    for folder in _TRAINING_FOLDERS:
+        data = read_run_config(path / folder).get("data", {})
+        for file in (data.get("train_files"), data.get("val_files")):
+            if file and Path(file).is_file():
+                yield Path(file)

@@ -40,7 +40,8 @@ def find_model(path: str | Path, key: str) -> Source:
     (the last complete step is used), or a run folder with `checkpoints` in it.
 
     Raises:
-        InputError: there is no model; the message says what is expected.
+        InputError: there is no model, or the marker of the last step holds something else; the
+            message says what is expected.
     """
     root = Path(path)
     if not root.is_dir():
@@ -67,10 +68,8 @@ def _candidates(root: Path) -> list[Path]:
     """Return folders that may be a checkpoint, the most likely one first."""
     for holder in (root, root / "checkpoints"):
         if steps := _steps(holder):
-            marker = holder / LAST
             # The marker is written when a checkpoint is complete.
-            step = marker.read_text().strip() if marker.is_file() else steps[-1]
-            folder = holder / f"global_step_{step}"
+            folder = holder / f"global_step_{_marked_step(holder) or steps[-1]}"
             return [folder / "actor", folder]
     return [root / "actor", root]
 
@@ -99,11 +98,24 @@ def load_json(path: Path) -> dict[str, Any]:
 def last_step(holder: Path) -> int:
     """Return the step of the last complete checkpoint by the marker; 0 without one.
 
-    After the last file of a checkpoint, verl 0.9.1's GRPO trainer first empties the marker and then
-    writes it. A run that is killed in between leaves it empty; this function then writes it again.
+    An empty marker is written again.
 
     Raises:
         InputError: the marker holds something other than a step.
+    """
+    step = _marked_step(holder)
+    marker = holder / LAST
+    if marker.is_file() and not marker.read_text(encoding="utf-8").strip():
+        mark_step(holder, step)
+    return step
+
+
+def _marked_step(holder: Path) -> int:
+    """Return the step of `last_step`, and change no file.
+
+    After the last file of a checkpoint, verl 0.9.1's GRPO trainer first empties the marker and then
+    writes it. A run that is killed in between leaves it empty; it then means the last checkpoint
+    that has all files.
     """
     marker = holder / LAST
     if not marker.is_file():
@@ -122,9 +134,7 @@ def last_step(holder: Path) -> int:
         if (holder / f"global_step_{step}" / "data.pt").is_file()
         and (holder / f"global_step_{step}" / "actor").is_dir()
     ]
-    last = max(complete, default=0)
-    mark_step(holder, last)
-    return last
+    return max(complete, default=0)
 
 
 def mark_step(holder: Path, step: int) -> None:

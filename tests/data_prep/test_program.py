@@ -1,6 +1,6 @@
 import pytest
 
-from data_prep.program import STOPPED, InputError, run
+from data_prep.program import STOPPED, InputError, run, whole_folder
 
 ENDS = [
     (None, 0, ""),
@@ -28,3 +28,20 @@ def test_a_fault_of_the_program_is_not_hidden():
 
     with pytest.raises(ZeroDivisionError):
         run(work, "out")
+
+
+@pytest.mark.parametrize("fault", [InputError, KeyboardInterrupt])
+def test_a_folder_that_fails_leaves_the_earlier_one_and_nothing_else(tmp_path, fault):
+    out = tmp_path / "model"
+
+    def write(text):
+        with whole_folder(out) as unfinished:
+            (unfinished / "weights").write_text(text)
+            if text == "second":
+                raise fault
+
+    write("first")
+    with pytest.raises(fault):
+        write("second")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (out / "weights").read_text() == "first"

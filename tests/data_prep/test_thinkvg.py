@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_prep.program import read_metadata
+from data_prep.program import is_synthetic, read_metadata
 from data_prep.thinkvg import main
 from phantom.draw.rows import FAULTS
 from reward.ground_truth import GroundTruth
@@ -186,6 +186,18 @@ def test_metadata_says_what_the_files_are_for(prepared, name):
     assert values["split"] == name.removeprefix("sft_").split("-")[0]
     assert values["fraction"] == ("1of8" if "1of8" in name else "full")
     assert "Synthetic" in values["notice"]
+
+
+def test_every_file_of_drawn_data_says_that_it_is_synthetic(prepared):
+    files = list(prepared.glob("*.parquet"))
+    assert len(files) > 10
+    assert all(map(is_synthetic, files))
+
+
+def test_data_that_says_nothing_is_not_synthetic(make_dataset, paths, tmp_path):
+    assert main([*paths(make_dataset({}), tmp_path / "out"), "--val", "0", "--test", "0"]) == 0
+    assert not is_synthetic(tmp_path / "out" / "train.parquet")
+    assert not is_synthetic(tmp_path / "nothing.parquet")
 
 
 def test_metadata_of_another_file_is_refused(phantom, tmp_path):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from data_prep.program import InputError
+from data_prep.program import InputError, encode_metadata
 from phantom.study.__main__ import _options, _output_paths, run_all
 from phantom.study.plan import ARMS, BY_NAME, QUICK_ARMS, Size, StudyPlan
 from phantom.study.report import history, write_report
@@ -31,6 +31,7 @@ from recipe.program import FRACTIONS, compose_config, fraction_file
 from reward.ground_truth import QUESTION_TYPES
 
 SIZE = Size(images=10, sft_steps=2, grpo_steps=5)
+METADATA = encode_metadata({"split": "train"}, synthetic=True)
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_reasoning_is_taken_out_of_rows_and_requests(tmp_path: Path) -> None:
     source = tmp_path / "data"
     source.mkdir()
     table = pa.table({"messages": messages, "extra_info": [{"index": 3}]})
-    pq.write_table(table.replace_schema_metadata({"thinkvg": "{}"}), source / "sft_train.parquet")
+    pq.write_table(table.replace_schema_metadata(METADATA), source / "sft_train.parquet")
     convert("no_reasoning", source, tmp_path / "out")
     found = pq.read_table(tmp_path / "out" / "sft_train.parquet")
     contents = [message["content"] for message in found["messages"].to_pylist()[0]]
@@ -87,7 +88,7 @@ def test_reasoning_is_taken_out_of_rows_and_requests(tmp_path: Path) -> None:
         "<image>\nIs it so?\nAnswer with Yes or No in <answer></answer>.",
         "<answer>Yes</answer>",
     ]
-    assert found.schema.metadata == {b"thinkvg": b"{}"}
+    assert found.schema.metadata == METADATA
     assert found["extra_info"].to_pylist() == [{"index": 3}]
 
 

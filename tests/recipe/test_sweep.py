@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -222,6 +223,33 @@ def test_a_table_of_nothing_says_so(tmp_path: Path) -> None:
     options = Namespace(out=tmp_path, variants=["base"], slurm=None, dry_run=False, table=True)
     with pytest.raises(InputError, match="no run has metrics yet"):
         sweep(options, SHARED)
+
+
+def test_each_run_has_the_variables_of_its_own_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "THINKVG_TEST_OF_A_SWEEP"
+    checked, inherited = [], []
+
+    def examine(*_: object) -> argparse.Namespace:
+        checked.append(os.environ.get(name))
+        return argparse.Namespace(problems=())
+
+    def run_child(command: list[str], **_: object) -> int:
+        inherited.append(os.environ.get(name))
+        return 1
+
+    monkeypatch.setattr("recipe.sweep.examine", examine)
+    monkeypatch.setattr("recipe.sweep.run_child", run_child)
+    monkeypatch.setenv("THINKVG_PREFLIGHT", "on")
+    variants = [f"+cluster.env.{name}={value}" for value in "ab"]
+    options = argparse.Namespace(
+        out=tmp_path, variants=variants, slurm=None, dry_run=False, table=False
+    )
+    assert sweep(options, SHARED) == 1
+    assert checked == ["a", "b"]
+    # A run sets what is not set yet, so a variable of another run would stay.
+    assert inherited == [None, None]
 
 
 def test_a_run_that_fails_says_why(

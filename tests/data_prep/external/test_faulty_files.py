@@ -89,6 +89,23 @@ def test_a_study_without_a_list_of_findings_is_noted(imported: Import, tmp_path:
     assert result.rejects[path.name, 0] == "bad_box"
 
 
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [({"boxes": [[0.2, 0.2, 0.4]]}, "bad_box"), ({"abnormal": "yes"}, "unknown_form")],
+)
+def test_a_label_of_a_rejected_sentence_is_not_asked_as_absent(
+    imported: Import, tmp_path: Path, change: dict[str, Any], code: str
+) -> None:
+    imported("padchest_gr")
+    path = tmp_path / "sets/padchest_gr/grounded_reports_20240819.json"
+    edit(path, lambda studies: studies[0]["findings"][0].update(change))
+    result = imported("padchest_gr")
+    assert result.rejects[path.name, 0] == code
+    # The third sentence denies the label that the first one states.
+    assert ("Is there pleural effusion?", "No") not in result.asked()
+    assert ("Is there pneumothorax?", "No") in result.asked()
+
+
 def test_a_text_that_is_no_utf8_rejects_its_row(imported: Import, tmp_path: Path) -> None:
     imported("vqa_rad")
     path = tmp_path / "sets/vqa_rad/VQA_RAD Dataset Public.json"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.program import InputError
-from data_prep.sources.files import hub_name, list_items, open_source
+from data_prep.program import SYNTHETIC, InputError
+from data_prep.sources.files import COLUMNS, hub_name, list_items, open_source
 from data_prep.sources.gemex import UnknownForm, as_thinkvg
 from data_prep.thinkvg import main
 from phantom.draw.__main__ import main as phantom_main
@@ -49,6 +49,16 @@ def truths(out):
             truth["regions"] = [region["box"] for region in truth["regions"]]
             found[row["extra_info"]["index"]] = (truth, row["prompt"][0]["content"])
     return found
+
+
+@pytest.mark.parametrize("second", [SYNTHETIC, {}], ids=["drawn", "of patients"])
+def test_a_source_is_synthetic_if_all_of_its_files_are(tmp_path, second):
+    rows = pa.table({name: ["text"] for name in COLUMNS})
+    for name, metadata in (("a", SYNTHETIC), ("b", second)):
+        pq.write_table(rows.replace_schema_metadata(metadata), tmp_path / f"{name}.parquet")
+    source = open_source(str(tmp_path))
+    assert source.synthetic == bool(second)
+    assert (source.schema.metadata or {}) == second
 
 
 def test_a_sample_becomes_a_row():

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.synthesis.run import JOURNAL
+from data_prep.program import InputError, alone_in, is_synthetic, read_metadata
+from data_prep.synthesis.run import JOURNAL, Journal, Outcome
 from data_prep.synthesize import main
 from data_prep.thinkvg import main as thinkvg_main
 from phantom.draw.__main__ import main as phantom_main
@@ -242,6 +244,31 @@ def test_a_finished_run_asks_nothing_again(command, judge_server, tmp_path):
     assert (tmp_path / "out" / "data" / "train-00000-of-00001.parquet").read_bytes() == first
 
 
+def test_a_second_run_into_a_folder_is_refused_before_anything_is_sent(
+    command, judge_server, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    out.mkdir()
+    with alone_in(out):
+        assert main(command) == 2
+    assert f"{out}: process {os.getpid()} on " in capsys.readouterr().err
+    assert judge_server.seen()["requests"] == 0
+    assert not (out / JOURNAL).exists()
+
+
+def test_no_row_gets_the_reasoning_of_another(tmp_path):
+    with closing(Journal(tmp_path, {})) as journal:
+        for index in range(3):
+            journal.add(Outcome(index, f"reasoning {index}"))
+        assert journal.outcome(1).reasoning == "reasoning 1"
+        for offset in (journal._offsets[2], journal._offsets[1] + 5):
+            journal._offsets[1] = offset
+            with pytest.raises(InputError, match="row 1 is not where it was"):
+                journal.outcome(1)
+    with closing(Journal(tmp_path, {})) as journal:
+        assert journal.outcome(1).reasoning == "reasoning 1"
+
+
 def test_rows_of_different_runs_are_not_mixed(command, capsys):
     assert main([*command, "--limit", "4"]) == 0
     assert main([*command, "--temperature", "0.1"]) == 2
@@ -258,6 +285,24 @@ def test_costs_and_rates_are_those_of_the_server(command, judge_server, tmp_path
     assert report["cost"] == pytest.approx(wanted, abs=1e-4)
     assert report["rows_per_hour"] > 0
     assert report["rows"]["left_out"] == report["rows"]["source"] - 8
+
+
+@pytest.mark.parametrize("drawn", [True, False], ids=["drawn", "of patients"])
+def test_patients_pictures_stay_patients_with_a_synthesized_reasoning(
+    command, judge_server, tmp_path, drawn
+):
+    source = tmp_path / "source"
+    assert phantom_main(["--out", str(source), "--images", "4", "--workers", "1"]) == 0
+    (file,) = (source / "data").glob("*.parquet")
+    if not drawn:
+        pq.write_table(pq.read_table(file).replace_schema_metadata(None), file)
+    command[1], command[3] = str(source), str(source / "findings.parquet")
+    assert main(command) == 0
+    options = ["--source", str(tmp_path / "out"), "--images", str(source / "files")]
+    ready = tmp_path / "ready"
+    assert thinkvg_main([*options, "--out", str(ready), "--workers", "1"]) == 0
+    assert "language model" in read_metadata(ready / "train.parquet")["notice"]
+    assert is_synthetic(ready / "train.parquet") == drawn
 
 
 def test_a_row_without_findings_is_rejected(command, phantom, tmp_path):

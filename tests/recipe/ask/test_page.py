@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 
 import httpx
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_prep.program import InputError
+from data_prep.program import InputError, encode_metadata, read_metadata
 from data_prep.thinkvg import main as thinkvg
 from recipe.ask import page as page_module
+from recipe.ask.__main__ import _notice
 from recipe.ask.page import HOST, NamedModel, Page, listen
 from recipe.ask.question import Examples, read_training
 from recipe.evaluate.serving import ServedModel
@@ -35,6 +37,15 @@ def examples(phantom: Path, tmp_path_factory) -> Examples:
     shares = ("--val", "0.1", "--test", "0.2", "--limit", "400", "--workers", "1")
     assert thinkvg([*places, *LIMITS, *shares]) == 0
     return Examples(out / "test.parquet")
+
+
+def test_only_drawn_questions_are_called_synthetic(examples: Examples, tmp_path: Path) -> None:
+    drawn = examples._path
+    assert "synthetic" in _notice(drawn.parent)
+    values = {**read_metadata(drawn), "notice": "Reasoning written by a language model."}
+    rows = pq.read_table(drawn).replace_schema_metadata(encode_metadata(values))
+    pq.write_table(rows, tmp_path / drawn.name)
+    assert _notice(tmp_path) == _notice(None) == ""
 
 
 def served(title: str, url: str) -> NamedModel:

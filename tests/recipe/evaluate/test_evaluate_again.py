@@ -3,11 +3,12 @@
 import dataclasses
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
-from data_prep.program import InputError
+from data_prep.program import SYNTHETIC, InputError
 from recipe.compare import main as compare
-from recipe.evaluate.__main__ import check_beside
+from recipe.evaluate.__main__ import check_beside, shows_no_patient
 from recipe.evaluate.predictions import (
     add_ar_scores,
     score_predictions,
@@ -66,6 +67,22 @@ def test_ar_scores_are_the_judges_grades(make_prediction, judge_server):
     assert "seen" in json.loads(judge_server.seen()["bodies"][0]["messages"][-1]["content"])[
         "answer_1"
     ].get("reasoning", "seen")
+
+
+def test_predictions_are_synthetic_if_they_are_of_a_split_that_is(
+    make_prediction, make_truth, write_parquet
+):
+    split = write_parquet("test", [make_truth(), make_truth()])
+    on_split = [
+        dataclasses.replace(make_prediction(i), extra_info={"patient": f"p9000000{i}"})
+        for i in range(2)
+    ]
+    assert not shows_no_patient(split, on_split)
+    pq.write_table(pq.read_table(split).replace_schema_metadata(SYNTHETIC), split)
+    assert shows_no_patient(split, on_split)
+    # predictions of an earlier evaluation, on another split
+    others = [dataclasses.replace(p, extra_info={"patient": "p123456789"}) for p in on_split]
+    assert not shows_no_patient(split, others)
 
 
 def test_another_models_questions_are_checked_before_any_is_answered(two_models, tmp_path):

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import peft
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from data_prep.program import InputError
+from data_prep.program import SYNTHETIC, InputError
 from phantom.tiny.model import build_model, build_processor
 from recipe import model_card
 from recipe.export import main as export
@@ -32,6 +34,29 @@ def test_a_card_names_the_commit_of_this_checkout() -> None:
     head = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
     assert model_card.commit().startswith(commit)
+
+
+CARDS = [
+    (SYNTHETIC, "synthetic phantom set"),
+    (None, "decides whether weights trained on it are such"),
+    ("no file", "The training data was not found"),
+]
+
+
+@pytest.mark.parametrize(("metadata", "note"), CARDS)
+def test_a_card_says_no_patient_only_where_the_training_file_does(
+    sharded: Path, tmp_path: Path, metadata: Any, note: str
+):
+    file = tmp_path / "train.parquet"
+    if metadata != "no file":
+        # a number of nine digits, as a hospital may have
+        rows = pa.table({"extra_info": [{"index": 0, "patient": "p123456789"}]})
+        pq.write_table(rows.replace_schema_metadata(metadata), file)
+    hydra = sharded.parents[2] / ".hydra"
+    hydra.mkdir()
+    (hydra / "config.yaml").write_text(json.dumps({"data": {"train_files": str(file)}}))
+    text = model_card.card("model", find_model(sharded, "model.path"), None)
+    assert [each for _, each in CARDS if each in text] == [note]
 
 
 @pytest.fixture
@@ -126,6 +151,16 @@ def test_the_last_whole_step_is_taken(sharded: Path):
     (checkpoints / "latest_checkpointed_iteration.txt").write_text("7")
     assert find_model(checkpoints.parent, "model.path").shards == sharded
     assert find_model(sharded, "model.path").shards == sharded
+
+
+def test_an_empty_marker_means_the_last_whole_step(sharded: Path, tmp_path: Path):
+    checkpoints = sharded.parents[1]
+    (sharded.parent / "data.pt").touch()
+    (checkpoints / "global_step_9" / "actor").mkdir(parents=True)  # has no data.pt
+    marker = checkpoints / "latest_checkpointed_iteration.txt"
+    marker.touch()  # as a run that is killed while it writes it leaves it
+    assert find_model(checkpoints.parent, "model.path").shards == sharded
+    assert marker.read_text() == ""  # a reader changes nothing in a run's folder
 
 
 @pytest.mark.parametrize("make", ["nothing", "empty", "full"])

@@ -398,13 +398,12 @@ def test_an_online_run_without_a_login_is_told(
 
 @pytest.fixture
 def real(prepared: Path, tmp_path: Path) -> str:
-    """Override for data that does not say that it is synthetic."""
+    """Override for data that does not say that it is synthetic, but has some other notice."""
     import pyarrow.parquet as pq
 
     for name in ("train", "val"):
         source = prepared / "data" / f"{name}.parquet"
-        values = read_metadata(source)
-        values.pop("notice")
+        values = {**read_metadata(source), "notice": "Reasoning written by a language model."}
         rows = pq.read_table(source).replace_schema_metadata(encode_metadata(values))
         pq.write_table(rows, tmp_path / source.name)
     return f"data.dir={tmp_path}"
@@ -458,4 +457,4 @@ def test_what_stays_here_may_be_logged(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     overrides = ["data.dir=DIR", "model.path=M", TEXTS, f"trainer.logger=[{logger}]"]
-    assert list(picture_faults(compose_config("train", overrides), [None])) == []
+    assert list(picture_faults(compose_config("train", overrides), ["train.parquet"])) == []

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_prep.program import encode_metadata
 from recipe.evaluate.predictions import (
     Prediction,
     read_questions,
@@ -21,6 +22,8 @@ from recipe.evaluate.predictions import (
 from recipe.evaluate.results import Evaluated, build_summary, results, write_summary
 
 KINDS = {"closed": "Yes", "single": "B", "multi": ["A", "C"], "open": "There is an opacity."}
+PATIENTS = 123_456_780
+"""The first patient's number, of nine digits as a hospital may have them."""
 SCRIPT = "<script>alert('x')</script>"
 RUN = {
     "seed": 1,
@@ -31,7 +34,7 @@ RUN = {
 }
 
 
-def _row(index: int, kind: str, image: str, patient: int) -> dict[str, Any]:
+def _row(index: int, kind: str, image: str) -> dict[str, Any]:
     letters = kind in ("single", "multi")
     regions = [{"ref": "left lung", "box": [56, 10, 100, 100]}]
     truth = {
@@ -47,7 +50,7 @@ def _row(index: int, kind: str, image: str, patient: int) -> dict[str, Any]:
     return {
         "images": [{"image": image, "min_pixels": 1, "max_pixels": 2}],
         "reward_model": {"style": "rule", "ground_truth": json.dumps(truth)},
-        "extra_info": {"index": index, "question": question, "patient": f"p{patient + index}"},
+        "extra_info": {"index": index, "question": question, "patient": f"p{PATIENTS + index}"},
     }
 
 
@@ -67,7 +70,11 @@ def _predictions(rows: list[dict[str, Any]], bottom: int, samples: int) -> list[
 
 
 def _evaluate(
-    folder: Path, rows: list[dict[str, Any]], bottom: int, beside: dict[str, list[Prediction]]
+    folder: Path,
+    rows: list[dict[str, Any]],
+    bottom: int,
+    beside: dict[str, list[Prediction]],
+    synthetic: bool,
 ) -> tuple[list[Prediction], list[Prediction]]:
     """Write what recipe.evaluate writes; the controls answer as the model does."""
     greedy, sampled = _predictions(rows, bottom, 1), _predictions(rows, bottom, 2)
@@ -76,22 +83,24 @@ def _evaluate(
     write_predictions(folder / "sampled.jsonl", sampled)
     train = read_questions(folder.parents[1] / "data" / "train.parquet")
     model = Evaluated(greedy, sampled, {"blank": greedy, "shuffled": greedy}, beside)
-    (folder / "metrics.json").write_text(json.dumps(results(model, train)))
+    metrics = {"synthetic": synthetic, **results(model, train)}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
     return greedy, sampled
 
 
-def _write_run(run: Path, first_patient: int) -> None:
+def _write_run(run: Path, synthetic: bool) -> None:
     data = run / "data"
     data.mkdir(parents=True)
     rows = []
     for index in range(16):
         Image.new("L", (120, 110), 10 * index).save(data / f"{index}.png")
-        rows.append(_row(index, list(KINDS)[index % 4], f"{index}.png", first_patient))
+        rows.append(_row(index, list(KINDS)[index % 4], f"{index}.png"))
+    metadata = encode_metadata({}, synthetic)
     files = data / "train.parquet", data / "test.parquet"
     for file in files:
-        pq.write_table(pa.Table.from_pylist(rows), file)
-    sft = _evaluate(run / "eval" / "sft", rows, 70, {})
-    grpo = _evaluate(run / "eval" / "grpo", rows, 90, {"SFT": sft[0]})
+        pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(metadata), file)
+    sft = _evaluate(run / "eval" / "sft", rows, 70, {}, synthetic)
+    grpo = _evaluate(run / "eval" / "grpo", rows, 90, {"SFT": sft[0]}, synthetic)
     write_summary(run / "summary.json", build_summary(sft, grpo, *files, RUN))
     write_metrics(run / "sft" / "metrics.jsonl", {"train/loss": [3.0, 2.0, 1.0]})
     write_metrics(
@@ -108,24 +117,24 @@ def _write_run(run: Path, first_patient: int) -> None:
 
 
 @pytest.fixture(scope="session")
-def written_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """A run folder for a number of the first patient, written once."""
+def written_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
+    """A run folder on synthetic data or on patients', written once."""
 
     @cache
-    def write(first_patient: int) -> Path:
+    def write(synthetic: bool) -> Path:
         run = tmp_path_factory.mktemp("written") / "run"
-        _write_run(run, first_patient)
+        _write_run(run, synthetic)
         return run
 
     return write
 
 
 @pytest.fixture
-def make_run(tmp_path: Path, written_run: Callable[[int], Path]) -> Callable[..., Path]:
+def make_run(tmp_path: Path, written_run: Callable[[bool], Path]) -> Callable[..., Path]:
     """Write a whole run of 16 test questions, four of each type, as the demo leaves it."""
 
-    def make(first_patient: int = 90_000_000) -> Path:
-        return Path(shutil.copytree(written_run(first_patient), tmp_path / "run"))
+    def make(synthetic: bool = True) -> Path:
+        return Path(shutil.copytree(written_run(synthetic), tmp_path / "run"))
 
     return make
 

@@ -79,7 +79,8 @@ def test_images_that_questions_share_are_in_the_page_once(make_run):
     rows = table.to_pylist()
     for row in rows[8:]:
         row["images"] = rows[0]["images"]
-    pq.write_table(pa.Table.from_pylist(rows), run / "data" / "test.parquet")
+    changed = pa.Table.from_pylist(rows).replace_schema_metadata(table.schema.metadata)
+    pq.write_table(changed, run / "data" / "test.parquet")
     page = Page(report(run))
     assert len(page.json["image-data"]) == 8
     assert [case["image"] for case in page.cases] == [*range(8), *[0] * 8]
@@ -104,7 +105,7 @@ def test_images_are_embedded_whole(make_run):
 
 
 def test_images_of_patients_are_left_out_unless_asked_for(make_run, tmp_path):
-    page = Page(report(make_run(first_patient=10_000_000)))
+    page = Page(report(make_run(synthetic=False)))
     assert page.json["image-data"] == []
     assert {case["image"] for case in page.cases} == {-1}
     assert "--images all" in page.cases[0]["no_image"]
@@ -129,9 +130,55 @@ def test_all_text_of_models_and_data_is_escaped(make_run):
 def test_phantoms_are_called_synthetic_and_patients_are_not(make_run, tmp_path):
     assert "Synthetic phantom data" in report(make_run())
     shutil.rmtree(tmp_path / "run")
-    text = report(make_run(first_patient=10_000_000))
+    text = report(make_run(synthetic=False))
     assert "Synthetic phantom data" not in text
     assert "May show patient data" in text
+
+
+def forget_in_metrics(run):
+    for file in run.glob("eval/*/metrics.json"):
+        metrics = json.loads(file.read_text())
+        metrics.pop("synthetic")
+        file.write_text(json.dumps(metrics))
+
+
+def forget_in_data(run):
+    file = run / "data" / "train.parquet"
+    pq.write_table(pq.read_table(file).replace_schema_metadata(None), file)
+
+
+def train_on_patients(run):
+    """Let the run's configuration name a file that says nothing, beside data that is synthetic."""
+    pq.write_table(pa.table({"prompt": ["Is it?"]}), run / "patients.parquet")
+    (run / "grpo" / ".hydra").mkdir()
+    text = json.dumps({"data": {"train_files": str(run / "patients.parquet"), "val_files": None}})
+    (run / "grpo" / ".hydra" / "config.yaml").write_text(text)
+
+
+def lose_metrics(run):
+    for file in run.glob("eval/*/metrics.json"):
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    "change", [forget_in_metrics, forget_in_data, train_on_patients, lose_metrics]
+)
+def test_images_stay_out_unless_all_that_the_run_names_is_synthetic(make_run, change):
+    run = make_run()
+    change(run)
+    page = Page(report(run))
+    assert page.json["image-data"] == []
+    assert "May show patient data" in page.text
+
+
+def test_an_evaluation_alone_says_itself_whether_it_is_synthetic(make_run, tmp_path):
+    run = make_run()
+    shutil.rmtree(run / "data")
+    assert "Synthetic phantom data" in report(run)
+    shutil.rmtree(run)
+    run = make_run(synthetic=False)
+    shutil.rmtree(run / "data")
+    assert "May show patient data" in report(run)
 
 
 def test_numbers_of_the_summary_are_on_the_page(make_run):

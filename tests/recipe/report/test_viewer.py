@@ -82,7 +82,7 @@ class Browser:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, chromium):
     folder = make_run(tmp_path_factory.mktemp("viewer"), CASES)
-    assert main([str(folder)]) == 0
+    assert main([str(folder), "--images", "all"]) == 0
     return folder
 
 
