@@ -1,11 +1,12 @@
 """``python -m benchmarks.gpu``: the first minutes on a GPU, in one command.
 
-Four parts, each in a process of its own with a limit, so that one that fails hides no other:
+Five parts, each in a process of its own with a limit, so that one that fails hides no other:
 
 environment  versions against the lock, what preflight finds on this machine, a matrix product
 attention    logits of one batch: flash attention against SDPA, packed against padded rows
 grpo         GRPO of the tiny model that comes with the project, five steps: engine, weight sync,
              gap between engine and actor
+evaluate     20 questions to the tiny model, with an engine without Ray
 step         an update of the actor with random weights of a 3B model and pictures of 1,280 tokens:
              tokens a second, MFU against a matrix product, memory beside preflight's estimate
 
@@ -26,9 +27,10 @@ from typing import Any
 import psutil
 
 from data_prep.program import InputError, write_whole
+from recipe.preflight.machine import gpu_memory
 from recipe.program import CONFIG_FOLDER, compose_config, one_line_at_the_end, set_environment
 
-LIMITS = {"environment": 60, "attention": 60, "grpo": 300, "step": 180}
+LIMITS = {"environment": 60, "attention": 60, "grpo": 240, "evaluate": 90, "step": 150}
 """Seconds that each part may take on a GPU: ten minutes in all."""
 
 SLOWER = 3
@@ -39,11 +41,8 @@ CPU, SHAPE = "cpu", "Qwen/Qwen2.5-VL-3B-Instruct"
 
 def detect_cluster() -> str:
     """Return the entry of ``configs/cluster`` for one card of this machine, or the CPU's."""
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-        available = float(printed.stdout.split()[0]) / 1024
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+    available = gpu_memory()
+    if available is None:
         return CPU
     entries = sorted((CONFIG_FOLDER / "cluster").glob("*x1.yaml"))
     needed = {

@@ -26,6 +26,7 @@ from benchmarks.gpu.batch import (
 )
 from phantom.base import BASE
 from phantom.stages import draw_stage, prepare_stage, run_stages
+from recipe.evaluate.predictions import read_predictions
 from recipe.metrics_log import read_metrics
 from recipe.preflight import machine
 from recipe.preflight.memory import estimate
@@ -38,6 +39,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "transformers", "verl", "ray", "vllm", "flash-attn")
 LAYERS = 4
 """Layers of the model whose logits are compared."""
+
+ASKED = 20
+"""Questions that the evaluation answers."""
 
 ROUNDING = 1.5
 """Largest error of a bfloat16 variant, as a multiple of that of SDPA on padded rows."""
@@ -228,21 +232,33 @@ def _error(logits: torch.Tensor, expected: torch.Tensor) -> float:
     return float((logits - expected).norm() / expected.norm())
 
 
+def tiny_run(options: Options, program: str, key: str) -> tuple[list[str], Path]:
+    """Draw data for the tiny model, once; return a program's command, and the folder of its `key`.
+
+    The folder is new.
+    """
+    root = options.out / "tiny"
+    run_stages([draw_stage(root, 120, seed=3), prepare_stage(root, 0, test=0.1)], root)
+    folder = root / f"{program}-{options.cluster}-{os.getpid()}"
+    command = [
+        *(sys.executable, "-m", program, *options.overrides, "model=tiny", f"model.path={BASE}"),
+        *(f"data.dir={root / 'data'}", f"{key}={folder}"),
+        *("data.max_prompt_length=256", "data.max_response_length=176"),
+    ]
+    return command, folder
+
+
 def grpo(options: Options) -> Iterator[Line]:
     """Train the tiny model by GRPO for some steps: engine, weight sync, gap."""
-    root = options.out / "grpo"
-    run_stages([draw_stage(root, 120, seed=3), prepare_stage(root, 0, test=0.1)], root)
-    run_dir = root / f"run-{options.cluster}-{os.getpid()}"
-    command = [
-        *("recipe.train", *options.overrides, "model=tiny", f"model.path={BASE}"),
-        *(f"data.dir={root / 'data'}", f"run_dir={run_dir}", "data.train_batch_size=8"),
-        *("data.max_prompt_length=256", "data.max_response_length=176"),
+    command, run_dir = tiny_run(options, "recipe.train", "run_dir")
+    command += [
+        "data.train_batch_size=8",
         *("actor_rollout_ref.rollout.n=4", f"trainer.total_training_steps={options.steps}"),
         *("trainer.total_epochs=100", "trainer.val_before_train=false", "trainer.test_freq=-1"),
         *("trainer.save_freq=-1", "trainer.logger=[console,file]"),
     ]
     started = time.monotonic()
-    code = run_child([sys.executable, "-m", *command])
+    code = run_child(command)
     if code:
         raise SystemExit(f"recipe.train ended with code {code}: see {run_dir}")
     table = read_metrics(run_dir / "metrics.jsonl").table
@@ -253,6 +269,19 @@ def grpo(options: Options) -> Iterator[Line]:
     for name in ("step", "gen", "update_actor", "update_weights"):
         yield Line(f"{name} of the last step", float(table[f"timing_s/{name}"].iloc[-1]), "s")
     yield Line("in all", time.monotonic() - started, "s", "with the start of Ray and vLLM")
+
+
+def evaluate(options: Options) -> Iterator[Line]:
+    """Answer questions with the tiny model, by an engine that the program starts without Ray."""
+    command, out = tiny_run(options, "recipe.evaluate", "out")
+    command += [f"data.max_questions={ASKED}", "sampling.samples=0", "controls=[]"]
+    started = time.monotonic()
+    code = run_child(command)
+    if code:
+        raise SystemExit(f"recipe.evaluate ended with code {code}: see {out}")
+    count = len(read_predictions(out / "greedy.jsonl"))
+    yield Line("questions answered", count, "", f"of {ASKED}", count == ASKED)
+    yield Line("in all", time.monotonic() - started, "s", "with the start of vLLM")
 
 
 def step(options: Options) -> Iterator[Line]:
@@ -367,5 +396,6 @@ PARTS: dict[str, Callable[[Options], Iterator[Line]]] = {
     "environment": environment,
     "attention": attention,
     "grpo": grpo,
+    "evaluate": evaluate,
     "step": step,
 }

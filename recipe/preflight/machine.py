@@ -85,19 +85,26 @@ def gpu_faults(work: Workload) -> Iterator[str]:
         )
 
 
+def gpu_memory() -> float | None:
+    """Return the memory of this machine's smallest NVIDIA GPU in GiB; None without one.
+
+    torch is not asked, since it would take memory of the GPU as long as this program runs.
+    """
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        printed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        return min(float(line) for line in printed.stdout.split()) / 1024
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
 def gpu_warnings(config: DictConfig, work: Workload) -> Iterator[str]:
     """Yield a warning if this node's GPUs have less memory than the configuration counts with."""
     if work.on_cpu or cluster.joins_a_cluster():
         return
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        # Not torch, which would take memory of the GPU as long as this program runs.
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-        has = min(int(line) for line in asked.stdout.split()) / 1024
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return
+    has = gpu_memory()
     # A driver keeps some of it.
-    if has < 0.95 * config.cluster.gpu_memory_gib:
+    if has is not None and has < 0.95 * config.cluster.gpu_memory_gib:
         yield (
             f"cluster.gpu_memory_gib={config.cluster.gpu_memory_gib:g}: a GPU of this machine has "
             f"{has:.1f} GiB: choose another cluster=, or set cluster.gpu_memory_gib={has:.1f}"
