@@ -25,6 +25,7 @@ from recipe.evaluate.tables import markdown_table
 from recipe.metrics_log import read_metrics
 from recipe.preflight.checklist import examine
 from recipe.program import CONFIG_FOLDER, compose_config, one_line_at_the_end, set_environment
+from recipe.run.checkpoints import start_from
 from recipe.run.host import leave_on_sigterm, run_child
 from recipe.train.__main__ import FINISHED
 
@@ -354,6 +355,7 @@ def _check(runs: Sequence[Run], elsewhere: bool) -> None:
         config = compose_config("train", list(run.overrides))
         with _same_environment_after():
             set_environment(config)
+            start_from(config)
             problems = examine(config, "train", elsewhere).problems
         if problems and mode == "warn":
             print(f"{run.name}: {'; '.join(problems)}", file=sys.stderr)

@@ -35,7 +35,8 @@ class Arm:
         fraction: fraction of the training rows, for both SFT and GRPO.
         prompts: fraction of the prompts of GRPO, if it is another one.
         ablation: of GRPO, a file of `configs/ablation`.
-        variant: kind of changed data, of `phantom.study.variants`; None for unchanged data.
+        reasoning: whether prompts ask for a reasoning and responses have one.
+        shuffled: whether rows have the pictures of other patients.
     """
 
     name: str
@@ -45,14 +46,16 @@ class Arm:
     fraction: str = "full"
     prompts: str | None = None
     ablation: str | None = None
-    variant: str | None = None
+    reasoning: bool = True
+    shuffled: bool = False
 
     @property
     def start(self) -> str:
         """Name of the model that GRPO starts from, or that SFT makes."""
         if not self.sft:
             return "base"
-        return f"sft-{self.variant or self.fraction}"
+        kind = "shuffled" if self.shuffled else self.fraction
+        return f"sft-{kind if self.reasoning else NO_REASONING}"
 
 
 def share_of(fraction: str) -> float:
@@ -68,8 +71,8 @@ def share_title(fraction: str) -> str:
 ARMS = (
     Arm("base", "before SFT", sft=False),
     *(Arm(f"sft-{f}", f"SFT, {share_title(f)}", fraction=f) for f in FRACTIONS),
-    Arm("sft-no_reasoning", "SFT without reasoning", variant=NO_REASONING),
-    Arm("sft-shuffled", "SFT on pictures shuffled between patients", variant="shuffled"),
+    Arm("sft-no_reasoning", "SFT without reasoning", reasoning=False),
+    Arm("sft-shuffled", "SFT on pictures shuffled between patients", shuffled=True),
     Arm("rl-full", "RL only, dense", sft=False, reward="dense"),
     Arm("paper-full", "SFT + GRPO, paper", reward="paper"),
     *(
@@ -99,7 +102,7 @@ ARMS = (
         NO_REASONING,
         "SFT + GRPO, dense without reasoning",
         reward=NO_REASONING,
-        variant=NO_REASONING,
+        reasoning=False,
     ),
 )
 BY_NAME = {arm.name: arm for arm in ARMS}
@@ -146,7 +149,7 @@ class StudyPlan:
         return self.root / "data"
 
     def _data_of(self, arm: Arm) -> Path:
-        return self.root / f"data-{arm.variant}" if arm.variant else self.data
+        return self.root / "data-shuffled" if arm.shuffled else self.data
 
     def _folder(self, seed: int) -> Path:
         return self.root / f"seed-{seed}"
@@ -166,8 +169,8 @@ class StudyPlan:
             draw_stage(self.root, self.size.images, DATA_SEED),
             prepare_stage(self.root, DATA_SEED, TEST_SHARE),
         ]
-        if arm.variant:
-            stages.append(self._variant(arm.variant))
+        if arm.shuffled:
+            stages.append(self._shuffle(arm))
         if arm.sft:
             stages.append(self._sft(arm, seed))
         if arm.reward:
@@ -175,13 +178,14 @@ class StudyPlan:
         stages.append(self._evaluate(arm, seed))
         return stages
 
-    def _variant(self, kind: str) -> Stage:
-        out = self.root / f"data-{kind}"
-        command = ("phantom.study.variants", kind, str(self.data), str(out))
-        return Stage(f"data-{kind}", f"change the rows: {kind}", command, out)
+    def _shuffle(self, arm: Arm) -> Stage:
+        out = self._data_of(arm)
+        command = ("phantom.study.shuffled", str(self.data), str(out))
+        return Stage("data-shuffled", "exchange the pictures of patients", command, out)
 
     def _program(self, name: str, arm: Arm, seed: int, *overrides: str) -> tuple[str, ...]:
-        return program(name, self._data_of(arm), seed, *overrides)
+        without = () if arm.reasoning else ("data.reasoning=false",)
+        return program(name, self._data_of(arm), seed, *without, *overrides)
 
     def _sft(self, arm: Arm, seed: int) -> Stage:
         folder, steps, name = self._folder(seed), self.size.sft_steps, f"seed-{seed}-{arm.start}"

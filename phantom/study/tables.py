@@ -215,8 +215,7 @@ def without_format(results: Results) -> str:
     shares = {
         arm.title: statistics.fmean(values.values())
         for arm in ARMS
-        if arm.variant != NO_REASONING
-        and (values := seed_values(results, arm.name, "overall", "format"))
+        if arm.reasoning and (values := seed_values(results, arm.name, "overall", "format"))
     }
     rare = ", ".join(f"{title} ({share:.3f})" for title, share in shares.items() if share < 0.1)
     return (
@@ -237,7 +236,7 @@ def _by_arm(results: Results, titles: dict[str, str], cell: Callable[[str, str],
 
 def _has_meaning(arm: str, metric: str) -> bool:
     """Return whether a metric applies: `dense` rewards reasoning, which some arms never write."""
-    return not (BY_NAME[arm].variant == NO_REASONING and metric.startswith("reward"))
+    return BY_NAME[arm].reasoning or not metric.startswith("reward")
 
 
 def _cell(results: Results, arm: str, metric: str) -> str:

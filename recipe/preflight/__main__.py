@@ -13,6 +13,7 @@ from recipe.preflight.checklist import ALL, TRAIN, Plan, examine
 from recipe.preflight.machine import checkpoint_bytes
 from recipe.preflight.values import GIB
 from recipe.program import compose_config, fail, set_environment
+from recipe.run.checkpoints import start_from
 
 EPILOG = """\
 OVERRIDES are those of recipe.train, or of the program that --program names. Exit code 0 without a
@@ -25,6 +26,7 @@ def main() -> None:
     try:
         config = compose_config(options.program, options.overrides)
         set_environment(config)
+        start_from(config)
     except InputError as error:
         if not options.json:
             fail(str(error))

@@ -90,6 +90,27 @@ def run_folder(source: Source) -> Path | None:
     return None
 
 
+def start_from(config: DictConfig) -> None:
+    """Put the Hugging Face folder of a run or checkpoint into ``model.path``, where that names one.
+
+    Raises:
+        InputError: its weights are in shards.
+    """
+    path = config.model.get("path")
+    if not path or not Path(path).is_dir() or (Path(path) / "config.json").is_file():
+        return
+    try:
+        source = find_model(path, "model.path")
+    except InputError:
+        return  # the checks of the run name it with the other problems
+    if source.shards is not None:
+        raise InputError(
+            f"model.path={path}: its weights are in shards: python -m recipe.export {path} OUT, "
+            "and model.path=OUT"
+        )
+    config.model.path = str(source.folder)
+
+
 def load_json(path: Path) -> dict[str, Any]:
     """Load a JSON object from a file; empty if the file is missing."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

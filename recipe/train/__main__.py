@@ -11,7 +11,7 @@ from data_prep.program import InputError
 from recipe import cluster, console, program
 from recipe.preflight.checklist import refuse_faulty
 from recipe.run import fork_server
-from recipe.run.checkpoints import last_step
+from recipe.run.checkpoints import last_step, start_from
 from recipe.run.folder import STOPPED, STOPPED_AFTER, EndedEarly, StopRequest, open_run, take_run
 from recipe.run.watches import ActorWatch, StuckWatch
 from recipe.train.early_start import EarlyStorage
@@ -41,6 +41,7 @@ def train(config: DictConfig) -> None:
     """
     is_alone = config.cluster.fork_processes and not cluster.joins_a_cluster()
     python = fork_server.start(LIBRARIES, ENGINE) if is_alone else None
+    start_from(config)
     refuse_faulty(config, "train")
     prepare(config)
     if python is not None:

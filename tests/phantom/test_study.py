@@ -26,7 +26,7 @@ from phantom.study.results import (
     write_budget,
     write_result,
 )
-from phantom.study.variants import convert
+from phantom.study.shuffled import convert
 from recipe.program import FRACTIONS, compose_config, fraction_file
 from reward.ground_truth import QUESTION_TYPES
 
@@ -46,8 +46,14 @@ def test_every_stage_has_a_command_that_composes(plan: StudyPlan) -> None:
             if program in ("recipe.sft", "recipe.train", "recipe.evaluate"):
                 config = compose_config(program.removeprefix("recipe."), list(overrides))
                 assert config.seed == 1
-                wanted = f"data-{arm.variant}" if arm.variant else "data"
+                wanted = "data-shuffled" if arm.shuffled else "data"
                 assert Path(config.data.dir).name == wanted
+                # an evaluation of a model with reasoning takes it from the run
+                assert config.data.reasoning is (
+                    arm.reasoning
+                    if program != "recipe.evaluate"
+                    else (None if arm.reasoning else False)
+                )
                 if program == "recipe.train":
                     assert config.data.fraction == (arm.prompts or arm.fraction)
                     by_segment = config.algorithm.adv_estimator == "thinkvg_segments"
@@ -70,26 +76,15 @@ def test_models_are_shared_and_outputs_are_not(plan: StudyPlan) -> None:
     assert {*dense} & other == {"phantom", "data"}
 
 
-def test_reasoning_is_taken_out_of_rows_and_requests(tmp_path: Path) -> None:
-    ask = (
-        "<image>\nIs it so?\nReason in <think></think>, citing regions as name [x1, y1, x2, y2] in "
-        "pixels. Then answer with Yes or No in <answer></answer>."
-    )
-    reply = "<think>The lung [1, 2, 3, 4] is.\nSo yes.</think>\n<answer>Yes</answer>"
-    messages = [[{"role": "user", "content": ask}, {"role": "assistant", "content": reply}]]
-    source = tmp_path / "data"
-    source.mkdir()
-    table = pa.table({"messages": messages, "extra_info": [{"index": 3}]})
-    pq.write_table(table.replace_schema_metadata(METADATA), source / "sft_train.parquet")
-    convert("no_reasoning", source, tmp_path / "out")
-    found = pq.read_table(tmp_path / "out" / "sft_train.parquet")
-    contents = [message["content"] for message in found["messages"].to_pylist()[0]]
-    assert contents == [
-        "<image>\nIs it so?\nAnswer with Yes or No in <answer></answer>.",
-        "<answer>Yes</answer>",
-    ]
-    assert found.schema.metadata == METADATA
-    assert found["extra_info"].to_pylist() == [{"index": 3}]
+def test_arms_without_reasoning_are_trained_without_it() -> None:
+    plan = StudyPlan(Path("root"), SIZE)
+    for name in ("sft-no_reasoning", "no_reasoning"):
+        commands = [stage.arguments for stage in plan.stages(BY_NAME[name], seed=0)]
+        programs = [command for command in commands if command[0].startswith("recipe.")]
+        assert len(programs) >= 2
+        assert all("data.reasoning=false" in command for command in programs)
+    others = plan.stages(BY_NAME["dense-full"], seed=0)
+    assert not any("data.reasoning=false" in stage.arguments for stage in others)
 
 
 def test_shuffled_rows_keep_their_words_and_lose_their_picture(tmp_path: Path) -> None:
@@ -102,7 +97,7 @@ def test_shuffled_rows_keep_their_words_and_lose_their_picture(tmp_path: Path) -
     source.mkdir()
     for name in ("train", "test"):
         pq.write_table(pa.table(rows), source / f"{name}.parquet")
-    convert("shuffled", source, tmp_path / "out")
+    convert(source, tmp_path / "out")
     found = pq.read_table(tmp_path / "out" / "train.parquet").to_pydict()
     assert found["prompt"] == rows["prompt"]
     assert found["extra_info"] == rows["extra_info"]

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from data_prep.program import InputError
-from recipe.run.checkpoints import LAST, last_step, mark_step
+from recipe.run.checkpoints import LAST, last_step, mark_step, start_from
 
 
 def holder(tmp_path: Path, marker: str | None, whole: list[int], begun: list[int]) -> Path:
@@ -61,3 +62,26 @@ def test_what_verl_leaves_of_an_old_checkpoint_is_no_checkpoint(tmp_path):
     folder = holder(tmp_path, "", [5, 10], [])
     (folder / "global_step_10" / "actor").rmdir()
     assert last_step(folder) == 5
+
+
+def test_training_starts_from_the_last_checkpoint_of_a_run(tmp_path: Path) -> None:
+    def path_of(folder: Path) -> str:
+        config = OmegaConf.create({"model": {"path": str(folder)}})
+        start_from(config)
+        return str(config.model.path)
+
+    for step in (1, 2):
+        folder = tmp_path / "run" / "checkpoints" / f"global_step_{step}" / "huggingface"
+        folder.mkdir(parents=True)
+        for name in ("config.json", "model.safetensors"):
+            (folder / name).write_text("{}")
+    (tmp_path / "run" / "checkpoints" / LAST).write_text("2")
+    assert path_of(tmp_path / "run") == str(folder)
+    assert path_of(folder.parent) == str(folder)
+    assert path_of(folder) == str(folder)
+    assert path_of(tmp_path) == str(tmp_path)  # no model: the checks of the run say so
+    assert path_of(Path("Qwen/Qwen2.5-VL-3B-Instruct")) == "Qwen/Qwen2.5-VL-3B-Instruct"
+    (folder / "model.safetensors").unlink()
+    (folder.parent / "model_world_size_1_rank_0.pt").touch()
+    with pytest.raises(InputError, match=r"weights are in shards: python -m recipe\.export"):
+        path_of(tmp_path / "run")
