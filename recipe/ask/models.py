@@ -24,7 +24,7 @@ from recipe import console
 from recipe.ask.page import NamedModel
 from recipe.ask.question import Training, read_question, read_training
 from recipe.evaluate.checks import follow_training, read_model
-from recipe.evaluate.generation import PATCHES, StreamingModel
+from recipe.evaluate.generation import ENGINE, PATCHES, StreamingModel
 from recipe.evaluate.serving import check_server, connect
 from recipe.program import compose_config, describe, set_environment
 from recipe.run import fork_server
@@ -32,8 +32,6 @@ from recipe.run.checkpoints import find_model, load_json, run_folder
 from recipe.run.folder import FILE, read_run_config
 from recipe.run.host import check_output
 
-ENGINE = ("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "vllm.v1.engine.core")
-"""What the process of the engine imports."""
 MOST_MODELS = 2
 
 

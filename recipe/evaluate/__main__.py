@@ -19,7 +19,13 @@ from data_prep.program import InputError, is_synthetic, lock, read_metadata, wri
 from recipe import console, program
 from recipe.evaluate.answers import ask_all, checkpoint_of, journal_file, weights_of
 from recipe.evaluate.checks import follow_training, judge_settings, reward_judge, split_files
-from recipe.evaluate.generation import LocalModel, Prompt, read_prompts, with_other_pictures
+from recipe.evaluate.generation import (
+    ENGINE,
+    LocalModel,
+    Prompt,
+    read_prompts,
+    with_other_pictures,
+)
 from recipe.evaluate.metrics import metrics_table
 from recipe.evaluate.predictions import (
     AR_SCORE,
@@ -42,9 +48,6 @@ from recipe.run.folder import LOCK
 
 Runs = dict[str, list[Prediction]]
 """Predictions by the name of their file, one of `FILES`."""
-
-ENGINE = ("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "vllm.v1.engine.core")
-"""What the process of the engine imports."""
 
 FILES = ("greedy", "sampled", "blank", "shuffled")
 RESULTS = ("metrics.json", "metrics.md")

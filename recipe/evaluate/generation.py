@@ -28,6 +28,9 @@ from recipe.data.prompts import (
 from recipe.evaluate.controls import other_patients
 from recipe.program import plain
 
+ENGINE = ("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "vllm.v1.engine.core")
+"""What the process of the engine imports."""
+
 BLANK: dict[str, Any] = {}
 CHUNK = 256  # questions whose images are held in memory at a time
 PATCHES = 2
