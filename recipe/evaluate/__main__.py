@@ -51,6 +51,8 @@ Runs = dict[str, list[Prediction]]
 
 FILES = ("greedy", "sampled", "blank", "shuffled")
 RESULTS = ("metrics.json", "metrics.md")
+OF_ANSWERS = ("base_url", "model", "response_prefix", "extra_body")
+"""Settings of a server that change its answers; others, such as a time limit, do not."""
 
 
 def main() -> None:
@@ -167,7 +169,8 @@ def _identity(config: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         "seed": config.seed,
     }
     if config.server.base_url:
-        return {"model": config.server.base_url}, {**asked, "server": plain(config.server)}
+        served = {key: value for key, value in plain(config.server).items() if key in OF_ANSWERS}
+        return {"model": config.server.base_url}, {**asked, "server": served}
     path = config.model.path
     checkpoint = checkpoint_of(path)
     about = {"model": path, "checkpoint": str(checkpoint or path)}

@@ -87,6 +87,16 @@ def test_new_weights_are_another_model(tmp_path: Path) -> None:
     assert weights_of("Qwen/Qwen2.5-VL-7B-Instruct") == ["Qwen/Qwen2.5-VL-7B-Instruct"]
 
 
+def test_a_longer_time_limit_keeps_the_answers_of_a_server() -> None:
+    def asked(*overrides: str) -> Any:
+        base = ["data.dir=D", "server.base_url=http://127.0.0.1:9/v1"]
+        return program._identity(compose_config("evaluate", [*base, *overrides]))[1]
+
+    assert asked() == asked("server.timeout_s=900", "server.max_failed_share=0.1")
+    assert asked() != asked("server.model=other")
+    assert asked() != asked("data.max_response_length=64")
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """The folder of a run without reasoning, with a checkpoint."""
