@@ -25,6 +25,10 @@ Micro-batches of text only
     ranks run the vision tower, and takes the mean of its output. Since transformers 5 the output is
     no tensor, and the step fails. The guard adds a method ``mean`` to the output.
 
+Weights of two runs on one machine
+    Both would use the same socket; the guard names it after the run
+    (`recipe.verl_fixes.weight_socket`).
+
 TRL's value head
     If TRL is installed, verl imports a class from one of two modules to patch it. TRL 1.16 has
     neither, so that no engine starts. This recipe trains no value head: for verl, TRL is not
@@ -72,11 +76,13 @@ def install_guards() -> None:
         )
     from transformers.modeling_outputs import BaseModelOutputWithPooling
     from verl.utils import import_utils, tensordict_utils, torch_functional, transferqueue_utils
+    from verl.workers.rollout import base as rollouts
 
     from recipe.verl_fixes import group_features
 
     BaseModelOutputWithPooling.mean = mean_of_features
     _replace(import_utils, "is_trl_available", lambda: False)
+    rollouts._ROLLOUT_REGISTRY["vllm", "async"] = "recipe.verl_fixes.weight_socket.AdapterOfRun"
     _replace(tensordict_utils, "maybe_fix_3d_position_ids", fix_position_ids)
     by_row = torch_functional.logprobs_from_logits_v2
     _replace(torch_functional, "logprobs_from_logits_v2", log_probs_of(by_row))

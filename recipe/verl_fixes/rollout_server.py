@@ -32,6 +32,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from recipe import console
 from recipe.run import fork_server
+from recipe.verl_fixes.weight_socket import name_for_engine
 
 POLL_S = 1.0
 """Seconds between two checks of the engine."""
@@ -39,6 +40,10 @@ POLL_S = 1.0
 
 class WatchedHttpServer(vLLMHttpServer):
     """verl's server with requests for groups, which watches its engine."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        name_for_engine()
 
     async def run_server(self, args: Any) -> None:
         """Start the engine and the server, see verl's."""
