@@ -32,4 +32,5 @@ class AdapterOfRun(ServerAdapter):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         job_id = ray.get_runtime_context().get_job_id()
-        self.zmq_handle = self.zmq_handle.replace(f"zmq-{job_id}-", f"zmq-{name_of_run()}-")
+        verls: str = self.zmq_handle  # type: ignore[has-type]
+        self.zmq_handle = verls.replace(f"zmq-{job_id}-", f"zmq-{name_of_run()}-")
