@@ -341,8 +341,12 @@ def _draw_baseline(axes: Axes, results: Results, metric: str) -> None:
 
 
 def _save(figure: Figure, path: Path) -> bool:
-    """Save a figure in which something with a label is drawn; return whether it is."""
+    """Save a figure in which something with a label is drawn; return whether it is.
+
+    Otherwise an earlier one is removed, which would show results that are no longer there.
+    """
     if not any(axes.get_legend_handles_labels()[0] for axes in figure.axes):
+        path.unlink(missing_ok=True)
         return False
     for axes in figure.axes:
         axes.grid(alpha=0.3)

@@ -141,9 +141,9 @@ def _server(server: Mapping[str, Any] | None) -> list[str]:
 
 def _cut_off(counts: Mapping[str, int]) -> list[str]:
     """Name the files with responses that were not complete, which lowers their scores."""
-    found = [f"{count} of `{name}`" for name, count in counts.items() if count]
-    line = f"Responses cut off at `data.max_response_length`: {', '.join(found)}.\n"
-    return [line] if found else []
+    cut = [f"{count} of `{name}`" for name, count in counts.items() if count]
+    line = f"Responses cut off at `data.max_response_length`: {', '.join(cut)}.\n"
+    return [line] if cut else []
 
 
 def verdict(results: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ takes long or may change until the job starts.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig
@@ -229,6 +230,8 @@ def _of_engine(check: Callable[..., Iterable[str] | None]) -> Callable[[Plan], A
     return lambda plan: check(plan.config, plan.program) if plan.starts_engine else ()
 
 
+_warning_of_machine = partial(Check, programs=TRAINING, is_certain=False, of_machine=True)
+
 CHECKS = (
     # settings
     Check("the settings", _of(values.check_settings, "config"), TRAINING, is_basic=True),
@@ -269,30 +272,12 @@ CHECKS = (
     Check("batch sizes", _of(values.batch_faults, "config", "work"), TRAINING),
     Check("the names", _of(choices.choice_faults, "config", "program", "work"), TRAINING),
     Check("GPUs", _of(machine.gpu_faults, "work"), TRAINING, of_machine=True),
-    Check(
-        "the GPUs' memory",
-        _of(machine.gpu_warnings, "config", "work"),
-        TRAINING,
-        is_certain=False,
-        of_machine=True,
-    ),
+    _warning_of_machine("the GPUs' memory", _of(machine.gpu_warnings, "config", "work")),
     Check("the model's shape", _read_shape, TRAINING, is_certain=False),
     Check("the layout", _of(values.layout_faults, "shape", "work"), TRAINING),
     Check("memory", _memory_warnings, TRAINING, is_certain=False),
-    Check(
-        "the host's memory",
-        _of(memory.host_warnings, "memory", "work"),
-        TRAINING,
-        is_certain=False,
-        of_machine=True,
-    ),
-    Check(
-        "the disk",
-        _of(machine.disk_warnings, "config", "shape", "work"),
-        TRAINING,
-        is_certain=False,
-        of_machine=True,
-    ),
+    _warning_of_machine("the host's memory", _of(memory.host_warnings, "memory", "work")),
+    _warning_of_machine("the disk", _of(machine.disk_warnings, "config", "shape", "work")),
     # packages and services
     Check("packages", _of(machine.package_faults, "config", "program"), TRAINING, of_machine=True),
     Check("W&B", _of(choices.wandb_faults, "config"), TRAINING, of_machine=True),

@@ -46,8 +46,8 @@ def test_every_stage_has_a_command_that_composes(plan: StudyPlan) -> None:
             if program in ("recipe.sft", "recipe.train", "recipe.evaluate"):
                 config = compose_config(program.removeprefix("recipe."), list(overrides))
                 assert config.seed == 1
-                wanted = "data-shuffled" if arm.shuffled else "data"
-                assert Path(config.data.dir).name == wanted
+                folder = "data-shuffled" if arm.shuffled else "data"
+                assert Path(config.data.dir).name == folder
                 # an evaluation of a model with reasoning takes it from the run
                 assert config.data.reasoning is (
                     arm.reasoning
@@ -265,6 +265,15 @@ def test_three_seeds_have_intervals_by_type(results: Path, tmp_path: Path) -> No
     short = (tmp_path / "results.md").read_text().split("## In short")[1].split("##")[0]
     assert "by question type, `dense` on all data less SFT: closed no clear difference" in short
     assert "seeds)" not in short
+
+
+def test_a_plot_of_results_that_are_gone_is_removed(results: Path, tmp_path: Path) -> None:
+    write_report(results, tmp_path / "results.md")
+    assert (tmp_path / "results-curves.svg").is_file()
+    for file in [*results.glob("*/dense-full.json"), *results.glob("*/paper-full.json")]:
+        file.unlink()
+    write_report(results, tmp_path / "results.md")
+    assert not (tmp_path / "results-curves.svg").exists()
 
 
 def test_one_seed_is_said_to_be_one(results: Path, tmp_path: Path) -> None:

@@ -53,9 +53,9 @@ def test_only_what_is_missing_is_asked_again(prompts: list[Prompt], tmp_path: Pa
     with journal_file(tmp_path, "greedy").open("a") as file:
         file.write('{"index": 3, "respon')  # a killed program's last line
     model = Echo()
-    found = ask(model, prompts, tmp_path, weights="a")
+    predictions = ask(model, prompts, tmp_path, weights="a")
     assert model.asked == [3, 4]
-    assert [(p.index, p.sample, p.response, p.is_cut) for p in found] == [
+    assert [(p.index, p.sample, p.response, p.is_cut) for p in predictions] == [
         *((i, k, f"{i}.{k}", k == 1) for i in range(4) for k in range(2)),
         *((4, k, "", False) for k in range(2)),
     ]
@@ -148,6 +148,8 @@ def write_rows(tmp_path: Path) -> Any:
 
     def write(question: str) -> Path:
         row = {
+            "data_source": "thinkvg",
+            "ability": "closed",
             "prompt": [{"role": "user", "content": question}],
             "images": [{"image": "a.png", "min_pixels": 1, "max_pixels": 2}],
             "reward_model": {"ground_truth": TRUTH},
@@ -183,9 +185,23 @@ def test_what_was_evaluated_stays_known_when_it_is_scored_again(
     assert read_predictions(tmp_path / "greedy.jsonl") == runs["greedy"]
 
 
-def test_two_evaluations_do_not_share_a_folder(tmp_path: Path) -> None:
-    held = lock(tmp_path / program.LOCK, "out=")
+def test_two_evaluations_do_not_share_a_folder(
+    write_rows: Any, make_prediction: Any, tmp_path: Path
+) -> None:
+    split = write_rows("Is it clear?")
+    split.rename(tmp_path / "train.parquet")
+    write_rows("Is it clear?")
+    write_predictions(tmp_path / "earlier" / "greedy.jsonl", [make_prediction(0)])
+    config = compose_config(
+        "evaluate",
+        [
+            *("cluster=cpu", f"data.dir={tmp_path}", "data.split=val"),
+            *(f"predictions={tmp_path / 'earlier'}", f"out={tmp_path / 'out'}"),
+        ],
+    )
+    (tmp_path / "out").mkdir()
+    held = lock(tmp_path / "out" / program.LOCK, "out=")
     with pytest.raises(InputError, match=r"writes to this folder: .* give another out="):
-        lock(tmp_path / program.LOCK, "out=")
+        program.evaluate(config)
     assert held
     held.release()

@@ -1,17 +1,11 @@
 """A model behind a real HTTP server: what is sent, what is read, and what is refused."""
 
-import base64
-import io
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
-from qwen_vl_utils.vision_process import smart_resize
 
 from data_prep.program import InputError
 from recipe.evaluate.generation import Prompt, Response, with_other_pictures
@@ -19,87 +13,8 @@ from recipe.evaluate.serving import ServedModel, check_server, compare
 from recipe.program import compose_config
 
 
-class Served:
-    """A chat server that says which pictures it saw; `faults` are statuses of the next requests.
-
-    It resizes pictures to `pixels`, counts tokens as Qwen's processor does, and refuses requests
-    with a field of `unknown`. `choice` and `usage` change its replies.
-    """
-
-    def __init__(self) -> None:
-        self.faults: list[int] = []
-        self.pixels = (3136, 12544)
-        self.words = 5
-        self.unknown: list[str] = []
-        self.choice: dict[str, Any] = {}
-        self.usage: dict[str, Any] | None = {}
-        self.bodies: list[dict[str, Any]] = []
-        self.models = ["tiny"]
-        self.knows_n = True
-        self.url = ""
-
-    def reply(self, body: dict[str, Any]) -> dict[str, Any]:
-        self.bodies.append(body)
-        *pictures, _ = body["messages"][0]["content"]
-        text, tokens = "no picture", self.words
-        for part in pictures:
-            url = part["image_url"]["url"]
-            image = Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1])))
-            text = f"{image.size} {image.getpixel((0, 0))}"
-            height, width = smart_resize(image.height, image.width, 28, *self.pixels)
-            tokens += height * width // 28**2 + 2
-        choices = [
-            {"index": k, "message": {"role": "assistant", "content": f"{text} {k}"}, **self.choice}
-            for k in reversed(range(body.get("n", 1) if self.knows_n else 1))
-        ]
-        if self.usage is None:
-            return {"choices": choices}
-        return {"choices": choices, "usage": {"prompt_tokens": tokens, **self.usage}}
-
-    def refusal(self, body: dict[str, Any]) -> str:
-        """What a hosted server says of the first field that it does not know."""
-        unknown = [key for key in self.unknown if key in body]
-        return f"Unrecognized request argument supplied: {unknown[0]}" if unknown else ""
-
-
 @pytest.fixture
-def served() -> Iterator[Served]:
-    state = Served()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send(200, {"data": [{"id": name} for name in state.models]})
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            if state.faults:
-                self.send(state.faults.pop(0), {})
-            elif state.refusal(body):
-                self.send(400, {"error": {"message": state.refusal(body)}})
-            else:
-                self.send(200, state.reply(body))
-
-        def send(self, status: int, content: Any) -> None:
-            payload = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(payload)))
-            self.end_headers()
-            self.wfile.write(payload)
-
-        def log_message(self, *arguments: Any) -> None:
-            del arguments
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield state
-    server.shutdown()
-    thread.join()
-
-
-@pytest.fixture
-def config(served: Served) -> Any:
+def config(served: Any) -> Any:
     overrides = ["data.dir=D", f"server.base_url={served.url}", "server.attempts=2"]
     return compose_config("evaluate", overrides)
 
