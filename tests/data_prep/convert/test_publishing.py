@@ -58,8 +58,8 @@ def test_a_killed_run_holds_its_folder_no_longer(tmp_path):
 def test_a_file_that_changed_is_not_published(make_dataset, paths, tmp_path, capsys, monkeypatch):
     write = pipeline.write_training_files
 
-    def write_and_spoil(folder, *arguments):
-        counts = write(folder, *arguments)
+    def write_and_spoil(folder, *arguments, **options):
+        counts = write(folder, *arguments, **options)
         pq.write_table(pa.table({"a": [1, 2, 3]}), folder / "train.parquet")
         return counts
 
