@@ -150,7 +150,8 @@ def set_environment(config: DictConfig) -> None:
     """
     name_gpus_once(os.environ)
     for name, value in config.cluster.env.items():
-        os.environ.setdefault(str(name), str(value))
+        if value is not None:
+            os.environ.setdefault(str(name), str(value))
     host.adapt()
 
 

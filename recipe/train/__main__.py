@@ -2,6 +2,7 @@
 
 import os
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,9 @@ def prepare(config: DictConfig) -> None:
     with open_dict(config):
         for key in ("train_files", "val_files"):
             config.data[key] = str(Path(config.data[key]).resolve())
-        if Path(config.model.path).exists():
-            config.model.path = str(Path(config.model.path).resolve())
+        for model in (config.model, config.actor_rollout_ref.model):
+            if Path(model.path).exists():
+                model.path = str(Path(model.path).resolve())
         if cluster.joins_a_cluster():
             # Ray refuses declared resources for a running cluster.
             config.ray_kwargs.ray_init.num_cpus = None
@@ -90,9 +92,21 @@ def prepare(config: DictConfig) -> None:
     with open_dict(config):
         runtime.env_vars = {
             name: value
-            for name, value in {**runtime.env_vars, **variables}.items()
+            for name, value in {**_worker_variables(runtime.env_vars), **variables}.items()
             if name not in job_variables
         }
+
+
+def _worker_variables(configured: Mapping[str, Any]) -> dict[str, str]:
+    """Return the variables of Ray's workers; what the user has set in this process comes first.
+
+    Ray takes texts only, and a variable without a value (null) is left out.
+    """
+    return {
+        name: os.environ.get(name, str(value))
+        for name, value in configured.items()
+        if value is not None
+    }
 
 
 def run_engine(config: DictConfig) -> None:
