@@ -190,7 +190,7 @@ def check_resumable(config: DictConfig, program: str) -> None:
     if step:
         folder = holder / f"global_step_{step}"
         if not folder.is_dir():
-            raise InputError(_is_gone(holder, step))
+            raise InputError(_is_gone(holder, step, program))
         _check_checkpoint(folder, str(holder / LAST), config, program)
 
 
@@ -208,8 +208,8 @@ def _named_folder(path: str | None) -> Path:
     return folder
 
 
-def _is_gone(holder: Path, step: int) -> str:
-    existing = ", ".join(map(str, _steps(holder)))
+def _is_gone(holder: Path, step: int, program: str) -> str:
+    existing = ", ".join(map(str, _steps_with_shards(holder, program)))
     instead = f"write another step into it (there are {existing}), or " if existing else ""
     return (
         f"{holder / LAST} names step {step}, and {holder}/global_step_{step} is gone: {instead}"
@@ -253,15 +253,20 @@ def prune(config: DictConfig, program: str) -> None:
     marked = last_step(holder)
     if not limit or not marked or not resumes_last:
         return
-    steps = [
-        step
-        for step in _steps(holder)
-        if _shard_folder(holder / f"global_step_{step}", program).is_dir()
-    ]
+    steps = _steps_with_shards(holder, program)
     steps.sort(key=lambda step: (step > marked, -step))
     for step in steps[max(1, int(limit)) :]:
         if step != marked:
             shutil.rmtree(holder / f"global_step_{step}", ignore_errors=True)
+
+
+def _steps_with_shards(holder: Path, program: str) -> list[int]:
+    """Return the steps whose model is there; of a GRPO step verl removes only the model."""
+    return [
+        step
+        for step in _steps(holder)
+        if _shard_folder(holder / f"global_step_{step}", program).is_dir()
+    ]
 
 
 def _shard_folder(folder: Path, program: str) -> Path:

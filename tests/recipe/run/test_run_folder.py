@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +169,16 @@ def test_old_checkpoints_go_but_never_the_marked_one(tmp_path: Path) -> None:
     assert left() == [10, 15]
     prune(run(tmp_path, "trainer.max_actor_ckpt_to_keep=1"), "train")
     assert left() == [15]
+
+
+def test_only_steps_with_a_model_are_offered(tmp_path: Path) -> None:
+    for step in (5, 10):
+        checkpoint(tmp_path, step)
+    holder = tmp_path / "checkpoints"
+    shutil.rmtree(holder / "global_step_5" / "actor")  # as verl removes an old checkpoint
+    mark_step(holder, 15)
+    with pytest.raises(InputError, match=r"\(there are 10\)"):
+        check_resumable(run(tmp_path), "train")
 
 
 def test_a_launcher_is_told_where_the_marker_is(
