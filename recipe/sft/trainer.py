@@ -22,6 +22,7 @@ from recipe.algorithms.soft_targets import (
 )
 from recipe.export import add_older_forms
 from recipe.loggers import continue_from
+from recipe.run.checkpoints import prune
 from recipe.run.folder import STOPPED_AFTER, StopRequest, check_steps
 from recipe.run.host import cores_for_each
 
@@ -139,6 +140,8 @@ class ThinkVGSFTTrainer(SFTTrainer):
             if self.rank == 0:
                 folder = Path(self.config.trainer.default_local_dir) / f"global_step_{step}"
                 add_older_forms(folder / "huggingface")
+                # verl counts only the checkpoints that it has saved since this start.
+                prune(self.config, "sft")
 
         self.ckpt_handler.save_checkpoint = save_readably
 

@@ -25,7 +25,7 @@ from recipe import console, loggers
 from recipe.algorithms.advantages import Scored, rollouts_of_step
 from recipe.export import add_older_forms
 from recipe.program import GDPO, SEGMENTS
-from recipe.run.checkpoints import last_step, mark_step
+from recipe.run.checkpoints import last_step, mark_step, prune
 from recipe.run.folder import StopRequest, check_steps
 from recipe.run.host import cores_for_each
 from recipe.run.phases import Phases, publish, watch_trainer
@@ -166,6 +166,8 @@ class ThinkVGTrainer(PPOTrainerSync):
         if self._unmarked:
             mark_step(Path(self.config.trainer.default_local_dir), self._unmarked)
             self._unmarked = 0
+            # verl counts only the checkpoints that it has saved since this start.
+            prune(self.config, "train")
 
     def on_step_end(self) -> None:
         """Save and stop after this step if that is requested; then copy the weights."""

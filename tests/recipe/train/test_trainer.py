@@ -99,6 +99,31 @@ def test_a_checkpoint_is_marked_once_its_step_is_logged(
     assert last_step(tmp_path) == 10
 
 
+def test_the_number_of_checkpoints_is_held_after_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """verl does not know of those that an earlier start has saved."""
+    for step in (5, 10):
+        (tmp_path / f"global_step_{step}" / "actor").mkdir(parents=True)
+    mark_step(tmp_path, 10)
+
+    def save(self: ThinkVGTrainer) -> None:
+        (tmp_path / "global_step_15" / "actor").mkdir(parents=True)
+        mark_step(tmp_path, 15)
+
+    monkeypatch.setattr(PPOTrainerSync, "_save_checkpoint", save)
+    trainer = object.__new__(ThinkVGTrainer)
+    trainer.global_steps, trainer._unmarked = 15, 0
+    settings = {"default_local_dir": str(tmp_path), "max_actor_ckpt_to_keep": 2}
+    trainer.config = OmegaConf.create({"trainer": settings})
+    trainer._save_checkpoint()
+    trainer._mark_logged()
+    assert sorted(path.name for path in tmp_path.glob("global_*")) == [
+        "global_step_10",
+        "global_step_15",
+    ]
+
+
 def test_rollouts_are_served_by_servers_that_end_with_their_engine() -> None:
     # In a process of its own: verl's server and vLLM change the logging of the one they are in.
     program = (
