@@ -23,6 +23,7 @@ from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 from recipe import console, loggers
 from recipe.algorithms.advantages import Scored, rollouts_of_step
+from recipe.data.loader_state import for_workers
 from recipe.export import add_older_forms
 from recipe.program import GDPO, SEGMENTS
 from recipe.run.checkpoints import last_step, mark_step, prune
@@ -83,6 +84,7 @@ class ThinkVGTrainer(PPOTrainerSync):
     global_steps: int
     total_training_steps: int
     role_worker_mapping: dict[Any, Any]
+    train_dataloader: Any
 
     def __init__(self, config: Any) -> None:
         # The registry name has picked this class; from here on verl compares the mode with "sync".
@@ -149,6 +151,13 @@ class ThinkVGTrainer(PPOTrainerSync):
         self._redraws.begin_step()
         self._rows_under_way().clear()
         super().on_step_begin()
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        loader = self.train_dataloader
+        if loader.next_iter_state is not None:
+            # The machine, and with it the number of workers, may be another one.
+            loader.next_iter_state = for_workers(loader.next_iter_state, loader.num_workers)
 
     def _save_checkpoint(self) -> None:
         # verl logs a step about a second after its checkpoint. A run that is killed in between must

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torchdata.stateful_dataloader import StatefulDataLoader
 from verl.trainer.ppo.v1 import PPOTrainerSync
 from verl.utils import tracking
 
@@ -122,6 +123,22 @@ def test_the_number_of_checkpoints_is_held_after_a_resume(
         "global_step_10",
         "global_step_15",
     ]
+
+
+def test_rows_are_read_on_with_another_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = list(range(8))
+    saved = StatefulDataLoader(rows, batch_size=2, num_workers=1)
+    next(iter(saved))
+    state = saved.state_dict()
+
+    def load(self: ThinkVGTrainer) -> None:
+        self.train_dataloader.load_state_dict(state)
+
+    monkeypatch.setattr(PPOTrainerSync, "_load_checkpoint", load)
+    trainer = object.__new__(ThinkVGTrainer)
+    trainer.train_dataloader = StatefulDataLoader(rows, batch_size=2, num_workers=0)
+    trainer._load_checkpoint()
+    assert next(iter(trainer.train_dataloader)).tolist() == [2, 3]
 
 
 def test_rollouts_are_served_by_servers_that_end_with_their_engine() -> None:
