@@ -7,7 +7,7 @@ two runs, and is the same run for W&B.
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,34 +62,76 @@ def read_run_config(run_dir: Path) -> dict[str, Any]:
 
 
 FILE = "run.json"
-COMMON = ("seed", "data.train_files", "data.reasoning", "data.train_batch_size")
+COMMON = (
+    "seed",
+    "data.apply_chat_template_kwargs",
+    "data.reasoning",
+    "data.seed",
+    "data.train_batch_size",
+    "data.train_files",
+    "data.train_max_samples",
+)
+# A resumed run takes the learning rate from the checkpoint: another value would change nothing.
+OPTIMIZER = (
+    "clip_grad",
+    "lr",
+    "lr_scheduler_type",
+    "lr_warmup_steps",
+    "lr_warmup_steps_ratio",
+    "override_optimizer_config",
+    "weight_decay",
+)
+MODEL = (
+    "custom_chat_template",
+    "exclude_modules",
+    "lora_alpha",
+    "lora_rank",
+    "path",
+    "target_modules",
+)
+POLICY_LOSS = ("loss_mode", "clip_cov_ratio", "clip_cov_lb", "clip_cov_ub", "kl_cov_ratio")
+ACTOR = (
+    "clip_ratio",
+    "clip_ratio_c",
+    "clip_ratio_high",
+    "clip_ratio_low",
+    "entropy_coeff",
+    "freeze_vision_tower",
+    "kl_loss_coef",
+    "kl_loss_type",
+    "loss_agg_mode",
+    "loss_scale_factor",
+    *(f"policy_loss.{name}" for name in POLICY_LOSS),
+    "ppo_epochs",
+    "ppo_mini_batch_size",
+    "use_kl_loss",
+)
+ROLLOUT = ("n", "temperature", "top_k", "top_p")
 OF_PROGRAM = {
     "train": (
         "algorithm",
+        "data.filter_overlong_prompts",
         "data.max_prompt_length",
         "data.max_response_length",
+        "data.shuffle",
         "reward.custom_reward_function",
-        "actor_rollout_ref.model.path",
-        "actor_rollout_ref.model.lora_rank",
-        "actor_rollout_ref.rollout.n",
-        "actor_rollout_ref.actor.ppo_mini_batch_size",
-        "actor_rollout_ref.actor.policy_loss.loss_mode",
-        "actor_rollout_ref.actor.loss_agg_mode",
-        "actor_rollout_ref.actor.use_kl_loss",
-        "actor_rollout_ref.actor.kl_loss_coef",
-        "actor_rollout_ref.actor.kl_loss_type",
-        # a resumed run takes it from the checkpoint, so that another value would change nothing
-        "actor_rollout_ref.actor.optim.lr",
+        *(f"actor_rollout_ref.model.{name}" for name in MODEL),
+        *(f"actor_rollout_ref.actor.{name}" for name in ACTOR),
+        *(f"actor_rollout_ref.actor.optim.{name}" for name in OPTIMIZER),
+        *(f"actor_rollout_ref.rollout.{name}" for name in ROLLOUT),
     ),
     "sft": (
-        "model.path",
-        "model.lora_rank",
+        *(f"model.{name}" for name in MODEL),
         "data.max_length",
         "data.filter_overlong_rows",
         "coordinate_smoothing",
-        "optim.lr",
+        *(f"optim.{name}" for name in OPTIMIZER),
     ),
 }
+"""Settings of which another value changes what a resumed run learns."""
+
+OF_MACHINE = "fused"
+"""An entry of a group of them that follows the machine, which may change, and changes no result."""
 PATHS = ("data.train_files", "model.path", "actor_rollout_ref.model.path")
 JUDGE = "reward.custom_reward_function.reward_kwargs.judge."
 SHOWN = 4
@@ -115,7 +157,7 @@ def check_same_run(config: DictConfig, program: str) -> None:
     """Refuse a folder that holds another run, if that has trained or saved; name what differs."""
     if config.trainer.get("resume_mode", "auto") == "disable" or not _has_begun(config):
         return
-    different = differences(Path(config.run_dir) / FILE, settings(config, program))
+    different = differences(config, program)
     if different:
         more = f" and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
         raise InputError(
@@ -129,20 +171,30 @@ def note_settings(config: DictConfig, program: str) -> None:
     write_whole(Path(config.run_dir) / FILE, text)
 
 
-def differences(path: Path, current: Mapping[str, Any]) -> list[str]:
-    """Return ``KEY=FILE'S VALUE, here CURRENT VALUE`` for each key that differs from a JSON file's.
+def differences(config: DictConfig, program: str) -> list[str]:
+    """Return ``KEY=STORED VALUE, here THIS VALUE`` for each setting that differs from the folder's.
 
-    They are sorted. A file that is missing or broken differs in nothing.
+    They are sorted. A stored file that is missing or broken differs in nothing, and a setting that
+    an earlier version did not store is not compared.
     """
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads((Path(config.run_dir) / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []  # of an earlier version, or cut off by a kill
+    current = settings(config, program)
+    keys = (*COMMON, *OF_PROGRAM[program])
+    known = [key for key in keys if any(is_within(name, key) for name in stored)]
     return [
-        f"{key}={stored.get(key)}, here {current.get(key)}"
-        for key in sorted({*stored, *current})
-        if stored.get(key) != current.get(key)
+        f"{name}={stored.get(name)}, here {current.get(name)}"
+        for name in sorted({*stored, *current})
+        if stored.get(name) != current.get(name)
+        and (name in stored or any(is_within(name, key) for key in known))
     ]
+
+
+def is_within(name: str, key: str) -> bool:
+    """Return whether a setting is that of `key` or one of the group `key`."""
+    return name == key or name.startswith(f"{key}.")
 
 
 def settings(config: DictConfig, program: str) -> dict[str, Any]:
@@ -152,6 +204,8 @@ def settings(config: DictConfig, program: str) -> dict[str, Any]:
         value = OmegaConf.select(config, key)
         if OmegaConf.is_config(value):
             value = OmegaConf.to_container(value, resolve=True)
+        if isinstance(value, dict):
+            value.pop(OF_MACHINE, None)
         if key in PATHS and value is not None and Path(str(value)).exists():
             value = os.path.realpath(str(value))
         values.update(_flat(key, value))
@@ -165,11 +219,12 @@ def settings(config: DictConfig, program: str) -> dict[str, Any]:
 
 
 def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value:
         for name, inner in value.items():
             yield from _flat(f"{key}.{name}", inner)
     else:
-        yield key, value
+        # An empty group is stored as well, so that a value in it differs.
+        yield key, None if value == {} else value
 
 
 def _has_begun(config: DictConfig) -> bool:
