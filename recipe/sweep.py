@@ -27,6 +27,7 @@ from recipe.preflight.checklist import examine
 from recipe.program import CONFIG_FOLDER, compose_config, one_line_at_the_end, set_environment
 from recipe.run.checkpoints import start_from
 from recipe.run.host import leave_on_sigterm, run_child
+from recipe.run.series import continue_series
 from recipe.train.__main__ import FINISHED
 
 BASE = "base"
@@ -356,6 +357,7 @@ def _check(runs: Sequence[Run], elsewhere: bool) -> None:
         with _same_environment_after():
             set_environment(config)
             start_from(config)
+            continue_series(config, "train")
             problems = examine(config, "train", elsewhere).problems
         if problems and mode == "warn":
             print(f"{run.name}: {'; '.join(problems)}", file=sys.stderr)

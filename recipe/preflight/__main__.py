@@ -9,11 +9,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from data_prep.program import InputError
-from recipe.preflight.checklist import ALL, TRAIN, Plan, examine
+from recipe.preflight.checklist import ALL, TRAIN, TRAINING, Plan, examine
 from recipe.preflight.machine import checkpoint_bytes
 from recipe.preflight.values import GIB
 from recipe.program import compose_config, fail, set_environment
 from recipe.run.checkpoints import start_from
+from recipe.run.series import continue_series
 
 EPILOG = """\
 OVERRIDES are those of recipe.train, or of the program that --program names. Exit code 0 without a
@@ -27,6 +28,8 @@ def main() -> None:
         config = compose_config(options.program, options.overrides)
         set_environment(config)
         start_from(config)
+        if options.program in TRAINING:
+            continue_series(config, options.program)
     except InputError as error:
         if not options.json:
             fail(str(error))

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from recipe import console, program
 from recipe.preflight.checklist import refuse_faulty
-from recipe.run import fork_server
+from recipe.run import fork_server, series
 from recipe.run.checkpoints import start_from
 from recipe.run.folder import STOPPED, EndedEarly, StopRequest, open_run, resolve_paths, take_run
 from recipe.run.host import leave_on_sigterm, run_child
@@ -35,8 +35,10 @@ def train(config: DictConfig) -> None:
     if "RANK" not in os.environ and config.cluster.fork_processes:
         python = fork_server.start(IMPORTS)
     start_from(config)
+    step = series.continue_series(config, "sft")
     # Where the user starts torchrun on each node, one process of each node checks.
     if CHECKED not in os.environ and os.environ.get("LOCAL_RANK", "0") == "0":
+        series.tell(config, step)
         refuse_faulty(config, "sft")
     if "RANK" not in os.environ:
         _launch_processes(config, python)

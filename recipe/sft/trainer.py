@@ -25,6 +25,7 @@ from recipe.loggers import continue_from
 from recipe.run.checkpoints import prune
 from recipe.run.folder import STOPPED_AFTER, StopRequest, check_steps
 from recipe.run.host import cores_for_each
+from recipe.run.series import begin_series, end_series
 
 SOFT_LOG_PROBS = "soft_log_probs"
 SEED_DISTANCE = 1_000_003
@@ -172,12 +173,14 @@ class ThinkVGSFTTrainer(SFTTrainer):
                     f"nothing to do: step {self.resume_global_step} of "
                     f"{self.total_training_steps} is done"
                 )
+                end_series(self.config)
             return
         self._stop = StopRequest(self.config.stop_file)
         self._steps_begun = self.resume_global_step
         console.hide_secrets(self.config)
         self._skip_done_steps()
         if self.rank == 0:
+            begin_series(self.config, "sft", self.resume_global_step)
             continue_from(self.resume_global_step)
             console.log_to_console(self.total_training_steps, self.resume_global_step)
         try:
@@ -188,6 +191,8 @@ class ThinkVGSFTTrainer(SFTTrainer):
                 console.say(STOPPED_AFTER.format(self._saves_at))
         else:
             check_steps(self._steps_begun, self.total_training_steps)
+            if self.rank == 0:
+                end_series(self.config)
 
 
 def run(config: DictConfig) -> None:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from data_prep.program import InputError
 from recipe import cluster, console, program
 from recipe.preflight.checklist import refuse_faulty
-from recipe.run import fork_server
+from recipe.run import fork_server, series
 from recipe.run.checkpoints import last_step, start_from
 from recipe.run.folder import STOPPED, STOPPED_AFTER, EndedEarly, StopRequest, open_run, take_run
 from recipe.run.watches import ActorWatch, StuckWatch
@@ -43,6 +43,7 @@ def train(config: DictConfig) -> None:
     is_alone = config.cluster.fork_processes and not cluster.joins_a_cluster()
     python = fork_server.start(LIBRARIES, ENGINE) if is_alone else None
     start_from(config)
+    series.tell(config, series.continue_series(config, "train"))
     refuse_faulty(config, "train")
     prepare(config)
     if python is not None:
@@ -63,6 +64,7 @@ def train(config: DictConfig) -> None:
         console.say(STOPPED_AFTER.format(step))
         raise SystemExit(STOPPED)
     finished.write_text("{}\n", encoding="utf-8")
+    series.end_series(config)
     console.say(f"finished: {config.run_dir}")
 
 
@@ -171,7 +173,10 @@ def _description(error: BaseException) -> str:
 
 
 def _how_to_resume(config: DictConfig) -> str:
-    step = last_step(Path(config.trainer.default_local_dir))
+    if config.trainer.get("resume_mode", "auto") == "auto":
+        step = last_step(Path(config.trainer.default_local_dir))
+    else:
+        step = series.step_of_series(config, "train")
     if not step:
         return "there is no checkpoint yet"
     return f"run the same command to resume from step {step}"

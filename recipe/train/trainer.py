@@ -8,6 +8,7 @@ workers put the components of each row into TransferQueue (field ``extra_fields`
 """
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from recipe.run.checkpoints import last_step, mark_step, prune
 from recipe.run.folder import StopRequest, check_steps
 from recipe.run.host import cores_for_each
 from recipe.run.phases import Phases, publish, watch_trainer
+from recipe.run.series import begin_series
 from recipe.train import metrics as step_metrics
 from recipe.train.agent_loops import AgentLoopManagerByGroup
 from recipe.train.early_start import import_early
@@ -117,8 +119,14 @@ class ThinkVGTrainer(PPOTrainerSync):
 
     def fit(self, agent_loop_manager: Any) -> None:
         """Train from the loaded step on, see verl's trainer."""
-        loggers.continue_from(self.global_steps)
-        loggers.continue_tensorboard(self.config.run_dir, self.global_steps)
+        if self.config.trainer.val_only:
+            # Nothing is trained: the steps after the loaded one stay as they are.
+            loggers.continue_from(sys.maxsize)
+            loggers.continue_tensorboard(self.config.run_dir, 0)
+        else:
+            begin_series(self.config, "train", self.global_steps)
+            loggers.continue_from(self.global_steps)
+            loggers.continue_tensorboard(self.config.run_dir, self.global_steps)
         # W&B would stage the pictures of tables in the home folder until they are synced.
         os.environ.setdefault("WANDB_DATA_DIR", str(self.config.run_dir))
         if self.global_steps > 0 and not self.config.trainer.val_only:

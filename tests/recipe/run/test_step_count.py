@@ -11,6 +11,7 @@ from verl.trainer.sft_trainer import SFTTrainer
 from verl.utils import tracking
 
 from recipe.run.folder import EndedEarly
+from recipe.run.series import FILE
 from recipe.sft.trainer import ResumedSampler, ThinkVGSFTTrainer
 from recipe.train.trainer import ThinkVGTrainer
 
@@ -39,7 +40,9 @@ def train(done: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer.fit(None)
 
 
-def start_cold(loaded: int, done: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
+def start_cold(
+    loaded: int, done: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str = "auto"
+) -> bool:
     """SFT that loads step `loaded`, and whose loop ends behind `done`; whether it was entered."""
     entered = []
 
@@ -48,7 +51,10 @@ def start_cold(loaded: int, done: int, tmp_path: Path, monkeypatch: pytest.Monke
         self._steps_begun = done
 
     trainer = object.__new__(ThinkVGSFTTrainer)
-    trainer.config = OmegaConf.create({"stop_file": str(tmp_path / "stop")})
+    settings = {"default_local_dir": str(tmp_path / "checkpoints"), "resume_mode": mode}
+    trainer.config = OmegaConf.create(
+        {"run_dir": str(tmp_path), "stop_file": str(tmp_path / "stop"), "trainer": settings}
+    )
     trainer.rank, trainer.resume_global_step, trainer.total_training_steps = 0, loaded, ASKED
     trainer.steps_per_epoch, trainer.train_batch_size_per_dp = 5, 4
     trainer.train_sampler = ResumedSampler(SimpleNamespace())  # type: ignore[arg-type]
@@ -79,3 +85,13 @@ def test_a_cold_start_that_is_done_takes_no_more_steps(
 ) -> None:
     assert not start_cold(loaded, loaded + 1, tmp_path, monkeypatch)
     assert f"nothing to do: step {loaded} of {ASKED} is done" in capsys.readouterr().out
+
+
+def test_a_cold_start_notes_how_it_began_until_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(EndedEarly):
+        start_cold(0, ASKED - 1, tmp_path, monkeypatch, "disable")
+    assert (tmp_path / FILE).is_file()
+    start_cold(5, ASKED, tmp_path, monkeypatch)
+    assert not (tmp_path / FILE).exists()

@@ -1,5 +1,6 @@
 """Metrics that the trainer adds, and its place in verl's registry."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -73,6 +74,37 @@ def test_a_resumed_run_does_not_log_its_step_again(
     monkeypatch.setattr(PPOTrainerSync, "fit", lambda self, manager: None)
     trainer.fit(None)
     assert trainer.config.trainer.val_before_train is validates
+
+
+@pytest.mark.parametrize(("only", "steps"), [(True, [49, 50, 51]), (False, [49, 50])])
+def test_a_validation_of_an_earlier_step_leaves_the_later_ones(
+    only: bool, steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = object.__new__(ThinkVGTrainer)
+    trainer.global_steps, trainer._unmarked, trainer.total_training_steps = 50, 0, 49
+    settings = {
+        "val_before_train": True,
+        "val_only": only,
+        "default_local_dir": str(tmp_path / "checkpoints"),
+        "resume_mode": "resume_path",
+        "resume_from_path": str(tmp_path / "checkpoints" / "global_step_50"),
+    }
+    trainer.config = OmegaConf.create({"run_dir": str(tmp_path), "trainer": settings})
+    mark_step(tmp_path / "checkpoints", 51)
+    metrics = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step, "data": {}}) + "\n" for step in (49, 50, 51)]
+    metrics.write_text("".join(lines))
+    monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(metrics))
+    monkeypatch.setenv("TENSORBOARD_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("FileLogger", "_TensorboardAdapter"):
+        monkeypatch.setattr(tracking, name, getattr(tracking, name))
+    monkeypatch.setattr(PPOTrainerSync, "fit", lambda self, manager: None)
+    trainer.fit(None)
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == steps
+    # what a later start resumes from
+    assert last_step(tmp_path / "checkpoints") == steps[-1]
 
 
 @pytest.mark.parametrize(("kept", "marked"), [(2, 5), (1, 10)])
