@@ -133,3 +133,9 @@ def test_a_wrong_override_is_one_line_that_names_it(overrides: list[str], named:
 def test_nothing_of_verl_is_copied() -> None:
     names = {path.name for path in Path(CONFIG_FOLDER).rglob("*.yaml")}
     assert not names & {"ppo_trainer.yaml", "hf_model.yaml", "rollout.yaml", "actor.yaml"}
+
+
+def test_a_validation_of_the_whole_split_is_sent_in_parts() -> None:
+    config = compose_config("train", ["data.dir=DIR", "ablation=sft_only"])
+    assert config.data.val_max_samples == -1
+    assert 0 < config.data.val_batch_size <= 1024
