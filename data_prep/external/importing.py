@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_prep.audit import build_audit, choose_rows, read_rows, write_audit
 from data_prep.convert.examples import ABOUT, EXAMPLES, about, verl_columns
