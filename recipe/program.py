@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from data_prep import splits
 from data_prep.program import InputError
 from recipe import console
 from recipe.run import host
@@ -24,7 +25,7 @@ CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
 GDPO, SEGMENTS = "thinkvg_gdpo", "thinkvg_segments"
 """Names of the advantage estimators in `recipe.algorithms.advantages`."""
 
-FRACTIONS = ("full", "1of2", "1of4", "1of8", "1of16")
+FRACTIONS = ("full", *(f"1of{part}" for part in splits.FRACTIONS))
 OPTIONAL_GROUPS = ("experiment", "ablation")
 
 
