@@ -14,15 +14,46 @@ fail() {
 
 # --- the allocation --------------------------------------------------------------------------------
 
+nodes=() # of the job, its head first
+
+# Whether an address leads a machine to itself.
+is_loopback() { [[ $1 == 127.* || $1 == ::1 ]]; }
+
+# From the lines of getent: the first address that is no loopback, else the first; empty without lines.
+first_address() {
+    awk 'NR == 1 { first = $1 } !far && $1 !~ /^127\.|^::1$/ { far = $1 } END { print far ? far : first }'
+}
+
 # The address that other nodes reach a node at. A site may define address_of anew.
 if ! declare -F address_of >/dev/null; then
     address_of() {
-        local address
-        address=$(scontrol show node --oneliner "$1" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p') || true
-        address=${address:-$1}
-        { getent ahostsv4 "$address" || getent ahosts "$address" || true; } | awk 'NR == 1 { print $1 }'
+        local name address
+        name=$(scontrol show node --oneliner "$1" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p') || true
+        name=${name:-$1}
+        address=$({ getent ahostsv4 "$name" || getent ahosts "$name" || true; } | first_address)
+        # /etc/hosts of Debian and Ubuntu has 127.0.1.1 for a machine's own name. The other nodes use the
+        # DNS. (`hostname -I` does not say which of its addresses they reach.)
+        if is_loopback "$address" && ((${#nodes[@]} > 1)); then
+            name=$(getent -s dns ahostsv4 "$name" | first_address) || true
+            address=${name:-$address}
+        fi
+        echo "$address"
     }
 fi
+
+# Fills addresses; between several nodes a loopback is none.
+find_addresses() {
+    local node address advice="define address_of in the site file (${THINKVG_SITE:-none is set})"
+    declare -gA addresses=()
+    for node in "${nodes[@]}"; do
+        address=$(address_of "$node") || true
+        [[ -n $address ]] || fail "$node: no address; $advice"
+        if ((${#nodes[@]} > 1)) && is_loopback "$address"; then
+            fail "$node: other nodes do not reach $address; $advice"
+        fi
+        addresses[$node]=$address
+    done
+}
 
 # What the site loads. Module systems and conda keep neither to `set -e` nor to `set -u`.
 set_up_site() {
@@ -36,18 +67,12 @@ set_up_site() {
 
 # Fills job, nodes, addresses, head, base_port, attempt and log_dir.
 describe_allocation() {
-    local node
     [[ -n ${SLURM_JOB_ID:-} ]] || fail "this is a job script: sbatch --nodes=N launch/slurm/train.sbatch OVERRIDES"
     # One task of an array has the number of the whole array, which SLURM would take for all tasks.
     job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID:-}}
     job=${job:-$SLURM_JOB_ID}
     mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-    declare -gA addresses=()
-    for node in "${nodes[@]}"; do
-        addresses[$node]=$(address_of "$node") || true
-        [[ -n ${addresses[$node]} ]] ||
-            fail "$node: no address; define address_of in the site file (${THINKVG_SITE:-none is set})"
-    done
+    find_addresses
     head=${nodes[0]}
     # A block of 1000 ports, below the ports that the kernel gives out itself (from 32768).
     base_port=${THINKVG_PORT:-$((12000 + SLURM_JOB_ID % 20 * 1000))}

@@ -72,6 +72,38 @@ def test_an_address_of_another_kind_is_taken(tmp_path: Path) -> None:
     assert shell(tmp_path, ANSWERS + known + "address_of n\n").stdout == "fd00::7\n"
 
 
+@pytest.mark.parametrize(
+    ("names", "hosts", "dns", "code", "line"),
+    [
+        ("n1 n2", "127.0.1.1 10.0.0.1", "10.9.9.9", 0, "10.0.0.1 10.0.0.1"),
+        ("n1 n2", "127.0.1.1", "10.9.9.9", 0, "10.9.9.9 10.9.9.9"),
+        ("n1 n2", "127.0.1.1", "", 2, "n1: other nodes do not reach 127.0.1.1; define address_of"),
+        ("n1 n2", "::1", "", 2, "n1: other nodes do not reach ::1; define address_of"),
+        ("n1", "127.0.1.1", "10.9.9.9", 0, "127.0.1.1"),
+    ],
+    ids=["second line", "DNS", "none", "none, IPv6", "one node"],
+)
+def test_several_nodes_have_addresses_that_others_reach(
+    tmp_path: Path, names: str, hosts: str, dns: str, code: int, line: str
+) -> None:
+    # What a Debian machine makes of its own name; ahostsv4 has no addresses of IPv6.
+    text = """
+    scontrol() { [[ $2 != hostnames ]] || printf '%s\\n' $NAMES; }
+    getent() {
+        local found=$HOSTS
+        [[ $1 != -s ]] || found=$DNS
+        [[ -n $found && ! ($1 == ahostsv4 && $found == *::*) ]] || return 2
+        printf '%s STREAM n\\n' $found
+    }
+    describe_allocation
+    for node in "${nodes[@]}"; do printf '%s ' "${addresses[$node]}"; done
+    """
+    allocation = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"}
+    done = shell(tmp_path, text, NAMES=names, HOSTS=hosts, DNS=dns, **allocation)
+    assert done.returncode == code, done.stdout
+    assert line in done.stdout.splitlines()[-1]
+
+
 def test_the_time_left_is_the_job_s_own(tmp_path: Path) -> None:
     done = shell(tmp_path, ANSWERS + RUNNING + WARNED, LIMIT=LIMIT, LEFT="632")
     assert done.returncode == 0, done.stdout
