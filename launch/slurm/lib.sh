@@ -208,10 +208,10 @@ on_daemon_end() {
     for node in "${!daemons[@]}"; do
         kill -0 "${daemons[$node]}" 2>/dev/null && continue
         # Where the program knows the cause, it is a line of its own.
-        lost=$(sed -n 's/^error: //p' "$log_dir/ray-$node.log" | tail -n 1)
+        lost=$(sed -n 's/^error: //p' "$log_dir/ray-$node.log" | tail -n 1) || true
         lost=${lost:-$node: Ray ended there}
         say "$node: Ray ended there (log: $log_dir/ray-$node.log); its last lines:"
-        tail -n 15 "$log_dir/ray-$node.log" | sed "s/^/$node: /"
+        tail -n 15 "$log_dir/ray-$node.log" | sed "s/^/$node: /" || true
         stop_process "$driver"
         return 0 # a bare return would give the status of what the signal interrupted
     done
@@ -233,7 +233,7 @@ stop_everything() {
     for process in "$driver" "${daemons[@]}"; do
         while [[ -n $process ]] && kill -0 "$process" 2>/dev/null; do
             if ((waited++ >= 100)); then
-                kill -KILL "$process" 2>/dev/null
+                kill -KILL "$process" 2>/dev/null || true
                 break
             fi
             sleep 0.1

@@ -211,3 +211,18 @@ def test_a_run_that_was_stuck_is_requeued(tmp_path: Path, code: int, ends: int) 
     assert done.returncode == ends, done.stdout
     assert ("the run was stuck" in done.stdout) == (code == 75)
     assert ("scontrol requeue 7" in done.stdout) == (code == 75)
+
+
+@pytest.mark.parametrize(
+    ("log", "told"), [("error: port 12001 is taken\n", "port 12001 is taken"), (None, "n1: Ray ended")]
+)
+def test_a_lost_daemon_requeues_with_or_without_its_log(
+    tmp_path: Path, log: str | None, told: str
+) -> None:
+    text = ANSWERS + RUNNING + "node_is_gone() { return 1; }\nsleep 30 & driver=$!\n"
+    if log:
+        text += f"printf '{log}' >\"$log_dir/ray-n1.log\"\n"
+    done = shell(tmp_path, text + "(exit 1) & watch n1 $!\nconclude\n")
+    assert done.returncode == 0, done.stdout
+    assert f"lost Ray on a node: {told}" in done.stdout
+    assert "scontrol requeue 7" in done.stdout
