@@ -146,6 +146,7 @@ driver=        # process id of the driver's srun
 timer=         # process id of the clock that ends a save which takes too long
 lost=          # why the allocation can no longer be used
 asked=         # a signal has asked for an end
+late=          # the time for a save is over
 declare -A daemons=() # process id of a step that has to live as long as the driver, by node
 
 # field NAME TEXT: the first NAME=VALUE in what scontrol says; empty where it says nothing.
@@ -186,20 +187,38 @@ on_warning() {
     left=$((left - ${THINKVG_MARGIN:-30}))
     ((left > 0)) || left=0
     say "signal before the end of this job: the trainer has $left s to save a checkpoint"
+    ring_in "$left"
+}
+
+# ring_in SECONDS: ALRM to this script, unless stop_everything ends the clock first.
+ring_in() {
     (
-        sleep "$left" &
-        nap=$!
-        trap 'kill "$nap"' TERM
-        if wait "$nap"; then kill -ALRM "$$"; fi
+        end=$((SECONDS + $1))
+        # Short naps: the one that a clock leaves when it is ended is over at once.
+        while ((SECONDS < end)); do sleep 1; done
+        kill -ALRM "$$"
     ) &
     timer=$!
 }
 
+# ALRM: the time for a save is over, or the time after it that a driver has to end. This is a third of
+# the margin: nodes and daemons need the rest. SIGKILL leaves the tasks of srun, which the requeue ends.
 on_late() {
+    local grace=$((${THINKVG_MARGIN:-30} / 3))
     [[ $phase != ending ]] || return 0
-    say "no time left for a checkpoint; the next attempt resumes from the last one"
-    stop_process "$driver"
+    if [[ -z $late ]]; then
+        late=yes
+        say "no time left for a checkpoint; the next attempt resumes from the last one"
+        stop_process "$driver"
+        ring_in "$grace"
+    elif is_running "$driver"; then
+        say "the driver has not ended within $grace s; it is killed"
+        kill -KILL "$driver" 2>/dev/null || true
+    fi
 }
+
+# Whether a process is a child that is still running. The number of one that has ended may be another's.
+is_running() { [[ -n $1 && $'\n'$(jobs -rp)$'\n' == *$'\n'$1$'\n'* ]]; }
 
 # USR2 comes from the watch over a daemon.
 on_daemon_end() {
@@ -262,7 +281,7 @@ watch() {
 drive() {
     step "$@" &
     driver=$!
-    [[ -z $lost ]] || stop_process "$driver"
+    [[ -z $lost && -z $late ]] || stop_process "$driver"
 }
 
 # preflight PROGRAM OVERRIDES…: `recipe.preflight` on the head, ahead of the first attempt. With a
@@ -363,6 +382,7 @@ again_by_slurm() {
 conclude() {
     phase=running
     await "$driver"
+    driver=
     if [[ -e $THINKVG_STOP_FILE.done ]]; then
         again "the trainer saved a checkpoint and ended (step $(<"$THINKVG_STOP_FILE.done"))"
     elif ((code == 0)); then

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -226,3 +227,25 @@ def test_a_lost_daemon_requeues_with_or_without_its_log(
     assert done.returncode == 0, done.stdout
     assert f"lost Ray on a node: {told}" in done.stdout
     assert "scontrol requeue 7" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("driver", "margin", "code"),
+    [
+        ("(trap '' TERM; exec sleep 50)", "6", 137),
+        ("sleep 50", "300", 143),  # the clock of 100 s must not outlive the job
+    ],
+    ids=["ignores SIGTERM", "ends"],
+)
+def test_a_job_without_time_for_a_checkpoint_is_requeued_in_time(
+    tmp_path: Path, driver: str, margin: str, code: int
+) -> None:
+    text = ANSWERS + RUNNING + "node_is_gone() { return 1; }\n"
+    text += f"{driver} & driver=$!\n(sleep 1; kill -USR1 $$) &\nconclude\n"
+    start = time.monotonic()
+    done = shell(tmp_path, text, LIMIT=LIMIT, LEFT="6", THINKVG_MARGIN=margin)
+    assert time.monotonic() - start < 15  # also waits for all that has this output open
+    assert done.returncode == 0, done.stdout
+    assert f"the driver ended with code {code} before it could save" in done.stdout
+    assert ("has not ended within 2 s" in done.stdout) == (code == 137)
+    assert done.stdout.splitlines()[-1] == "scontrol requeue 7"
