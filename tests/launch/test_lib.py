@@ -215,7 +215,8 @@ def test_a_run_that_was_stuck_is_requeued(tmp_path: Path, code: int, ends: int) 
 
 
 @pytest.mark.parametrize(
-    ("log", "told"), [("error: port 12001 is taken\n", "port 12001 is taken"), (None, "n1: Ray ended")]
+    ("log", "told"),
+    [("error: port 12001 is taken\n", "port 12001 is taken"), (None, "n1: Ray ended")],
 )
 def test_a_lost_daemon_requeues_with_or_without_its_log(
     tmp_path: Path, log: str | None, told: str
