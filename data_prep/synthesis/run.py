@@ -370,6 +370,7 @@ class Run:
         self._settings, self._writer, self._journal = settings, writer, journal
         self._failed_in_a_row = 0
         self._unanswered: list[str] = []
+        self._refused: list[tuple[Task, Outcome]] = []  # since the last reply
 
     async def all(self, source: Source, findings: Mapping[str, str], rows: int) -> None:
         """Write an outcome of every row to the journal; raise InputError if the server fails."""
@@ -392,6 +393,7 @@ class Run:
                         running = await _wait_for_first(running)
                 while running:
                     running = await _wait_for_first(running)
+                self._reject_refused(bar)
             finally:
                 for unfinished in running:
                     unfinished.cancel()
@@ -411,8 +413,32 @@ class Run:
             self._count_failure(task, str(fault), bar)
             return
         self._failed_in_a_row = 0
+        if outcome.reason == "refused":
+            self._hold_back(task, outcome)
+            return
+        self._reject_refused(bar)
         self._journal.add(outcome)
         bar.update()
+
+    def _hold_back(self, task: Task, outcome: Outcome) -> None:
+        """Keep a refused row until a reply shows that the server does not refuse every row.
+
+        Dozens of rows may share one text that is too long, so different texts are counted.
+        """
+        self._refused.append((task, outcome))
+        texts = {refused.findings for refused, _ in self._refused}
+        if len(texts) >= self._settings.server.breaker_failures:
+            raise InputError(
+                f"{self._settings.server.base_url} refused the rows of {len(texts)} different "
+                f"findings in a row (last: {outcome.detail}): {GOES_ON}; a larger "
+                "--breaker-failures rejects such rows"
+            )
+
+    def _reject_refused(self, bar: Any) -> None:
+        for _, outcome in self._refused:
+            self._journal.add(outcome)
+            bar.update()
+        self._refused.clear()
 
     def _count_failure(self, task: Task, fault: str, bar: Any) -> None:
         self._failed_in_a_row += 1
