@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.program import InputError, alone_in, is_synthetic, read_metadata
-from data_prep.synthesis.run import JOURNAL, Journal, Outcome
+from data_prep.synthesis.journal import JOURNAL, Journal, Outcome
 from data_prep.synthesize import main
 from data_prep.thinkvg import main as thinkvg_main
 from phantom.draw.__main__ import main as phantom_main
