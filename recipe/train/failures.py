@@ -97,7 +97,8 @@ class Redraws:
                 f"step {step} drew {drawn} groups of rollouts, only {differing} of the "
                 f"{self._batch} that it needs differ in their score, and more than "
                 f"trainer.v1.thinkvg.max_drawn_batches={self._max_batches} batches may not be "
-                "drawn: look at reward/score/mean and reward/group_std/zero in metrics.jsonl, then "
+                "drawn: look at training/redrawn_groups and "
+                "training/filter_groups/evicted_samples of the steps before in metrics.jsonl, then "
                 "change the reward or the data, or train without algorithm.filter_groups"
             )
         self.count += prompts
