@@ -275,6 +275,8 @@ def notes(data: Mapping[str, Any], step: int) -> list[str]:
     lines = []
     if failed := int(data.get("training/failed_rollouts", 0)):
         lines.append(f"step {step}: {failed} rollouts failed")
+    if failed := int(data.get("validation/failed_rollouts", 0)):
+        lines.append(f"step {step}: {failed} rollouts of the validation failed")
     if failed := int(data.get("judge/failed", 0)):
         lines.append(f"step {step}: the judge failed for {failed} of {int(data['judge/asked'])}")
     if "timing_s/save_checkpoint" in data:
