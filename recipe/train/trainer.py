@@ -23,6 +23,7 @@ from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 from recipe import console, loggers
 from recipe.algorithms.advantages import Scored, rollouts_of_step
+from recipe.cluster import check_queue
 from recipe.export import add_older_forms
 from recipe.program import GDPO, SEGMENTS
 from recipe.run.checkpoints import last_step, mark_step
@@ -85,6 +86,7 @@ class ThinkVGTrainer(PPOTrainerSync):
     role_worker_mapping: dict[Any, Any]
 
     def __init__(self, config: Any) -> None:
+        check_queue()
         # The registry name has picked this class; from here on verl compares the mode with "sync".
         settings = config.trainer.v1[TRAINER_NAME]
         with open_dict(config):
