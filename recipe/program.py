@@ -147,8 +147,9 @@ def set_environment(config: DictConfig) -> None:
     Call it before torch is imported: OpenMP reads its variables when it loads.
 
     Raises:
-        InputError: the temporary folder's path is too long.
+        InputError: a variable is a secret, or the temporary folder's path is too long.
     """
+    console.refuse_secrets(config)
     name_gpus_once(os.environ)
     for name, value in config.cluster.env.items():
         os.environ.setdefault(str(name), str(value))
@@ -173,8 +174,10 @@ def run(name: str, program: Callable[[DictConfig], None]) -> None:
         for argument in arguments:
             _check_optional(argument)
         if not any(argument.startswith("-") for argument in arguments):
+            config = compose_config(name, arguments)
+            console.refuse_secrets(config)
             # Hydra creates the run's folder itself, and would fail with a trace.
-            host.check_outputs(compose_config(name, arguments))
+            host.check_outputs(config)
             GlobalHydra.instance().clear()
         start(guarded)()
 
