@@ -28,10 +28,12 @@ from data_prep.convert.training_files import (
     write_training_files,
 )
 from data_prep.coordinates import Frame
+from data_prep.earlier import read_splits, trained_before
 from data_prep.frames import choose_frame
 from data_prep.pictures import (
     DEEP,
     MISSING,
+    Picture,
     copy_command,
     download_command,
     find_pictures,
@@ -60,6 +62,7 @@ class Plan:
     metadata: dict[str, Any]  # what training must know to use the files
     frame_evidence: str  # how the frame and the fit are known
     doubts: list[str]  # what a user should check, one line each
+    known_splits: Mapping[str, str]  # of the patients in --splits-of
 
 
 def prepare(settings: Settings) -> dict[str, Any]:
@@ -81,6 +84,7 @@ def prepare(settings: Settings) -> dict[str, Any]:
 
 def _make_plan(settings: Settings, source: Source) -> Plan:
     """Read the tables beside the source, scan its rows, measure its pictures, choose the frame."""
+    known_splits = _known_splits(settings)
     findings = read_findings(settings.findings) if settings.findings else {}
     exclusion = read_exclusion(settings.exclude)
     templates = load_templates(settings.prompts)
@@ -90,7 +94,10 @@ def _make_plan(settings: Settings, source: Source) -> Plan:
     scanned = scan(source, indices, is_spread="auto" in (settings.frame, settings.fit))
     notes = _check_lists(settings, scanned, findings, exclusion)
     pictures = find_pictures(scanned.names, settings.images, settings.workers)
-    choice = choose_frame(settings, scanned, pictures)
+    try:
+        choice = choose_frame(settings, scanned, pictures)
+    except InputError as error:
+        raise InputError(f"{error}{_missing_evidence(settings, pictures)}") from None
     converter = Converter(
         indices=indices,
         mapper=Mapper(choice.frame, settings.family, settings.min_pixels, settings.max_pixels),
@@ -104,7 +111,30 @@ def _make_plan(settings: Settings, source: Source) -> Plan:
     metadata = file_metadata(settings, templates, choice.frame)
     if (notice := (source.schema.metadata or {}).get(b"notice")) is not None:
         metadata["notice"] = notice.decode()
-    return Plan(converter, metadata, choice.evidence, [*choice.doubts, *notes])
+    return Plan(converter, metadata, choice.evidence, [*choice.doubts, *notes], known_splits)
+
+
+def _known_splits(settings: Settings) -> dict[str, str]:
+    if settings.splits_of is None:
+        return {}
+    try:
+        return read_splits(settings.splits_of)
+    except InputError as error:
+        raise InputError(f"--splits-of: {error}") from None
+
+
+def _missing_evidence(settings: Settings, pictures: Mapping[str, Picture | str]) -> str:
+    """List the missing pictures, without which the frame is not known; say how to fetch them."""
+    missing = missing_urls(pictures)
+    if not missing:
+        return ""
+    settings.out.mkdir(parents=True, exist_ok=True)
+    listed = settings.out / MISSING
+    write_list(listed, missing)
+    return (
+        f", or fetch the {len(missing)} missing images, listed in {listed}: "
+        f"{download_command(listed, settings.images)}"
+    )
 
 
 def _write_files(
@@ -118,7 +148,8 @@ def _write_files(
     """Split the examples, write every file of the run to a new folder, and return the audit."""
     folder.mkdir()
     about = examples.select(ABOUT)
-    accepted, split_of = _assign_splits(settings, about.filter(pc.is_null(about["reason"])))
+    accepted = about.filter(pc.is_null(about["reason"]))
+    accepted, split_of = _assign_splits(settings, plan.known_splits, accepted)
     write_rejects(folder / REJECTS, rows, examples, source.schema.metadata)
     counts = {}
     if split_of:
@@ -131,7 +162,7 @@ def _write_files(
     write_list(folder / MISSING, missing)
     audit = {
         "parameters": _parameters(settings, source, plan),
-        "doubts": plan.doubts,
+        "doubts": [*plan.doubts, *trained_before(settings.out, split_of)],
         **build_audit(settings, source.rows, about, accepted, plan.converter.pictures),
         "missing_images_listed": len(missing),
         "files": counts,
@@ -141,16 +172,25 @@ def _write_files(
     return audit
 
 
-def _assign_splits(settings: Settings, accepted: pa.Table) -> tuple[pa.Table, dict[str, str]]:
-    """Return the accepted rows with a column `split`, and the split of each patient."""
+def _assign_splits(
+    settings: Settings, known: Mapping[str, str], accepted: pa.Table
+) -> tuple[pa.Table, dict[str, str]]:
+    """Return the accepted rows with a column `split`, and the split of each patient.
+
+    Patients of `known` have that split; the others are drawn.
+    """
+    rows = count_rows_of_patients(accepted)
+    drawn = {patient: counts for patient, counts in rows.items() if patient not in known}
     shares = (settings.val, settings.test, settings.seed, settings.stratify)
-    split_of = split_patients(count_rows_of_patients(accepted), *shares)
+    split_of = {patient: known[patient] for patient in rows if patient in known}
+    split_of |= split_patients(drawn, *shares)
     splits = [split_of[patient] for patient in accepted["patient"].to_pylist()]
     return accepted.append_column("split", pa.array(splits, pa.string())), split_of
 
 
 def _parameters(settings: Settings, source: Source, plan: Plan) -> dict[str, Any]:
-    names = {"val", "test", "stratify", "limit", "images", "findings", "exclude", "leave_out"}
+    of_rows = {"val", "test", "stratify", "splits_of", "limit", "exclude", "leave_out"}
+    names = {*of_rows, "images", "findings"}
     return {
         **plan.metadata,
         **settings.model_dump(mode="json", include=names),

@@ -87,6 +87,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
     os.replace(unfinished, path)
 
 
+def refuse_other_folder(path: Path, content: str) -> None:
+    """Raise InputError if `path` holds files, but not `content`, which this program writes."""
+    if path.is_dir() and any(path.iterdir()) and not (path / content).is_file():
+        raise InputError(f"{path}: has files, but no {content}: name another folder")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write UTF-8 `text` to `path` and create its folder; a reader never sees a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)

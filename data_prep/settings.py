@@ -38,6 +38,7 @@ class Settings(BaseModel):
     val: Share
     test: Share
     stratify: str
+    splits_of: Path | None = None
     limit: int | None = Field(ge=1)
     seed: int = Field(ge=0)
     workers: int = Field(ge=1)
@@ -132,6 +133,12 @@ def build_parser() -> argparse.ArgumentParser:
         default="auto",
         help="give each split the same shares of question types: always, never, or (auto) in "
         "splits of 1,000 rows and more",
+    )
+    add(
+        "--splits-of",
+        type=Path,
+        metavar="FOLDER",
+        help="a prepared folder: its patients stay in their splits, and only others are drawn",
     )
     add(
         "--exclude", type=Path, help="file of image paths, DICOM names, studies or patients to skip"

@@ -48,7 +48,7 @@ _HINTS = {
 class Breaker:
     """Circuit breaker: after `failures` failed requests in a row it refuses attempts.
 
-    After `cooldown_s` seconds it allows one attempt. A success at any time ends the refusals.
+    After `cooldown_s` seconds it allows one attempt. An answer at any time ends the refusals.
     """
 
     def __init__(self, failures: int, cooldown_s: float) -> None:
@@ -68,7 +68,7 @@ class Breaker:
             )
         self._refuse()
 
-    def succeeded(self) -> None:
+    def answered(self) -> None:
         self._failed = 0
 
     def failed(self, fault: ServerFault) -> None:
@@ -236,7 +236,11 @@ class ChatClient:
             try:
                 result: T = await attempts(self._attempt, send, read)
             except (TransientFault, PermanentFault) as fault:
-                self._breaker.failed(fault)
+                # A server that refuses a request for its content, such as its length, does work.
+                if isinstance(fault, PermanentFault) and fault.one_request:
+                    self._breaker.answered()
+                else:
+                    self._breaker.failed(fault)
                 raise
         return result
 
@@ -246,7 +250,7 @@ class ChatClient:
             async with asyncio.timeout(self._settings.timeout_s):
                 reply = await send()
         result = read(reply)
-        self._breaker.succeeded()
+        self._breaker.answered()
         return result
 
     @contextmanager

@@ -177,8 +177,8 @@ class ServerSettings(BaseModel):
 
     A request has up to `attempts` attempts of at most `timeout_s` seconds, with exponential waits
     from `backoff_s` to `backoff_max_s` seconds between them. After `breaker_failures` failed
-    requests in a row no request is sent for `breaker_cooldown_s` seconds. `extra_body` becomes
-    canonical JSON.
+    requests in a row no request is sent for `breaker_cooldown_s` seconds; a request that the server
+    refuses for its content counts as answered. `extra_body` becomes canonical JSON.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)

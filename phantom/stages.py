@@ -75,17 +75,25 @@ class Ledger:
         }
         write_whole(self._path(stage), json.dumps(entry, indent=2) + "\n")
 
+    def owns(self, stage: Stage) -> bool:
+        """Return whether the stage was ever started, with whatever command."""
+        return self._path(stage).is_file()
+
     def forget(self, stages: Sequence[Stage]) -> None:
-        """Remove the records of these stages, so that they run again."""
+        """Let these stages run again from their beginning."""
         for stage in stages:
-            self._path(stage).unlink(missing_ok=True)
+            if self.owns(stage):
+                write_whole(self._path(stage), "{}\n")
 
 
 def run_stage(stage: Stage, ledger: Ledger, logs: Path) -> None:
-    """Run the stage to its end and record it; raise StageFailed if its command fails."""
+    """Run the stage to its end and record it.
+
+    Raises:
+        StageFailed: its command fails, or its folder holds files of something else.
+    """
     if not ledger.was_begun(stage):
-        # A different command may have left files there.
-        shutil.rmtree(stage.output, ignore_errors=True)
+        _clear_output(stage, ledger)
     ledger.record(stage, 0.0, done=False)
     start = time.monotonic()
     done = False
@@ -101,6 +109,17 @@ def run_stage(stage: Stage, ledger: Ledger, logs: Path) -> None:
         ledger.record(stage, time.monotonic() - start, done)
     if not done:
         raise StageFailed(_failure(stage, code, log))
+
+
+def _clear_output(stage: Stage, ledger: Ledger) -> None:
+    """Remove what the stage left with another command; refuse a folder that it did not write."""
+    is_used = stage.output.is_dir() and any(stage.output.iterdir())
+    if is_used and not ledger.owns(stage):
+        raise StageFailed(
+            f"{console.ERROR}{stage.output} is not of an earlier run of this command: "
+            "name another folder with --out, or move it away"
+        )
+    shutil.rmtree(stage.output, ignore_errors=True)
 
 
 def _run_with_bar(stage: Stage, metrics: Path, log: Path) -> int:

@@ -96,7 +96,7 @@ def wait_for_cluster(config: DictConfig) -> None:
     """Wait until the running cluster has what the run needs, for ``cluster.ray.timeout`` seconds.
 
     Raises:
-        InputError: the cluster cannot be reached, or has too little.
+        InputError: the cluster cannot be reached, has too little, or is used by another run.
     """
     import ray
 
@@ -107,10 +107,13 @@ def wait_for_cluster(config: DictConfig) -> None:
     while True:
         offered = ray.available_resources()
         missing = {name: n for name, n in needs.items() if offered.get(name, 0) < n}
-        if not missing or time.monotonic() > deadline:
+        other = other_run()
+        if not (missing or other) or time.monotonic() > deadline:
             break
         time.sleep(1)
     ray.shutdown()
+    if other:
+        raise InputError(f"RAY_ADDRESS={address}: {other}")
     if missing:
         lacks = ", ".join(
             f"{count} {name}s (free: {offered.get(name, 0):g})" for name, count in missing.items()
@@ -120,6 +123,48 @@ def wait_for_cluster(config: DictConfig) -> None:
             f"within {config.cluster.ray.timeout} s: add nodes, or lower cluster.nodes or "
             "cluster.gpus_per_node"
         )
+
+
+def other_run() -> str:
+    """Return a line on the other Ray job that uses the cluster's TransferQueue; empty without one.
+
+    A cluster has one queue, under a fixed name: two runs would train on each other's rollouts. The
+    queue's controller is not detached: it ends with its job, also if that is killed.
+    """
+    import ray
+    from ray._private.state import jobs
+
+    try:
+        controller = ray.get_actor("TransferQueueController", namespace="transfer_queue")
+    except ValueError:
+        return ""
+    job = controller._actor_id.job_id.hex()
+    if job == ray.get_runtime_context().get_job_id():
+        return ""
+    drivers = (
+        f" (process {each['DriverPid']} on {each['DriverIPAddress']})"
+        for each in jobs()
+        if each["JobID"] == job
+    )
+    return (
+        f"another run uses this Ray cluster, its job {job}{next(drivers, '')}, and a cluster can "
+        "have one run at a time: wait until that run has ended, or end it, or start a cluster of "
+        "your own (RAY_ADDRESS=local)"
+    )
+
+
+def check_queue() -> None:
+    """Refuse a queue that is another run's, which has started at the same time.
+
+    Raises:
+        InputError: the queue is another run's; it is not harmed.
+    """
+    if line := other_run():
+        from transfer_queue import interface
+
+        # verl closes the queue when a run ends, and would end the controller of the other run.
+        interface._TQ_CONTROLLER = None
+        raise InputError(line)
 
 
 def _connect(address: str) -> None:

@@ -10,7 +10,10 @@ that called `begin` copies new lines of that file to its own output. ``THINKVG_C
 the whole log on the console.
 
 A training step is a line of a table (`StepLines`), where verl prints some 200 numbers; all of them
-are in ``metrics.jsonl``. Settings that look like secrets are hidden before they are stored.
+are in ``metrics.jsonl``.
+
+verl prints the whole configuration into the log, and Hydra stores it: a secret among the variables
+of a run is refused (`refuse_secrets`). Loggers get none that may be one (`hide_secrets`).
 """
 
 import atexit
@@ -68,6 +71,8 @@ HIDDEN = "***"
 ENVIRONMENTS = ("cluster.env", "ray_kwargs.ray_init.runtime_env.env_vars")
 _SECRET = re.compile(r"key|token|secret|passw|credential|auth|cookie", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")
+# Names that are refused, and not only hidden: TOKENIZERS_PARALLELISM and RAY_AUTH_MODE are not.
+_SURELY_SECRET = re.compile(r"(key|token|secret|passw(or)?d|credentials?|cookie)$", re.IGNORECASE)
 
 
 class _Console:
@@ -275,6 +280,8 @@ def notes(data: Mapping[str, Any], step: int) -> list[str]:
     lines = []
     if failed := int(data.get("training/failed_rollouts", 0)):
         lines.append(f"step {step}: {failed} rollouts failed")
+    if failed := int(data.get("validation/failed_rollouts", 0)):
+        lines.append(f"step {step}: {failed} rollouts of the validation failed")
     if failed := int(data.get("judge/failed", 0)):
         lines.append(f"step {step}: the judge failed for {failed} of {int(data['judge/asked'])}")
     if "timing_s/save_checkpoint" in data:
@@ -394,6 +401,26 @@ def without_secret(override: str) -> str:
     key, equals, _ = override.partition("=")
     hidden = f"{key}={HIDDEN}" if equals and _SECRET.search(key) else override
     return _without_password(hidden)
+
+
+def refuse_secrets(config: DictConfig) -> None:
+    """Refuse secrets among the environment variables of a configuration.
+
+    Call it before Hydra stores the configuration in the run's folder.
+
+    Raises:
+        InputError: a variable is a secret by its name, or its value has a password.
+    """
+    for key in ENVIRONMENTS:
+        for name, value in (OmegaConf.select(config, key) or {}).items():
+            if value is not None and (
+                _SURELY_SECRET.search(str(name)) or _PASSWORD.search(str(value))
+            ):
+                raise InputError(
+                    f"{key}.{name}: log.txt and .hydra would have this secret in plain text: "
+                    f"export {name} before the start, and for a running Ray cluster set it on its "
+                    "nodes or under env_vars in the file that THINKVG_RUNTIME_ENV names"
+                )
 
 
 def hide_secrets(config: DictConfig) -> None:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from safetensors import safe_open
 from tqdm import tqdm
 
 from data_prep.program import InputError, whole_folder, write_whole
 from recipe.evaluate.results import read_results
-from recipe.model_card import card
+from recipe.model_card import base_model, card
 from recipe.run.checkpoints import Source, find_model, load_json, run_folder
 from recipe.run.folder import read_run_config
 
@@ -84,7 +85,7 @@ def write_model(source: Source, out: Path, base: Path | None, dtype: str) -> Non
 def _named_base(source: Source) -> Path | None:
     """Return the local model that the run of the adapters names, if there is one."""
     run = run_folder(source) if source.lora else None
-    named = read_run_config(run).get("model", {}).get("path") if run else None
+    named = base_model(OmegaConf.create(read_run_config(run))) if run else None
     return Path(named) if named and Path(named).is_dir() else None
 
 

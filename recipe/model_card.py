@@ -3,15 +3,14 @@
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from data_prep.program import InputError, is_synthetic, read_metadata
 from recipe.evaluate.metrics import METHOD
+from recipe.evaluate.predictions import read_columns, read_predictions
 from recipe.evaluate.results import read_results
 from recipe.evaluate.tables import beside_table, markdown_table, verdict
 from recipe.report.run_folder import Origin
@@ -50,8 +49,7 @@ def card(name: str, source: Source, evaluation: Path | None) -> str:
     run = run_folder(source)
     config = OmegaConf.create(read_run_config(run) if run else {})
     origin = _origin(config)
-    base = _shown(_get(config, "model.path"))
-    metrics = _metrics(evaluation)
+    base = _shown(base_model(config) or UNKNOWN)
     parts = [
         f"---\n{yaml.safe_dump(HEADER, sort_keys=False)}---\n",
         f"# {name}\n",
@@ -60,7 +58,7 @@ def card(name: str, source: Source, evaluation: Path | None) -> str:
         "## Training\n",
         markdown_table(["", ""], _training(source, config, base).items(), align_right=False),
         "## Evaluation\n",
-        *_evaluation(metrics),
+        *_evaluation(evaluation, config),
         "## Use\n",
         "Loads with `AutoModelForImageTextToText` and `AutoProcessor` of transformers, and in "
         "vLLM. The prompt is built by the processor's chat template; pictures go in under the "
@@ -72,6 +70,12 @@ def card(name: str, source: Source, evaluation: Path | None) -> str:
         "Apache-2.0.\n",
     ]
     return "\n".join(parts)
+
+
+def base_model(config: DictConfig) -> str | None:
+    """Return the model that a run starts from; GRPO may start from another one than model.path."""
+    paths = (_value(config, key) for key in ("actor_rollout_ref.model.path", "model.path"))
+    return next(filter(None, paths), None)
 
 
 def _training(source: Source, config: DictConfig, base: str) -> dict[str, str]:
@@ -127,26 +131,34 @@ def versions() -> dict[str, str]:
     }
 
 
-def _metrics(evaluation: Path | None) -> dict[str, Any]:
+def _evaluation(evaluation: Path | None, config: DictConfig) -> list[str]:
     if evaluation is None:
-        return {}
+        return ["Not evaluated at export.\n"]
     metrics = read_results(evaluation)
     if not metrics:
         raise InputError(
             f"--evaluation {evaluation}: no metrics.json of recipe.evaluate in it; evaluate first"
         )
-    return metrics
-
-
-def _evaluation(metrics: Mapping[str, Any]) -> list[str]:
-    if not metrics:
-        return ["Not evaluated at export.\n"]
+    unseen = ", none of whom is in the training file" if _is_held_out(evaluation, config) else ""
     return [
-        f"{metrics['overall']['n']} questions about {metrics['patients']} patients that training "
-        f"did not see, reward preset `{metrics['preset']}`. In brackets: {METHOD}.\n",
+        f"{metrics['overall']['n']} questions about {metrics['patients']} patients of "
+        f"`{_shown(metrics.get('split', UNKNOWN))}`{unseen}, reward preset `{metrics['preset']}`. "
+        f"In brackets: {METHOD}.\n",
         verdict(metrics),
         beside_table(metrics),
     ]
+
+
+def _is_held_out(evaluation: Path, config: DictConfig) -> bool:
+    """Return whether no evaluated patient is in the run's training file; False if not known."""
+    try:
+        rows = read_columns(Path(_get(config, "data.train_files")), ("extra_info",))["extra_info"]
+        predictions = read_predictions(evaluation / "greedy.jsonl")
+    except InputError:
+        return False
+    trained = {(row or {}).get("patient") for row in rows}
+    evaluated = {prediction.extra_info.get("patient") for prediction in predictions}
+    return None not in trained | evaluated and trained.isdisjoint(evaluated)
 
 
 def _limits(config: DictConfig) -> dict[str, str]:
@@ -169,8 +181,12 @@ def _origin(config: DictConfig) -> Origin:
 
 
 def _get(config: DictConfig, key: str) -> str:
+    return _value(config, key) or UNKNOWN
+
+
+def _value(config: DictConfig, key: str) -> str | None:
     value = OmegaConf.select(config, key, throw_on_resolution_failure=False)
-    return UNKNOWN if value is None else str(value)
+    return None if value is None else str(value)
 
 
 def _shown(path: str) -> str:

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from data_prep import splits
 from data_prep.program import InputError
 from recipe import console
 from recipe.run import host
@@ -24,7 +25,7 @@ CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
 GDPO, SEGMENTS = "thinkvg_gdpo", "thinkvg_segments"
 """Names of the advantage estimators in `recipe.algorithms.advantages`."""
 
-FRACTIONS = ("full", "1of2", "1of4", "1of8", "1of16")
+FRACTIONS = ("full", *(f"1of{part}" for part in splits.FRACTIONS))
 OPTIONAL_GROUPS = ("experiment", "ablation")
 
 
@@ -146,8 +147,9 @@ def set_environment(config: DictConfig) -> None:
     Call it before torch is imported: OpenMP reads its variables when it loads.
 
     Raises:
-        InputError: the temporary folder's path is too long.
+        InputError: a variable is a secret, or the temporary folder's path is too long.
     """
+    console.refuse_secrets(config)
     name_gpus_once(os.environ)
     for name, value in config.cluster.env.items():
         if value is not None:
@@ -173,8 +175,10 @@ def run(name: str, program: Callable[[DictConfig], None]) -> None:
         for argument in arguments:
             _check_optional(argument)
         if not any(argument.startswith("-") for argument in arguments):
+            config = compose_config(name, arguments)
+            console.refuse_secrets(config)
             # Hydra creates the run's folder itself, and would fail with a trace.
-            host.check_outputs(compose_config(name, arguments))
+            host.check_outputs(config)
             GlobalHydra.instance().clear()
         start(guarded)()
 

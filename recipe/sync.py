@@ -24,8 +24,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tqdm import tqdm
 
-from data_prep.program import InputError
-from recipe.console import hide_secrets
+from data_prep.program import InputError, is_synthetic
+from recipe.console import hide_secrets, say
 from recipe.metrics_log import read_metrics
 from recipe.run.folder import WANDB_ID, lock, read_run_config
 
@@ -59,8 +59,10 @@ def save_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], step: int)
     return _load_table(folder / TABLE)
 
 
-def upload(run_dir: Path) -> int:
+def upload(run_dir: Path, with_tables: bool = True) -> int:
     """Log the steps that the W&B run does not have yet, each once and in order; count them.
+
+    Without `with_tables` the tables stay on this machine, and a line says so.
 
     Raises:
         InputError: the folder names no W&B run or has no metrics, or W&B refuses the run.
@@ -77,18 +79,32 @@ def upload(run_dir: Path) -> int:
         for step in tqdm(missing, desc="uploading", unit="step", delay=2):
             values = {str(name): value for name, value in numbers.loc[step].dropna().items()}
             values |= histograms.get(step, {})
-            values |= {name: _load_table(file) for name, file in tables.get(step, {}).items()}
+            if with_tables:
+                values |= {name: _load_table(file) for name, file in tables.get(step, {}).items()}
             run.log(values, step=step)
+    left_out = [step for step in missing if tables.get(step)]
+    if left_out and not with_tables:
+        say(
+            f"W&B: tables of {len(left_out)} steps stay in {run_dir}: the data does not say that "
+            "it is synthetic"
+        )
     return len(missing)
 
 
 def upload_missing(run_dir: Path) -> None:
     """Upload the steps that W&B lacks because the run was killed; call it before a resume.
 
-    W&B accepts no step below its last one.
+    W&B accepts no step below its last one. Nobody has asked for this upload: tables, which have
+    pictures and texts, are sent only if the data says that it is synthetic.
     """
-    if "wandb" in read_run_config(run_dir).get("trainer", {}).get("logger", ()):
-        upload(run_dir)
+    config = read_run_config(run_dir)
+    if "wandb" in config.get("trainer", {}).get("logger", ()):
+        upload(run_dir, with_tables=_has_synthetic_data(config))
+
+
+def _has_synthetic_data(config: Mapping[str, Any]) -> bool:
+    data = config.get("data", {})
+    return all(is_synthetic(str(data.get(key))) for key in ("train_files", "val_files"))
 
 
 def _run_dir() -> Path:

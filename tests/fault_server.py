@@ -26,7 +26,7 @@ from typing import Any
 
 STATUS = {200: "OK", 307: "Temporary Redirect", 400: "Bad Request", 401: "Unauthorized"}
 STATUS |= {404: "Not Found", 429: "Too Many Requests", 500: "Internal Server Error"}
-STATUS |= {503: "Service Unavailable"}
+STATUS |= {503: "Service Unavailable", 413: "Content Too Large", 422: "Unprocessable Content"}
 DRIP_S = 0.2
 
 

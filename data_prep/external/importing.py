@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_prep.audit import build_audit, choose_rows, read_rows, write_audit
 from data_prep.convert.examples import ABOUT, EXAMPLES, about, verl_columns
@@ -25,6 +23,7 @@ from data_prep.convert.training_files import (
     write_training_files,
 )
 from data_prep.coordinates import Fit, Frame, scale_box
+from data_prep.earlier import read_splits
 from data_prep.external.answers import read_gemex, read_rexvqa, read_slake, read_vqa_rad
 from data_prep.external.boxes import (
     read_imagenome,
@@ -168,20 +167,11 @@ def _in_words(fates: Mapping[Any, str]) -> str:
 
 def train_patients(folder: Path) -> set[str]:
     """Return the patients of the training and the validation split in a folder."""
-    patients: set[str] = set()
-    for name in ("train.parquet", "val.parquet"):
-        path = folder / name
-        if name == "train.parquet" and not path.is_file():
-            raise InputError(f"--train {folder} holds no train.parquet: name a prepared folder")
-        if path.is_file():
-            try:
-                table = pq.ParquetFile(path).read(columns=["extra_info.patient"])
-                patients.update(pc.struct_field(table["extra_info"], "patient").to_pylist())
-            except (pa.ArrowInvalid, KeyError) as error:
-                raise InputError(
-                    f"--train: {path} names no patients ({error}): prepare the data again"
-                ) from None
-    return patients - {None, ""}
+    try:
+        splits = read_splits(folder)
+    except InputError as error:
+        raise InputError(f"--train: {error}") from None
+    return {patient for patient, split in splits.items() if split != "test"}
 
 
 def _leave_out_shared(choice: Choice, reading: Reading) -> dict[str, int] | None:

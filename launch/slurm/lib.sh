@@ -14,15 +14,46 @@ fail() {
 
 # --- the allocation --------------------------------------------------------------------------------
 
+nodes=() # of the job, its head first
+
+# Whether an address leads a machine to itself.
+is_loopback() { [[ $1 == 127.* || $1 == ::1 ]]; }
+
+# From the lines of getent: the first address that is no loopback, else the first; empty without lines.
+first_address() {
+    awk 'NR == 1 { first = $1 } !far && $1 !~ /^127\.|^::1$/ { far = $1 } END { print far ? far : first }'
+}
+
 # The address that other nodes reach a node at. A site may define address_of anew.
 if ! declare -F address_of >/dev/null; then
     address_of() {
-        local address
-        address=$(scontrol show node --oneliner "$1" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p') || true
-        address=${address:-$1}
-        { getent ahostsv4 "$address" || getent ahosts "$address" || true; } | awk 'NR == 1 { print $1 }'
+        local name address
+        name=$(scontrol show node --oneliner "$1" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p') || true
+        name=${name:-$1}
+        address=$({ getent ahostsv4 "$name" || getent ahosts "$name" || true; } | first_address)
+        # /etc/hosts of Debian and Ubuntu has 127.0.1.1 for a machine's own name. The other nodes use the
+        # DNS. (`hostname -I` does not say which of its addresses they reach.)
+        if is_loopback "$address" && ((${#nodes[@]} > 1)); then
+            name=$(getent -s dns ahostsv4 "$name" | first_address) || true
+            address=${name:-$address}
+        fi
+        echo "$address"
     }
 fi
+
+# Fills addresses; between several nodes a loopback is none.
+find_addresses() {
+    local node address advice="define address_of in the site file (${THINKVG_SITE:-none is set})"
+    declare -gA addresses=()
+    for node in "${nodes[@]}"; do
+        address=$(address_of "$node") || true
+        [[ -n $address ]] || fail "$node: no address; $advice"
+        if ((${#nodes[@]} > 1)) && is_loopback "$address"; then
+            fail "$node: other nodes do not reach $address; $advice"
+        fi
+        addresses[$node]=$address
+    done
+}
 
 # What the site loads. Module systems and conda keep neither to `set -e` nor to `set -u`.
 set_up_site() {
@@ -36,18 +67,12 @@ set_up_site() {
 
 # Fills job, nodes, addresses, head, base_port, attempt and log_dir.
 describe_allocation() {
-    local node
     [[ -n ${SLURM_JOB_ID:-} ]] || fail "this is a job script: sbatch --nodes=N launch/slurm/train.sbatch OVERRIDES"
     # One task of an array has the number of the whole array, which SLURM would take for all tasks.
     job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID:-}}
     job=${job:-$SLURM_JOB_ID}
     mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-    declare -gA addresses=()
-    for node in "${nodes[@]}"; do
-        addresses[$node]=$(address_of "$node") || true
-        [[ -n ${addresses[$node]} ]] ||
-            fail "$node: no address; define address_of in the site file (${THINKVG_SITE:-none is set})"
-    done
+    find_addresses
     head=${nodes[0]}
     # A block of 1000 ports, below the ports that the kernel gives out itself (from 32768).
     base_port=${THINKVG_PORT:-$((12000 + SLURM_JOB_ID % 20 * 1000))}
@@ -121,6 +146,7 @@ driver=        # process id of the driver's srun
 timer=         # process id of the clock that ends a save which takes too long
 lost=          # why the allocation can no longer be used
 asked=         # a signal has asked for an end
+late=          # the time for a save is over
 declare -A daemons=() # process id of a step that has to live as long as the driver, by node
 
 # field NAME TEXT: the first NAME=VALUE in what scontrol says; empty where it says nothing.
@@ -161,20 +187,38 @@ on_warning() {
     left=$((left - ${THINKVG_MARGIN:-30}))
     ((left > 0)) || left=0
     say "signal before the end of this job: the trainer has $left s to save a checkpoint"
+    ring_in "$left"
+}
+
+# ring_in SECONDS: ALRM to this script, unless stop_everything ends the clock first.
+ring_in() {
     (
-        sleep "$left" &
-        nap=$!
-        trap 'kill "$nap"' TERM
-        if wait "$nap"; then kill -ALRM "$$"; fi
+        end=$((SECONDS + $1))
+        # Short naps: the one that a clock leaves when it is ended is over at once.
+        while ((SECONDS < end)); do sleep 1; done
+        kill -ALRM "$$"
     ) &
     timer=$!
 }
 
+# ALRM: the time for a save is over, or the time after it that a driver has to end. This is a third of
+# the margin: nodes and daemons need the rest. SIGKILL leaves the tasks of srun, which the requeue ends.
 on_late() {
+    local grace=$((${THINKVG_MARGIN:-30} / 3))
     [[ $phase != ending ]] || return 0
-    say "no time left for a checkpoint; the next attempt resumes from the last one"
-    stop_process "$driver"
+    if [[ -z $late ]]; then
+        late=yes
+        say "no time left for a checkpoint; the next attempt resumes from the last one"
+        stop_process "$driver"
+        ring_in "$grace"
+    elif is_running "$driver"; then
+        say "the driver has not ended within $grace s; it is killed"
+        kill -KILL "$driver" 2>/dev/null || true
+    fi
 }
+
+# Whether a process is a child that is still running. The number of one that has ended may be another's.
+is_running() { [[ -n $1 && $'\n'$(jobs -rp)$'\n' == *$'\n'$1$'\n'* ]]; }
 
 # USR2 comes from the watch over a daemon.
 on_daemon_end() {
@@ -183,10 +227,10 @@ on_daemon_end() {
     for node in "${!daemons[@]}"; do
         kill -0 "${daemons[$node]}" 2>/dev/null && continue
         # Where the program knows the cause, it is a line of its own.
-        lost=$(sed -n 's/^error: //p' "$log_dir/ray-$node.log" | tail -n 1)
+        lost=$(sed -n 's/^error: //p' "$log_dir/ray-$node.log" | tail -n 1) || true
         lost=${lost:-$node: Ray ended there}
         say "$node: Ray ended there (log: $log_dir/ray-$node.log); its last lines:"
-        tail -n 15 "$log_dir/ray-$node.log" | sed "s/^/$node: /"
+        tail -n 15 "$log_dir/ray-$node.log" | sed "s/^/$node: /" || true
         stop_process "$driver"
         return 0 # a bare return would give the status of what the signal interrupted
     done
@@ -208,7 +252,7 @@ stop_everything() {
     for process in "$driver" "${daemons[@]}"; do
         while [[ -n $process ]] && kill -0 "$process" 2>/dev/null; do
             if ((waited++ >= 100)); then
-                kill -KILL "$process" 2>/dev/null
+                kill -KILL "$process" 2>/dev/null || true
                 break
             fi
             sleep 0.1
@@ -237,7 +281,7 @@ watch() {
 drive() {
     step "$@" &
     driver=$!
-    [[ -z $lost ]] || stop_process "$driver"
+    [[ -z $lost && -z $late ]] || stop_process "$driver"
 }
 
 # preflight PROGRAM OVERRIDES…: `recipe.preflight` on the head, ahead of the first attempt. With a
@@ -338,6 +382,7 @@ again_by_slurm() {
 conclude() {
     phase=running
     await "$driver"
+    driver=
     if [[ -e $THINKVG_STOP_FILE.done ]]; then
         again "the trainer saved a checkpoint and ended (step $(<"$THINKVG_STOP_FILE.done"))"
     elif ((code == 0)); then
@@ -351,7 +396,8 @@ conclude() {
     elif ((code == 75)); then
         again "the run was stuck (its last line above says where)"
     else
-        ! declare -F show_failure >/dev/null || show_failure
+        # The exit code of this job is the driver's, even if there is no log to show.
+        ! declare -F show_failure >/dev/null || show_failure || true
         say "error: the driver failed with code $code" >&2
     fi
     stop_everything

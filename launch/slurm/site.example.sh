@@ -1,7 +1,7 @@
 # What differs between sites. Copy it to launch/slurm/site.sh (git ignores that), change what is yours,
 # and source it before submitting; the job sources it again on its first node:
 #   source launch/slurm/site.sh
-#   sbatch --nodes=2 launch/slurm/train.sbatch reward=paper data.fraction=1of8
+#   sbatch --nodes=2 launch/slurm/train.sbatch reward=paper data.dir=DATA model.path=outputs/sft
 # All that is commented out has the default shown, or is not used.
 # shellcheck shell=bash disable=SC2034
 

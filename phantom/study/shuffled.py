@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.program import InputError, whole_folder
+from data_prep.program import InputError, refuse_other_folder, whole_folder
 from recipe.evaluate.controls import other_patients
 from recipe.program import one_line_at_the_end
 
@@ -32,11 +32,14 @@ def convert(source: Path, out: Path) -> None:
     """Write copies of all parquet files, training rows with other patients' pictures.
 
     Raises:
-        InputError: there are no parquet files.
+        InputError: there are no parquet files, or `out` holds other files.
     """
     files = [path for path in sorted(source.glob("*.parquet")) if path.stem != "rejects"]
     if not files:
         raise InputError(f"{source}: no parquet files of data_prep.thinkvg")
+    if out.resolve() == source.resolve():
+        raise InputError(f"{out}: name another folder than that of the data")
+    refuse_other_folder(out, "train.parquet")
     with whole_folder(out) as unfinished:
         for path in files:
             table = pq.read_table(path)

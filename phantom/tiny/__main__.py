@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from data_prep.coordinates import MODEL_FAMILIES
-from data_prep.program import InputError, whole_folder
+from data_prep.program import InputError, refuse_other_folder, whole_folder
 from recipe.preflight.data import check_columns, check_family, check_parquet
 from recipe.program import one_line_at_the_end
 from recipe.run.host import check_output
@@ -84,6 +84,7 @@ def make(options: argparse.Namespace) -> None:
     source = options.data / "sft_train.parquet"
     metadata = check_parquet(str(source), "--data", ("messages",))
     check_output("--out", options.out)
+    refuse_other_folder(options.out, "config.json")
     options.family = _family(options.family, metadata, str(source))
     pictures = _pictures(options) if options.pictures else []
 

@@ -38,6 +38,7 @@ from recipe.evaluate.predictions import (
     write_predictions,
 )
 from recipe.evaluate.results import Evaluated, results
+from recipe.evaluate.seen import patients_seen
 from recipe.evaluate.serving import ServedModel, connect
 from recipe.evaluate.tables import markdown, page, verdict
 from recipe.preflight.checklist import refuse_faulty
@@ -213,6 +214,7 @@ def _write(config: DictConfig, runs: Runs, about: dict[str, Any]) -> None:
         **about,
         "split": str(split),
         "synthetic": shows_no_patient(split, model.greedy),
+        "patients_seen": _patients_seen(about, model.greedy),
         "preset": config.preset,
         **results(model, read_questions(train_file), config.seed),
     }
@@ -224,7 +226,17 @@ def _write(config: DictConfig, runs: Runs, about: dict[str, Any]) -> None:
             f"warning: {count} of {len(model.greedy)} greedy responses were cut off: raise "
             f"data.max_response_length={config.data.max_response_length}"
         )
+    if (seen := metrics["patients_seen"]) and config.data.split != "train":
+        console.say(
+            f"warning: the model was trained on {seen} of the {metrics['patients']} patients of "
+            f"{split}: keep the splits of its data (data_prep.thinkvg --splits-of FOLDER)"
+        )
     console.say(f"{verdict(metrics)}\n{out / 'metrics.md'}")
+
+
+def _patients_seen(about: dict[str, Any], predictions: Sequence[Prediction]) -> int | None:
+    patients = {str(each.extra_info.get("patient") or "") for each in predictions}
+    return patients_seen(about.get("checkpoint", ""), patients - {""})
 
 
 def shows_no_patient(split: Path, predictions: Sequence[Prediction]) -> bool:

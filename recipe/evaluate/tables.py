@@ -116,6 +116,7 @@ def page(results: Mapping[str, Any]) -> str:
         f"{METHOD}.\n",
         *_server(results.get("server")),
         *_cut_off(results.get("cut_off", {})),
+        *_seen(results.get("patients_seen")),
         verdict(results),
         "## By question type\n",
         _by_type(results["intervals"]),
@@ -144,6 +145,10 @@ def _cut_off(counts: Mapping[str, int]) -> list[str]:
     cut = [f"{count} of `{name}`" for name, count in counts.items() if count]
     line = f"Responses cut off at `data.max_response_length`: {', '.join(cut)}.\n"
     return [line] if cut else []
+
+
+def _seen(patients: int | None) -> list[str]:
+    return [f"The model was trained on {patients} of these patients.\n"] if patients else []
 
 
 def verdict(results: Mapping[str, Any]) -> str:

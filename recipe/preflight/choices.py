@@ -208,10 +208,22 @@ def check_smoothing(config: DictConfig) -> None:
 def check_gdpo(config: DictConfig) -> None:
     """Refuse wrong settings of the estimators that see components, if one of them is chosen.
 
-    Components have to be those of the reward, and have one weight each or none.
+    Components have to be those of the reward, and have one weight each or none. Settings that the
+    estimators would ignore are refused: they take the rewards of components, not the total.
     """
-    if config.algorithm.adv_estimator not in (GDPO, SEGMENTS):
+    estimator = config.algorithm.adv_estimator
+    if estimator not in (GDPO, SEGMENTS):
         return
+    if config.algorithm.use_kl_in_reward:
+        raise InputError(
+            f"algorithm.use_kl_in_reward=true: {estimator} does not use the total reward, so the "
+            f"KL penalty would have no effect: set it to false and {ACTOR}.use_kl_loss=true"
+        )
+    if not config.algorithm.get("norm_adv_by_std_in_grpo", True):
+        raise InputError(
+            f"algorithm.norm_adv_by_std_in_grpo=false: {estimator} always divides by the standard "
+            "deviation: set it to true, or algorithm.adv_estimator=grpo"
+        )
     keys = list(config.algorithm.get("gdpo_reward_keys") or [])
     unknown = [key for key in keys if key not in COMPONENTS]
     if not keys or unknown:

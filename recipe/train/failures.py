@@ -1,6 +1,6 @@
 """What ends a training run early: failed rollouts, a failing judge, too many drawn prompts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from omegaconf import DictConfig
@@ -9,29 +9,30 @@ from reward.judge.settings import FailureWatch, JudgeFailing, JudgeSettings
 
 
 class RolloutsFailing(Exception):
-    """More rollouts of a step failed than the configuration allows; the message is one line."""
+    """More rollouts failed than the configuration allows; the message is one line."""
 
 
 def failed_rollouts(
-    keys: Sequence[str], asked: int, most: float, step: int, group: int = 1
+    came: int, asked: int, most: float, step: int, group: int = 1, of: str = "training"
 ) -> dict[str, float]:
-    """Count the rollouts of a step that failed and are missing from its batch.
+    """Count the rollouts that failed: `came` of the `asked` ones are there.
 
     `asked` is prompts times group size, of which the share `most` may be missing, or one `group` if
     that is more, since a group with a failed rollout is missing as a whole. With a share of 0, none
-    may be missing.
+    may be missing. `of` is `training` (of a step) or `validation`.
 
     Raises:
         RolloutsFailing: more rollouts are missing.
     """
-    missing = max(0, asked - len(keys))
+    missing = max(0, asked - came)
     if missing > (max(most * asked, group) if most else 0):
+        where = "" if of == "training" else f"the {of} at "
         raise RolloutsFailing(
-            f"{missing} of {asked} rollouts of step {step} failed, more than "
+            f"{missing} of {asked} rollouts of {where}step {step} failed, more than "
             f"trainer.v1.thinkvg.max_failed_rollouts={most:g} of them: the agent loop's errors "
             "above say why"
         )
-    return {"training/failed_rollouts": float(missing)}
+    return {f"{of}/failed_rollouts": float(missing)}
 
 
 class JudgeWatch:
@@ -97,7 +98,8 @@ class Redraws:
                 f"step {step} drew {drawn} groups of rollouts, only {differing} of the "
                 f"{self._batch} that it needs differ in their score, and more than "
                 f"trainer.v1.thinkvg.max_drawn_batches={self._max_batches} batches may not be "
-                "drawn: look at reward/score/mean and reward/group_std/zero in metrics.jsonl, then "
+                "drawn: look at training/redrawn_groups and "
+                "training/filter_groups/evicted_samples of the steps before in metrics.jsonl, then "
                 "change the reward or the data, or train without algorithm.filter_groups"
             )
         self.count += prompts

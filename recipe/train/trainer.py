@@ -24,6 +24,7 @@ from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 from recipe import console, loggers
 from recipe.algorithms.advantages import Scored, rollouts_of_step
+from recipe.cluster import check_queue
 from recipe.data.loader_state import for_workers
 from recipe.export import add_older_forms
 from recipe.program import GDPO, SEGMENTS
@@ -89,6 +90,7 @@ class ThinkVGTrainer(PPOTrainerSync):
     train_dataloader: Any
 
     def __init__(self, config: Any) -> None:
+        check_queue()
         # The registry name has picked this class; from here on verl compares the mode with "sync".
         settings = config.trainer.v1[TRAINER_NAME]
         with open_dict(config):
@@ -224,7 +226,7 @@ class ThinkVGTrainer(PPOTrainerSync):
         # verl calls this for each batch of rollouts, before it pads the batch.
         group, step = int(self.config.actor_rollout_ref.rollout.n), self.global_steps
         expected = self.config.data.train_batch_size * group
-        metrics.update(failed_rollouts(batch.keys, expected, self._most_failed, step, group))
+        metrics.update(failed_rollouts(len(batch.keys), expected, self._most_failed, step, group))
         metrics.update(self._redraws.metrics())
         return super()._balance_batch(batch, metrics=metrics, **kwargs)
 
@@ -300,17 +302,21 @@ class ThinkVGTrainer(PPOTrainerSync):
         data_sources: Any,
         sample_uids: Any,
         rewards: Mapping[str, list[Any]],
-        *args: Any,
-        **kwargs: Any,
+        sample_turns: Any,
+        expected_acc_counts: Mapping[Any, int],
     ) -> dict[str, float]:
+        # verl takes the means over the rollouts that came: a failed one would not be seen.
+        asked, came = sum(expected_acc_counts.values()), len(sample_uids)
+        group, step = int(self.config.actor_rollout_ref.rollout.val_kwargs.n), self.global_steps
+        failed = failed_rollouts(came, asked, self._most_failed, step, group, of="validation")
         metrics: dict[str, float] = super()._val_metrics_update(
-            data_sources, sample_uids, rewards, *args, **kwargs
+            data_sources, sample_uids, rewards, sample_turns, expected_acc_counts
         )
         keys = ("judge_used", "judge_failed")
         columns = zip(*(rewards.get(key, []) for key in keys), strict=True)
         counts = self._judge.count(dict(zip(keys, row, strict=True)) for row in columns)
         self._judge.check()
-        return metrics | {f"val-{name}": value for name, value in counts.items()}
+        return metrics | failed | {f"val-{name}": value for name, value in counts.items()}
 
     def _row_metrics(self, batch: KVBatchMeta) -> dict[str, float]:
         """Return metrics of rewards, groups and texts, without padding."""

@@ -45,6 +45,17 @@ def test_missing_pictures_are_listed_once(incomplete, paths, tmp_path, capsys):
     assert "missing" not in capsys.readouterr().err
 
 
+def test_pictures_are_listed_where_the_frame_cannot_be_known_without_them(
+    incomplete, paths, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    assert main([*paths(incomplete, out), "--frame", "auto"]) == 2
+    assert (out / "missing_images.txt").read_text() == f"{PHYSIONET}/files/{PATH}\n"
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "--frame auto needs 200 boxes" in error
+    assert f"or fetch the 1 missing images, listed in {out / 'missing_images.txt'}: wget" in error
+
+
 @pytest.mark.parametrize("below", ["", "files"])
 def test_the_command_puts_pictures_where_they_are_looked_for(
     incomplete, tmp_path, capsys, cannot_run, below

@@ -1,6 +1,6 @@
 import pytest
 
-from data_prep.program import STOPPED, InputError, run, whole_folder
+from data_prep.program import STOPPED, InputError, refuse_other_folder, run, whole_folder
 
 ENDS = [
     (None, 0, ""),
@@ -45,3 +45,13 @@ def test_a_folder_that_fails_leaves_the_earlier_one_and_nothing_else(tmp_path, f
         write("second")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert (out / "weights").read_text() == "first"
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    refuse_other_folder(tmp_path / "new", "config.json")
+    refuse_other_folder(tmp_path, "config.json")
+    (tmp_path / "precious").touch()
+    with pytest.raises(InputError, match=r"has files, but no config\.json"):
+        refuse_other_folder(tmp_path, "config.json")
+    (tmp_path / "config.json").touch()
+    refuse_other_folder(tmp_path, "config.json")

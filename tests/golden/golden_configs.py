@@ -47,7 +47,6 @@ COMBINATIONS = {
         "data.train_batch_size=16 actor_rollout_ref.rollout.n=8",
         f"{TINY} seed=1 experiment=demo_grpo reward=paper {STUDY} data.train_batch_size=16 "
         "actor_rollout_ref.actor.ppo_mini_batch_size=16 actor_rollout_ref.rollout.n=8",
-        f"{TINY} seed=0 experiment=demo_grpo ablation=reward_paper trainer.save_freq=24",
         f"{TINY} experiment=demo_grpo ablation=dapo",
         "reward=paper ablation=gdpo",
         "actor_rollout_ref.rollout.n=16",

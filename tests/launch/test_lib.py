@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,38 @@ def test_a_node_without_an_address_is_named(tmp_path: Path) -> None:
 def test_an_address_of_another_kind_is_taken(tmp_path: Path) -> None:
     known = 'getent() { [[ $1 == ahosts ]] && echo "fd00::7 STREAM n"; }\n'
     assert shell(tmp_path, ANSWERS + known + "address_of n\n").stdout == "fd00::7\n"
+
+
+@pytest.mark.parametrize(
+    ("names", "hosts", "dns", "code", "line"),
+    [
+        ("n1 n2", "127.0.1.1 10.0.0.1", "10.9.9.9", 0, "10.0.0.1 10.0.0.1"),
+        ("n1 n2", "127.0.1.1", "10.9.9.9", 0, "10.9.9.9 10.9.9.9"),
+        ("n1 n2", "127.0.1.1", "", 2, "n1: other nodes do not reach 127.0.1.1; define address_of"),
+        ("n1 n2", "::1", "", 2, "n1: other nodes do not reach ::1; define address_of"),
+        ("n1", "127.0.1.1", "10.9.9.9", 0, "127.0.1.1"),
+    ],
+    ids=["second line", "DNS", "none", "none, IPv6", "one node"],
+)
+def test_several_nodes_have_addresses_that_others_reach(
+    tmp_path: Path, names: str, hosts: str, dns: str, code: int, line: str
+) -> None:
+    # What a Debian machine makes of its own name; ahostsv4 has no addresses of IPv6.
+    text = """
+    scontrol() { [[ $2 != hostnames ]] || printf '%s\\n' $NAMES; }
+    getent() {
+        local found=$HOSTS
+        [[ $1 != -s ]] || found=$DNS
+        [[ -n $found && ! ($1 == ahostsv4 && $found == *::*) ]] || return 2
+        printf '%s STREAM n\\n' $found
+    }
+    describe_allocation
+    for node in "${nodes[@]}"; do printf '%s ' "${addresses[$node]}"; done
+    """
+    allocation = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"}
+    done = shell(tmp_path, text, NAMES=names, HOSTS=hosts, DNS=dns, **allocation)
+    assert done.returncode == code, done.stdout
+    assert line in done.stdout.splitlines()[-1]
 
 
 def test_the_time_left_is_the_job_s_own(tmp_path: Path) -> None:
@@ -179,3 +212,41 @@ def test_a_run_that_was_stuck_is_requeued(tmp_path: Path, code: int, ends: int) 
     assert done.returncode == ends, done.stdout
     assert ("the run was stuck" in done.stdout) == (code == 75)
     assert ("scontrol requeue 7" in done.stdout) == (code == 75)
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [("error: port 12001 is taken\n", "port 12001 is taken"), (None, "n1: Ray ended")],
+)
+def test_a_lost_daemon_requeues_with_or_without_its_log(
+    tmp_path: Path, log: str | None, told: str
+) -> None:
+    text = ANSWERS + RUNNING + "node_is_gone() { return 1; }\nsleep 30 & driver=$!\n"
+    if log:
+        text += f"printf '{log}' >\"$log_dir/ray-n1.log\"\n"
+    done = shell(tmp_path, text + "(exit 1) & watch n1 $!\nconclude\n")
+    assert done.returncode == 0, done.stdout
+    assert f"lost Ray on a node: {told}" in done.stdout
+    assert "scontrol requeue 7" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("driver", "margin", "code"),
+    [
+        ("(trap '' TERM; exec sleep 50)", "6", 137),
+        ("sleep 50", "300", 143),  # the clock of 100 s must not outlive the job
+    ],
+    ids=["ignores SIGTERM", "ends"],
+)
+def test_a_job_without_time_for_a_checkpoint_is_requeued_in_time(
+    tmp_path: Path, driver: str, margin: str, code: int
+) -> None:
+    text = ANSWERS + RUNNING + "node_is_gone() { return 1; }\n"
+    text += f"{driver} & driver=$!\n(sleep 1; kill -USR1 $$) &\nconclude\n"
+    start = time.monotonic()
+    done = shell(tmp_path, text, LIMIT=LIMIT, LEFT="6", THINKVG_MARGIN=margin)
+    assert time.monotonic() - start < 15  # also waits for all that has this output open
+    assert done.returncode == 0, done.stdout
+    assert f"the driver ended with code {code} before it could save" in done.stdout
+    assert ("has not ended within 2 s" in done.stdout) == (code == 137)
+    assert done.stdout.splitlines()[-1] == "scontrol requeue 7"

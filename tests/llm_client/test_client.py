@@ -53,6 +53,18 @@ async def test_one_attempt_at_a_time_tries_whether_the_server_is_back(judge_serv
     assert judge_server.seen()["requests"] == 2
 
 
+@pytest.mark.parametrize("status", ["400", "413", "422"])
+async def test_a_server_that_refuses_many_requests_is_not_left_alone(judge_server, status) -> None:
+    judge_server.control(script=["503", *[status] * 20, "503"])
+    address = {"base_url": judge_server.url, "attempts": 1, "breaker_failures": 2}
+    client = ChatClient(ServerSettings.parse(address))
+    for fault in (TransientFault, *[PermanentFault] * 20, TransientFault):
+        with pytest.raises(fault, match="HTTP status"):
+            await ask(client)
+    assert "score_1" in await ask(client)  # the two failures are not in a row
+    await client.aclose()
+
+
 async def test_one_who_is_cancelled_leaves_the_others_their_model(judge_server) -> None:
     judge_server.control(models=["some-model"])
     client = ChatClient(ServerSettings.parse({"base_url": judge_server.url}))

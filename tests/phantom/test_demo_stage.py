@@ -35,6 +35,24 @@ def test_another_command_starts_with_an_empty_folder(tmp_path: Path, ledger: Led
     assert not (tmp_path / "out" / "left-over").exists()
 
 
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, ledger: Ledger) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").touch()
+    with pytest.raises(StageFailed, match="out is not of an earlier run"):
+        run_stage(stage(tmp_path / "out"), ledger, tmp_path / "logs")
+    assert (tmp_path / "out" / "precious").exists()
+
+
+def test_a_forgotten_stage_starts_with_an_empty_folder(tmp_path: Path, ledger: Ledger) -> None:
+    made = stage(tmp_path / "out")
+    run_stage(made, ledger, tmp_path / "logs")
+    (tmp_path / "out" / "left-over").touch()
+    ledger.forget([made])
+    assert not ledger.is_done(made)
+    run_stage(made, ledger, tmp_path / "logs")
+    assert not (tmp_path / "out" / "left-over").exists()
+
+
 def test_an_interrupted_stage_keeps_what_it_has(tmp_path: Path, ledger: Ledger) -> None:
     begun = stage(tmp_path / "out")
     ledger.record(begun, 5.0, done=False)

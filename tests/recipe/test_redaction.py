@@ -1,13 +1,16 @@
 """Secrets stay out of what loggers keep, and out of messages."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from llm_client.server import host_of
 from recipe import cluster
-from recipe.console import hide_secrets
+from recipe.console import hide_secrets, refuse_secrets
 from recipe.program import compose_config
 
 
@@ -21,6 +24,34 @@ def test_variables_that_look_like_secrets_are_blanked() -> None:
     env = {**config.cluster.env}
     assert {name: env[name] for name in hidden} == hidden
     assert config.ray_kwargs.ray_init.runtime_env.env_vars == env
+
+
+SECRETS = ["HF_TOKEN=s3cret", "WANDB_API_KEY=s3cret", "HTTPS_PROXY='http://me:s3cret@proxy:3128'"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "module"),
+    zip(SECRETS, ["recipe.train", "recipe.sft", "recipe.evaluate"], strict=True),
+)
+def test_a_secret_is_refused_before_anything_is_stored(
+    variable: str, module: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    name = "out" if module == "recipe.evaluate" else "run_dir"
+    overrides = ["data.dir=DIR", "cluster=cpu", f"{name}={out}", f"+cluster.env.{variable}"]
+    done = subprocess.run(
+        [sys.executable, "-m", module, *overrides], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert f"cluster.env.{variable.partition('=')[0]}: " in line
+    assert "s3cret" not in done.stdout + done.stderr
+    assert not out.exists()
+
+
+def test_variables_that_are_no_secrets_pass() -> None:
+    variables = "{TOKENIZERS_PARALLELISM: 'false', RAY_AUTH_MODE: token, RAY_AUTH_TOKEN_PATH: f}"
+    refuse_secrets(compose_config("train", ["data.dir=DIR", f"+cluster.env={variables}"]))
 
 
 @pytest.mark.parametrize("url", ["http://me:pw1@host:8000/v1", "http://host/v1?key=pw1"])

@@ -13,7 +13,6 @@ from data_prep.program import InputError
 from recipe.program import compose_config
 from recipe.sweep import Run, ablations, compare, plan_runs, run_name, submit, sweep
 from recipe.train.__main__ import FINISHED
-from reward.settings import Settings, load_preset
 
 SHARED = ["data.dir=DIR", "cluster=cpu"]
 NEEDS = {"rl_only": ["base_model=MODEL"]}
@@ -36,16 +35,6 @@ def test_verl_accepts_every_ablation(name: str) -> None:
     config = compose_config("train", overrides)
     OmegaConf.resolve(config)
     validate_config(config, need_reference_policy(config), need_critic(config))
-
-
-@pytest.mark.parametrize("name", [name for name in ablations() if name.startswith("reward_")])
-def test_ablations_of_the_reward_are_its_presets(name: str) -> None:
-    config = compose_config("train", ["data.dir=DIR", f"ablation={name}"])
-    kwargs = OmegaConf.to_container(config.reward.custom_reward_function.reward_kwargs)
-    preset = Settings.from_kwargs(load_preset(name.removeprefix("reward_")))
-    own = Settings.from_kwargs(kwargs)  # type: ignore[arg-type]
-    assert own.weights == preset.weights
-    assert (own.grounding_rule, own.answer_rule) == (preset.grounding_rule, preset.answer_rule)
 
 
 def test_names_say_what_differs() -> None:

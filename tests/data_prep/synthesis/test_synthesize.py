@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.program import InputError, alone_in, is_synthetic, read_metadata
-from data_prep.synthesis.run import JOURNAL, Journal, Outcome
+from data_prep.synthesis.journal import JOURNAL, Journal, Outcome
 from data_prep.synthesize import main
 from data_prep.thinkvg import main as thinkvg_main
 from phantom.draw.__main__ import main as phantom_main
@@ -164,6 +164,29 @@ def test_a_request_that_is_refused_rejects_its_row_only(command, judge_server, t
     _, rejects, report = files(tmp_path / "out")
     assert report["rejects"]["refused"] == 1
     assert "HTTP status 400" in next(r for r in rejects if r["reason"] == "refused")["detail"]
+
+
+def test_many_refused_rows_do_not_end_the_run(command, judge_server, tmp_path):
+    judge_server.control(verdict="reasoning", script=["400"] * 20)
+    patience = ["--max-concurrency", "1", "--breaker-failures", "8"]
+    assert main([*command, *patience]) == 0
+    kept, _, report = files(tmp_path / "out")
+    assert report["rejects"]["refused"] == 20
+    assert len(kept) == judge_server.seen()["requests"] - 20 > 8
+
+
+def test_a_server_that_refuses_every_row_ends_the_run_and_rejects_none(
+    command, judge_server, tmp_path, capsys
+):
+    judge_server.control(verdict="reasoning", script=["ok"] * 3, always="400")
+    patience = ["--max-concurrency", "1", "--breaker-failures", "4"]
+    assert main([*command, *patience]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "refused the rows of 4 different findings in a row (last: HTTP status 400" in error
+    assert "refused" not in (tmp_path / "out" / JOURNAL).read_text()
+    judge_server.control(verdict="reasoning")
+    assert main(command) == 0
+    assert "refused" not in files(tmp_path / "out")[2]["rejects"]
 
 
 def test_no_sampling_is_left_to_the_server(command, judge_server):

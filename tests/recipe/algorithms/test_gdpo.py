@@ -91,3 +91,16 @@ def test_wrong_settings_are_named(override: str, fault: str) -> None:
     config = compose_config("train", ["data.dir=DIR", "ablation=gdpo", override])
     with pytest.raises(InputError, match=fault):
         check_gdpo(config)
+
+
+@pytest.mark.parametrize("ablation", ["gdpo", "segments"])
+@pytest.mark.parametrize(
+    "override",
+    ["algorithm.use_kl_in_reward=true", "algorithm.norm_adv_by_std_in_grpo=false"],
+)
+def test_settings_that_would_have_no_effect_are_refused(ablation: str, override: str) -> None:
+    overrides = ["data.dir=DIR", f"ablation={ablation}"]
+    with pytest.raises(InputError, match=f"^{override}: thinkvg_{ablation} "):
+        check_gdpo(compose_config("train", [*overrides, override]))
+    check_gdpo(compose_config("train", overrides))
+    check_gdpo(compose_config("train", ["data.dir=DIR", override]))  # GRPO uses both

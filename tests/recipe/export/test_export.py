@@ -15,6 +15,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from data_prep.program import SYNTHETIC, InputError
 from phantom.tiny.model import build_model, build_processor
 from recipe import model_card
+from recipe.evaluate.predictions import Prediction, score_predictions, write_predictions
+from recipe.evaluate.results import Evaluated, results
 from recipe.export import main as export
 from recipe.export import merge_adapters
 from recipe.run.checkpoints import find_model
@@ -57,6 +59,65 @@ def test_a_card_says_no_patient_only_where_the_training_file_does(
     (hydra / "config.yaml").write_text(json.dumps({"data": {"train_files": str(file)}}))
     text = model_card.card("model", find_model(sharded, "model.path"), None)
     assert [each for _, each in CARDS if each in text] == [note]
+
+
+def of_run(sharded: Path, **config: Any) -> None:
+    """Save the configuration of the checkpoint's run."""
+    hydra = sharded.parents[2] / ".hydra"
+    hydra.mkdir()
+    (hydra / "config.yaml").write_text(json.dumps(config))
+
+
+def evaluated(folder: Path, patients: list[str | None]) -> Path:
+    """An evaluation on `test.parquet`, with a question about each of the patients."""
+    truth = {"answer": "Yes", "question_type": "closed", "regions": [], "think_regions": []}
+    truth |= {"image_size": [9, 9], "coordinates": "absolute"}
+    scored = score_predictions(
+        [
+            Prediction(str(row), row, 0, "<answer>Yes</answer>", truth, {"patient": patient})
+            for row, patient in enumerate(patients)
+        ],
+        "dense",
+    )
+    folder.mkdir()
+    write_predictions(folder / "greedy.jsonl", scored)
+    about = {"split": "/home/me/thinkvg/test.parquet", "preset": "dense"}
+    (folder / "metrics.json").write_text(json.dumps(about | results(Evaluated(scored), [])))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("patients", "is_claimed"),
+    [(["p3", "p4"], True), (["p2", "p4"], False), (["p3", None], False)],
+    ids=["others", "the same", "unknown"],
+)
+@pytest.mark.parametrize("has_file", [True, False], ids=["file", "no file"])
+def test_a_card_says_that_patients_are_held_out_only_if_they_are(
+    sharded: Path, tmp_path: Path, patients: list[str | None], is_claimed: bool, has_file: bool
+):
+    file = tmp_path / "train.parquet"
+    if has_file:
+        pq.write_table(pa.table({"extra_info": [{"patient": "p1"}, {"patient": "p2"}]}), file)
+    of_run(sharded, data={"train_files": str(file)})
+    evaluation = evaluated(tmp_path / "evaluation", patients)
+    text = model_card.card("model", find_model(sharded, "model.path"), evaluation)
+    assert "patients of `thinkvg/test.parquet`" in text
+    assert "did not see" not in text
+    assert ("none of whom is in the training file" in text) == (is_claimed and has_file)
+
+
+def test_a_run_from_another_model_names_it(sharded: Path):
+    """As `ablation=rl_only base_model=X`: model.path still names the SFT model."""
+    of_run(
+        sharded,
+        model={"path": "org/sft"},
+        base_model="org/base",
+        actor_rollout_ref={"model": {"path": "${base_model}"}},
+    )
+    text = model_card.card("model", find_model(sharded, "model.path"), None)
+    assert "starts from | `org/base`" in text
+    assert "The weights come from `org/base`" in text
+    assert "org/sft" not in text
 
 
 @pytest.fixture
@@ -103,9 +164,11 @@ def adapted(model: Any) -> Any:
     return wrapped
 
 
-@pytest.mark.parametrize("only_adapters", [False, True])
+@pytest.mark.parametrize(
+    ("only_adapters", "names_base"), [(False, False), (True, False), (True, True)]
+)
 def test_adapters_are_merged_as_peft_merges_them(
-    sharded: Path, tmp_path: Path, only_adapters: bool
+    sharded: Path, tmp_path: Path, only_adapters: bool, names_base: bool
 ):
     processor = AutoProcessor.from_pretrained(sharded / "huggingface")
     wrapped = adapted(build_model(processor.tokenizer, seed=1))
@@ -118,7 +181,9 @@ def test_adapters_are_merged_as_peft_merges_them(
     (sharded / "lora_train_meta.json").write_text(json.dumps({"r": 4, "lora_alpha": 12}))
     out = tmp_path / "out"
     arguments = [str(sharded), str(out)]
-    if only_adapters:
+    if names_base:
+        of_run(sharded, model={"path": "x"}, actor_rollout_ref={"model": {"path": str(base)}})
+    elif only_adapters:
         assert export(arguments) == 2  # the base is not known
         arguments += ["--base", str(base)]
     assert export(arguments) == 0

@@ -25,7 +25,6 @@ ROLLOUT = "actor_rollout_ref.rollout"
 ABLATIONS = sorted((CONFIG_FOLDER / "ablation").glob("*.yaml"))
 ELSEWHERE = {
     "base_model": "stored as actor_rollout_ref.model.path",
-    "data.fraction": "stored as data.train_files",
     "data.gen_batch_size": "verl sets it where algorithm.filter_groups.enable is set",
     "data.val_max_samples": "of validation only",
     "trainer.val_before_train": "of validation only",

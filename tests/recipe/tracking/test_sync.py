@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from data_prep.program import SYNTHETIC
 from recipe.run.folder import WANDB_ID
 
 # The trainer's own way to its loggers, without an engine: steps FIRST..LAST, then the end.
@@ -47,6 +50,7 @@ tracking.finish()
 CONFIG = """
 trainer: {project_name: project, experiment_name: run, logger: [file, wandb]}
 cluster: {env: {HF_TOKEN: a-secret}}
+data: {train_files: DATA, val_files: DATA}
 """
 STEPS = list(range(1, 10))
 Starts = list[tuple[int, int, str]]
@@ -60,10 +64,18 @@ RUNS: dict[str, Starts] = {
 }
 
 
-def train(run_dir: Path, starts: Starts, environment: dict[str, str], mode: str) -> None:
-    """Run the starts, one after another, in one run folder."""
+def train(
+    run_dir: Path,
+    starts: Starts,
+    environment: dict[str, str],
+    mode: str,
+    metadata: dict[bytes, bytes] = SYNTHETIC,
+) -> None:
+    """Run the starts, one after another, in one run folder, with data of that `metadata`."""
     (run_dir / ".hydra").mkdir(parents=True, exist_ok=True)
-    (run_dir / ".hydra" / "config.yaml").write_text(CONFIG)
+    data = run_dir / "data.parquet"
+    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata(metadata), data)
+    (run_dir / ".hydra" / "config.yaml").write_text(CONFIG.replace("DATA", str(data)))
     for first, last, end in starts:
         command = [sys.executable, "-c", TRAIN, str(run_dir), str(first), str(last), end]
         variables = environment | {"WANDB_MODE": mode}
@@ -183,6 +195,29 @@ def test_a_run_that_was_online_for_a_while(
         train(tmp_path / "run", [start], wandb_environment, mode)
     check_points(uploaded(tmp_path / "run"))
     assert wandb_server.replaced == 0
+
+
+def test_patients_tables_are_not_sent_by_a_later_online_start(
+    wandb_server: Any, wandb_environment: dict[str, str], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    train(run_dir, [(1, 6, "killed")], wandb_environment, "offline", metadata={})
+    resume = (
+        "from pathlib import Path; from recipe.run.folder import set_variables;"
+        f"from recipe.loggers import continue_from; set_variables(Path({str(run_dir)!r}));"
+        "continue_from(6)"
+    )
+    variables = wandb_environment | {"WANDB_MODE": "online"}
+    command = [sys.executable, "-c", resume]
+    done = subprocess.run(
+        command, env=variables, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert f"tables of 2 steps stay in {run_dir}" in done.stdout
+    points = wandb_server.history((run_dir / WANDB_ID).read_text().strip())
+    assert steps(points) == [1, 2, 3, 4, 5, 6]
+    assert all("critic/score/mean" in point and "lengths" in point for point in points)
+    assert not any("rollouts" in point or "val/generations" in point for point in points)
+    assert not [path for path in wandb_server.uploads if "table" in path or "media" in path]
 
 
 def test_a_run_without_the_logger_is_not_sent(
