@@ -49,7 +49,7 @@ def write_report(results_folder: Path, path: Path) -> None:
         size=any_result["size"],
         questions=len(any_result["questions"]["id"]),
         patients=len(set(any_result["questions"]["patient"])),
-        seeds=", ".join(map(str, all_seeds(results))),
+        seeds=list(map(str, all_seeds(results))),
         results=results,
         tables=tables,
         missing=missing(results),

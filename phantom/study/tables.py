@@ -125,7 +125,7 @@ def gain_cell(results: Results, arm: str, reference: str, metric: str) -> str:
     if not (values := seed_differences(results, arm, reference, "overall", metric)):
         return NONE
     gain = estimate(difference(results, arm, reference, metric), signed=True)
-    return f"{gain}; {_seeds(results, values, '+')}"
+    return _with_seeds(results, gain, values, "+")
 
 
 def claim_table(results: Results) -> str:
@@ -243,20 +243,22 @@ def _cell(results: Results, arm: str, metric: str) -> str:
     if not _has_meaning(arm, metric):
         return NONE
     values = seed_values(results, arm, "overall", metric)
-    return f"{estimate(arm_estimate(results, arm, metric))}; {_seeds(results, values)}"
+    return _with_seeds(results, estimate(arm_estimate(results, arm, metric)), values)
 
 
 def _mean_and_seeds(results: Results, arm: str, *keys: str) -> str:
     if not (values := seed_values(results, arm, *keys)):
         return NONE
-    return f"{statistics.fmean(values.values()):.3f}; {_seeds(results, values)}"
+    return _with_seeds(results, f"{statistics.fmean(values.values()):.3f}", values)
 
 
-def _seeds(results: Results, values: dict[int, float], sign: str = "") -> str:
-    """Return a value for each seed of the page, always in the same order."""
-    return " ".join(
-        f"{values[seed]:{sign}.3f}" if seed in values else NONE for seed in all_seeds(results)
-    )
+def _with_seeds(results: Results, mean: str, values: dict[int, float], sign: str = "") -> str:
+    """Return the mean, and if the page has several seeds, a value for each, in their order."""
+    seeds = all_seeds(results)
+    if len(seeds) == 1:
+        return mean
+    shown = (f"{values[seed]:{sign}.3f}" if seed in values else NONE for seed in seeds)
+    return f"{mean}; {' '.join(shown)}"
 
 
 def _ends(curve: list[float | None]) -> str:
