@@ -195,7 +195,6 @@ ON_EVERY_NODE = {
     "metrics-export-port": 6,
 }
 ON_THE_HEAD = {"port": 0, "ray-client-server-port": 7, "dashboard-port": 8}
-TORCHRUN = 9
 
 Nodes = Callable[[], Sequence[Mapping[str, Any]]]
 """A function that returns Ray's table of nodes."""

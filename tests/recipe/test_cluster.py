@@ -9,7 +9,6 @@ from data_prep.program import InputError
 from recipe.cluster import (
     BLOCK,
     FIRST_WORKER,
-    TORCHRUN,
     check_cpus,
     check_ports,
     main,
@@ -51,7 +50,7 @@ def test_a_machine_with_too_few_cpus_is_refused(tmp_path, monkeypatch):
 
 
 def test_ports_are_different_and_below_those_of_workers():
-    ports = [*ray_ports(20000, head=True).values(), 20000 + TORCHRUN]
+    ports = list(ray_ports(20000, head=True).values())
     assert len(set(ports)) == len(ports)
     assert all(20000 <= port < 20000 + FIRST_WORKER for port in ports)
 
