@@ -148,12 +148,9 @@ def _page(options: argparse.Namespace) -> None:
         choices = read_choices(options)
         data = options.data or data_of(options.models)
         examples = Examples(data / "test.parquet") if data else None
-        families = {choice.training.family.name for choice in choices}
-        if examples and len(families) > 1:
-            raise InputError(
-                f"models of {' and '.join(sorted(families))}: the prepared questions of {data} are "
-                "for one family: start a page for each"
-            )
+        if data:
+            for choice in choices:
+                choice.training.check_examples(data, choice.title)
         asyncio.run(_serve(options, choices, examples, data, listener))
 
 

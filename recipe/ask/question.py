@@ -158,6 +158,25 @@ class Training:
     templates: PromptTemplates
     reasoning: bool = True
 
+    def check_examples(self, data: Path, title: str) -> None:
+        """Refuse prepared questions whose boxes are in another space than this model's.
+
+        Raises:
+            InputError: they are for another family, or for pictures of another size.
+        """
+        if not (metadata := data_metadata(data)):
+            return
+        pixels = (int(metadata[key]) for key in ("min_pixels", "max_pixels"))
+        prepared = (metadata["model_family"], *pixels)
+        own = (self.family.name, self.min_pixels, self.max_pixels)
+        if prepared != own:
+            described = "{} with pictures of {} to {} pixels"
+            raise InputError(
+                f"the prepared questions of {data} are for {described.format(*prepared)}, and "
+                f"{title} is asked as {described.format(*own)}: leave out --pixels, or start a "
+                "page for each model"
+            )
+
     def asked(self, question: Question, picture: Image.Image) -> Asked:
         """Prepare a question; boxes in its text are in pixels of the picture.
 

@@ -131,6 +131,16 @@ def test_other_prompts_and_families_are_refused(data, tmp_path) -> None:
         read_training(tmp_path, {"model_type": data[1]}, reasoning=True, pixels=None)
 
 
+def test_examples_of_pictures_of_another_size_are_refused(data, training) -> None:
+    training.check_examples(data[0], "SFT")
+    other = read_training(data[0], {"model_type": data[1]}, reasoning=True, pixels=(12544, 50176))
+    expected = (
+        f"for {data[1]} with pictures of 12544 to 15680 pixels, and SFT is asked as {data[1]}"
+    )
+    with pytest.raises(InputError, match=expected):
+        other.check_examples(data[0], "SFT")
+
+
 def test_a_model_without_reasoning_is_not_asked_for_one(data) -> None:
     training = read_training(data[0], {"model_type": data[1]}, reasoning=False, pixels=None)
     asked = training.asked(read_question("Is it?"), Image.new("RGB", (300, 300)))
