@@ -25,8 +25,9 @@ from reward.boxes_in_text import Box
 from reward.ground_truth import GroundTruth
 from reward.grounding import MOST_MATCHED, iou, matched_values
 from reward.reasoning import Citation, completeness
+from reward.report_words import STOP_WORDS
 from reward.response import Region, Response
-from reward.text import STOP_WORDS, contradicts, stem
+from reward.text import contradicts, stem
 
 _CLAUSE = re.compile(r"[^.;\n]+")
 _KEYWORD = re.compile(
