@@ -51,6 +51,41 @@ OBSERVATIONS = FINDINGS | word_set(
 )
 """Words that state what a region looks like."""
 
+NORMAL = word_set("normal clear sharp intact midline")
+"""Words for what is as it should be."""
+
+NAMED_BY = {
+    "clear": word_set("clear hazy haziness normal"),
+    **dict.fromkeys(("hazy", "haziness"), word_set("clear hazy haziness")),
+    **{
+        word: frozenset().union(*(group for group in EXCLUSIVE if word in group))
+        for word in frozenset().union(*EXCLUSIVE)
+    },
+}
+"""For each word that is not to be left out, the words of which an answer then has to name one."""
+
+ALIKE = {
+    **{
+        word: group
+        for group in (
+            word_set("small mild"),
+            word_set("large severe"),
+            word_set("larger increased worsened"),
+            word_set("smaller decreased improved"),
+        )
+        for word in group
+    },
+    **dict.fromkeys(NAMED_BY.keys() & (NORMAL | FINDINGS), FINDINGS),
+}
+"""Words that may be named in its place, if the reference does not have them itself."""
+
+BOTH_SIDES = word_set(
+    "lungs bases apices hila hemidiaphragms diaphragms angles sulci clavicles zones lobes fields"
+)
+"""Plurals that mean both sides if no side is named."""
+ONLY_LEFT = word_set("lingula lingular retrocardiac")
+"""Words for what is only on the left; only on the right is the middle lobe."""
+
 NEGATES_AFTER = word_set(
     "no without denies nor fails failed lacks lacking excludes exclude zero non hardly couldnt"
 )
@@ -74,6 +109,18 @@ COMPARES = word_set("than compared versus vs")
 SAME_WORD = {
     variant: word
     for word, variants in {
+        "1": "first 1st",
+        "2": "two second 2nd",
+        "3": "three 3rd",  # not "third", which is also a part of a lung
+        "4": "four fourth 4th",
+        "5": "five fifth 5th",
+        "6": "six sixth 6th",
+        "7": "seven seventh 7th",
+        "8": "eight eighth 8th",
+        "9": "nine ninth 9th",
+        "10": "ten tenth 10th",
+        "11": "eleven eleventh 11th",
+        "12": "twelve twelfth 12th",
         "bilateral": "bilaterally both",
         "left": "leftsided",
         "right": "rightsided",
@@ -109,6 +156,7 @@ SAME_WORD = {
         "metastasis": "metastases",
         "hemidiaphragm": "diaphragm",
         "cavity": "cavities cavitation",
+        "lingula": "lingular",
     }.items()
     for variant in variants.split()
 }

@@ -3,6 +3,7 @@
     score = F1 of the content words (as multisets, lightly stemmed, stop words left out),
             squared if words were replaced rather than only added or left out,
             times 0.4 if the sense differs,
+            times 1/2 for each thing of importance that the answer leaves out,
             0 if the answer contradicts itself.
 
 The sense differs if the findings said to be there are not the same; if a word that both texts use
@@ -13,7 +14,17 @@ other states. So the same words in the same sense score 1 in whatever order, and
 negation, side or finding scores at most 0.4. What is read are words and phrases of chest X-ray
 reports, not grammar: a denial phrased in another way can be missed, which is what a judge is for.
 
-Squaring and the two factors are this project's choice; the F1 of words is that of SQuAD
+Of importance are each side, level, degree and state of `NAMED_BY`, a number, and any observation.
+One is left out if the reference names it, and the answer names neither it nor another of its kind:
+for "is clear" another state or a finding, for an observation any other. So "an opacity in the lung"
+leaves out "left", and "the left lung" leaves out "is clear".
+
+Why a half: let p be the probability of the likelier of two words, f the score with the right one,
+and c the score with the wrong one. Naming the likelier word gets p f + (1 - p) c on average.
+Leaving it out gets at most f / 2, as a shared word raises F1. So for p >= 1/2, naming never gets
+less, whatever c is.
+
+Squaring and the three factors are this project's choice; the F1 of words is that of SQuAD
 (Rajpurkar et al., EMNLP 2016).
 """
 
@@ -22,17 +33,22 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from reward.report_words import (
+    ALIKE,
+    BOTH_SIDES,
     CLAUSE_BREAKS,
     COMPARES,
     EXCLUSIVE,
     FINDINGS,
     LEVELS,
+    NAMED_BY,
     NEGATES_AFTER,
     NEGATES_CLAUSE,
     NEW_SUBJECT,
+    OBSERVATIONS,
+    ONLY_LEFT,
     SAME_WORD,
     SIDES,
     STOP_WORDS,
@@ -40,6 +56,7 @@ from reward.report_words import (
 )
 
 FACTOR_OF_OTHER_SENSE = 0.4
+FACTOR_OF_OMISSION = 0.5
 
 _CONTRACTION = re.compile(
     r"\b(?:is|are|was|were|does|do|did|has|have|ca|could|would|should|wo)n['’]?t\b"
@@ -62,6 +79,7 @@ _SUBSTITUTES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         # a denial after what it denies
         (r"([a-z ]{1,60})[:?]\s*+(?:no|none|absent|negative)\b(?=\s*+(?:[.,;]|\Z))", r"no \1"),
         # sides
+        (r"\bbi(basilar|basal|apical|hilar)\b", r"bilateral \1"),
         (r"\b(left|right)[-\s]++sided\b", r"\1"),
         (
             r"\b(left|right)\s++(\w++(?:\s\w++){0,2}?)\s++and\s++(?:the\s++)?(?!\1)"
@@ -73,6 +91,9 @@ _SUBSTITUTES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             "bilateral",
         ),
     )
+)
+_CLEAR_AND_NORMAL = re.compile(
+    r"\bclear\s+and\s+(?:normal|unremarkable)\b|\b(?:normal|unremarkable)\s+and\s+clear\b"
 )
 _EITHER_SIDE = re.compile(r"\b(?:left\s++or\s++right|right\s++or\s++left)\b")
 _SENTENCE_END = re.compile(r"[;:!?\n]|\.(?![0-9])")
@@ -89,7 +110,9 @@ class Reading:
     """The words of a text and what it says about them.
 
     `polarity` holds for each word whether it is denied (True), stated (False) or both; `stated`
-    the same for each word and the sides it is bound to; `positions` the sides and levels of a word.
+    the same for each word and the sides it is bound to; `positions` the sides and levels of a word;
+    `implied` the sets of sides that its other words can stand for; `repeats_clear` whether each
+    "normal" only repeats a "clear", as in "clear and normal".
     """
 
     words: Counter[str]
@@ -99,18 +122,38 @@ class Reading:
     hedges_side: bool
     is_uncertain: bool
     compared_side: str
+    implied: frozenset[frozenset[str]]
+    repeats_clear: bool
 
-    @property
+    @cached_property
+    def named(self) -> frozenset[str]:
+        """The words, with both sides for "bilateral"."""
+        return _both_sides(self.words)
+
+    @cached_property
+    def required(self) -> frozenset[frozenset[str]]:
+        """For each thing of importance in the text, the words of which an answer must name one.
+
+        A degree that is denied is none: "no fracture" says more than "no acute fracture".
+        """
+        return frozenset(
+            NAMED_BY[word] | (ALIKE.get(word, frozenset()) - self.named)
+            for word in self.named & NAMED_BY.keys()
+            if (word in SIDES or word in LEVELS or False in self.polarity[word])
+            and not (word == "normal" and self.repeats_clear)
+        )
+
+    @cached_property
     def findings(self) -> frozenset[str]:
         """Findings that the text names, including denied ones."""
         return FINDINGS & self.words.keys()
 
-    @property
+    @cached_property
     def affirmed(self) -> frozenset[str]:
         """Findings that the text says are there."""
         return frozenset(word for word in self.findings if False in self.polarity[word])
 
-    @property
+    @cached_property
     def numbers(self) -> frozenset[str]:
         """Numbers that the text names."""
         return frozenset(word for word in self.words if word[0].isdigit())
@@ -124,10 +167,13 @@ def text_score(answer: str, reference: str) -> float:
     if _contradicts_itself(answered, expected):
         return 0.0
     shared = (answered.words & expected.words).total()
-    score = 2 * shared / (answered.words.total() + expected.words.total())
-    if answered.words - expected.words and expected.words - answered.words:
+    lengths = answered.words.total(), expected.words.total()
+    score = 2 * shared / sum(lengths)
+    if shared < min(lengths):
         score *= score
-    return score * FACTOR_OF_OTHER_SENSE if _sense_differs(answered, expected) else score
+    if _sense_differs(answered, expected):
+        score *= FACTOR_OF_OTHER_SENSE
+    return score * FACTOR_OF_OMISSION ** _count_omissions(answered, expected)
 
 
 def contradicts(first: str, second: str) -> bool:
@@ -148,6 +194,18 @@ def _contradicts_itself(answered: Reading, expected: Reading) -> bool:
     )
 
 
+def _count_omissions(answered: Reading, expected: Reading) -> int:
+    """Return how many things of importance the reference names and the answer leaves out."""
+    named = answered.named
+    sides = expected.named & SIDES
+    if sides in answered.implied:
+        named |= sides
+    omissions = sum(words.isdisjoint(named) for words in expected.required)
+    omissions += bool(expected.numbers) and not answered.numbers
+    others = (expected.words.keys() & OBSERVATIONS) - NAMED_BY.keys()
+    return omissions + (bool(others) and OBSERVATIONS.isdisjoint(named))
+
+
 def _sense_differs(a: Reading, b: Reading) -> bool:
     return a.affirmed != b.affirmed or a.is_uncertain != b.is_uncertain or _opposes(a, b)
 
@@ -158,11 +216,10 @@ def _opposes(a: Reading, b: Reading) -> bool:
         is_plain = len(a.polarity[word]) == len(b.polarity[word]) == 1
         if a.polarity[word] != b.polarity[word] and (is_plain or word in FINDINGS):
             return True
-    named_a, named_b = _both_sides(a.words), _both_sides(b.words)
     return (
         _differ(a.numbers, b.numbers)
         or (a.compared_side != b.compared_side and "" not in (a.compared_side, b.compared_side))
-        or any(_differ(named_a & group, named_b & group) for group in EXCLUSIVE)
+        or any(_differ(a.named & group, b.named & group) for group in EXCLUSIVE)
         or any(
             _differ(a.positions[finding] & group, b.positions[finding] & group)
             for finding in a.findings & b.findings
@@ -200,6 +257,9 @@ def read(text: str) -> Reading:
         hedges_side=bool(_EITHER_SIDE.search(lowered)),
         is_uncertain=not UNCERTAIN.isdisjoint(tokens),
         compared_side=_compared_side(tokens),
+        implied=_implied_sides(lowered, tokens),
+        repeats_clear="clear" in words
+        and words["normal"] == len(_CLEAR_AND_NORMAL.findall(lowered)),
     )
 
 
@@ -222,6 +282,18 @@ def _both_sides(words: Iterable[str]) -> frozenset[str]:
     """Return the words, with "bilateral" replaced by both sides."""
     words = frozenset(words)
     return (words - {"bilateral"}) | SIDES if "bilateral" in words else words
+
+
+def _implied_sides(lowered: str, tokens: list[str]) -> frozenset[frozenset[str]]:
+    """Return the sets of sides that words can stand for: "lungs" for both, "lingula" for left."""
+    implied = set()
+    if not BOTH_SIDES.isdisjoint(tokens):
+        implied.add(SIDES)
+    if not ONLY_LEFT.isdisjoint(tokens):
+        implied.add(frozenset(("left",)))
+    if "middle lobe" in lowered:
+        implied.add(frozenset(("right",)))
+    return frozenset(implied)
 
 
 def _with_positions(segments: list[Segment]) -> list[tuple[Segment, frozenset[str]]]:
