@@ -3,6 +3,8 @@
 Observations and groups of words are written as `reward.text.stem` returns them.
 """
 
+from collections import defaultdict
+
 from reward.boxes_in_text import word_set
 
 STOP_WORDS = word_set(
@@ -78,6 +80,50 @@ ALIKE = {
     **dict.fromkeys(NAMED_BY.keys() & (NORMAL | FINDINGS), FINDINGS),
 }
 """Words that may be named in its place, if the reference does not have them itself."""
+
+_GENERAL_AND_SPECIAL = (
+    (
+        "opacity hazy haziness dense density",
+        "consolidation infiltrate airspace pneumonia infection atelectasis collapse edema "
+        "congestion effusion mass nodule lesion tumor metastasis granuloma scarring fibrosis "
+        "tuberculosis abscess hemorrhage",
+    ),
+    ("consolidation infiltrate airspace", "pneumonia infection atelectasis collapse edema"),
+    ("infection", "pneumonia tuberculosis abscess bronchitis"),
+    ("lesion mass", "nodule tumor metastasis granuloma abscess cyst cystic"),
+    ("fluid", "effusion edema"),
+    ("effusion", "blunting obscured"),
+    ("edema", "congestion engorged"),
+    ("atelectasis", "collapse crowding"),
+    ("lucent lucency", "pneumothorax emphysema hyperinflation cavity cyst cystic"),
+    ("hyperinflation", "emphysema flattened inflated expanded"),
+    ("enlarged", "dilated widened aneurysm prominent tortuous adenopathy lymphadenopathy"),
+    ("adenopathy", "lymphadenopathy"),
+    ("deviation", "shifted rotated"),
+    ("device", "catheter tube wire pacemaker stent port implant sternotomy"),
+    ("wire", "sternotomy pacemaker"),
+    ("port", "catheter"),
+    ("cavity", "cyst cystic abscess"),
+    ("granuloma", "calcification"),
+    ("scarring", "fibrosis thickening"),
+)
+
+
+def _related() -> dict[str, frozenset[str]]:
+    related: defaultdict[str, set[str]] = defaultdict(set)
+    for general, special in _GENERAL_AND_SPECIAL:
+        for word in general.split():
+            related[word].update(general.split(), special.split())
+        for word in special.split():
+            related[word].update([word, *general.split()])
+    return {word: frozenset(words) for word, words in related.items()}
+
+
+RELATED = _related()
+"""For each of these observations, the words that may mean the same, itself included.
+
+An opacity may be a consolidation or an effusion; a consolidation is no effusion.
+"""
 
 BOTH_SIDES = word_set(
     "lungs bases apices hila hemidiaphragms diaphragms angles sulci clavicles zones lobes fields"

@@ -71,10 +71,16 @@ _SUBSTITUTES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\b(?:there\s++is\s++)?no\s++doubt\b(?:\s++(?:of|about|that))?", ""),
         (r"\bnot\s++normal\b", "abnormal"),
         (r"\bnot\s++abnormal\b", "normal"),
-        (r"\bno\s++(?:\w++\s++)?abnormalit(?:y|ies)\b", "normal"),
+        (
+            r"\bno\s++(?:\w++\s++)?(?:abnormalit(?:y|ies)\b|findings?\b(?=\s*+(?:[.,;]|\Z)))"
+            r"|\bnothing\s++abnormal\b",
+            "normal",
+        ),
+        (r"\bno\s++abnormal\s++(?=\w)", "no "),
         (r"\b(?:no\s++cardiomegaly|no\s++enlarged\s++heart)\b", "normal heart size"),
         (r"\b(?:not\s++enlarged|non-?\s?enlarged)\b", "normal size"),
         (r"\bcardiomegaly\b", "enlarged heart"),
+        (r"\b(?:larger|bigger|wider|greater)\s++than\s++normal\b", "enlarged"),
         (r"\b(?:free\s++of|clear\s++of|rules?\s++out|ruled\s++out)\b", "without"),
         # a denial after what it denies
         (r"([a-z ]{1,60})[:?]\s*+(?:no|none|absent|negative)\b(?=\s*+(?:[.,;]|\Z))", r"no \1"),
@@ -176,14 +182,6 @@ def text_score(answer: str, reference: str) -> float:
     return score * FACTOR_OF_OMISSION ** _count_omissions(answered, expected)
 
 
-def contradicts(first: str, second: str) -> bool:
-    """Return whether two texts speak of the same thing in a different sense."""
-    a, b = read(first), read(second)
-    if not a.words & b.words:
-        return False
-    return _opposes(a, b) or bool(a.findings and b.findings and not a.findings & b.findings)
-
-
 def _contradicts_itself(answered: Reading, expected: Reading) -> bool:
     if answered.hedges_side and not expected.hedges_side:
         return True
@@ -207,28 +205,37 @@ def _count_omissions(answered: Reading, expected: Reading) -> int:
 
 
 def _sense_differs(a: Reading, b: Reading) -> bool:
-    return a.affirmed != b.affirmed or a.is_uncertain != b.is_uncertain or _opposes(a, b)
+    return a.affirmed != b.affirmed or a.is_uncertain != b.is_uncertain or opposes(a, b)
 
 
-def _opposes(a: Reading, b: Reading) -> bool:
-    """Return whether a negation, side, level, number or degree that both texts name differs."""
+def opposes(a: Reading, b: Reading, deniable: AbstractSet[str] | None = None) -> bool:
+    """Return whether a negation, side, level, number or degree that both texts name differs.
+
+    Args:
+        a: a text.
+        b: another text.
+        deniable: the words whose negation counts, all of them if None.
+    """
     for word in a.words.keys() & b.words.keys():
+        if deniable is not None and word not in deniable:
+            continue
         is_plain = len(a.polarity[word]) == len(b.polarity[word]) == 1
         if a.polarity[word] != b.polarity[word] and (is_plain or word in FINDINGS):
             return True
     return (
-        _differ(a.numbers, b.numbers)
+        differ(a.numbers, b.numbers)
         or (a.compared_side != b.compared_side and "" not in (a.compared_side, b.compared_side))
-        or any(_differ(a.named & group, b.named & group) for group in EXCLUSIVE)
+        or any(differ(a.named & group, b.named & group) for group in EXCLUSIVE)
         or any(
-            _differ(a.positions[finding] & group, b.positions[finding] & group)
+            differ(a.positions[finding] & group, b.positions[finding] & group)
             for finding in a.findings & b.findings
             for group in (SIDES, LEVELS)
         )
     )
 
 
-def _differ(a: AbstractSet[str], b: AbstractSet[str]) -> bool:
+def differ(a: AbstractSet[str], b: AbstractSet[str]) -> bool:
+    """Return whether both have words, and not the same ones."""
     return bool(a) and bool(b) and a != b
 
 
