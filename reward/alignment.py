@@ -105,6 +105,7 @@ _WORD = re.compile(r"[^\W_]++")
 _LONGEST_STATEMENT = 300
 _MOST_MARKS = 8
 _MOST_KEYWORDS = 100
+_MOST_COMPARED = 20  # conclusions of an open question, which take longer
 
 
 def alignment_score(
@@ -159,7 +160,8 @@ def _agreement(think: str, answer: str, ground_truth: GroundTruth) -> float:
 
 def _is_contradicted(think: str, answer: str, ground_truth: GroundTruth) -> bool | None:
     """Return whether the conclusion contradicts the answer, None if there is no conclusion."""
-    for conclusion in _conclusions(think):
+    is_open = ground_truth.question_type == "open"
+    for conclusion in islice(_conclusions(think), _MOST_COMPARED if is_open else None):
         statement = _statement(think, conclusion.end())
         is_weak = conclusion["weak"] is not None
         verdict = _contradicts(statement, answer, ground_truth, is_weak)

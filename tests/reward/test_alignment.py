@@ -1,5 +1,6 @@
 """Agreement of the reasoning with the final answer and boxes."""
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -238,6 +239,16 @@ def test_open_conclusion(
 ) -> None:
     truth = make_truth(question_type="open", answer="left lung")
     assert _score(_response(think, answer), truth) == expected
+
+
+def test_many_conclusions_of_an_open_question_are_compared_quickly(
+    make_truth: Callable[..., GroundTruth],
+) -> None:
+    statement = " ".join(f"word{number}," for number in range(40))
+    think = " ".join(f"The answer is number{number} {statement}." for number in range(80))
+    start = time.process_time()
+    _score(_response(think, "effusion"), make_truth(question_type="open", answer="effusion"))
+    assert time.process_time() - start < 0.1
 
 
 @pytest.mark.parametrize(
