@@ -12,8 +12,10 @@ final boxes if the reference has some; if it has none, there is nothing to cite:
 
 A conclusion is only what is stated as one: "the answer is B", "Therefore, yes.", "this supports
 option B", or an option in brackets behind a finding, "shows an opacity (choice B)"; but not if its
-sentence denies, supposes or compares. The last statement counts. A reasoning that states no
-conclusion should name the answer: half of the words of an open answer or of the chosen options.
+sentence denies, supposes or compares. The last statement counts. For an open question it is one
+only if it can be compared with the answer (`reward.contradiction`): "the answer is: the heart"
+does not say whether there is an effusion. A reasoning that states no conclusion should name the
+answer: half of the words of an open answer or of the chosen options.
 """
 
 import re
@@ -22,11 +24,13 @@ from itertools import islice
 
 from reward.answers import is_answer, parse_letters, parse_yes_no
 from reward.boxes_in_text import Box
+from reward.contradiction import contradicts
 from reward.ground_truth import GroundTruth
 from reward.grounding import MOST_MATCHED, iou, matched_values
 from reward.reasoning import Citation, completeness
+from reward.report_words import STOP_WORDS
 from reward.response import Region, Response
-from reward.text import STOP_WORDS, contradicts, stem
+from reward.text import stem
 
 _CLAUSE = re.compile(r"[^.;\n]+")
 _KEYWORD = re.compile(
@@ -90,11 +94,18 @@ _YES_NO_ALONE = re.compile(
     r"[\"'*`(]*+ (?:yes|no) [\"'*`)]*+ \s*+ (?: [.,;:!] | \Z | because | since | as\b )",
     re.IGNORECASE | re.VERBOSE,
 )
+# "the answer is based on", "is supported by"
+_EXPLAINS = re.compile(
+    r"(?: (?:based|founded)\s++(?:up)?on | (?:supported|confirmed|shown|explained)\s++by"
+    r" | derived\s++from | (?:consistent|in\s++(?:line|keeping))\s++with | because | since )\b",
+    re.IGNORECASE | re.VERBOSE,
+)
 _STATEMENT_END = re.compile(r"[\n;]|\.(?=\s|\Z)")
 _WORD = re.compile(r"[^\W_]++")
 _LONGEST_STATEMENT = 300
 _MOST_MARKS = 8
 _MOST_KEYWORDS = 100
+_MOST_COMPARED = 20  # conclusions of an open question, which take longer
 
 
 def alignment_score(
@@ -149,7 +160,8 @@ def _agreement(think: str, answer: str, ground_truth: GroundTruth) -> float:
 
 def _is_contradicted(think: str, answer: str, ground_truth: GroundTruth) -> bool | None:
     """Return whether the conclusion contradicts the answer, None if there is no conclusion."""
-    for conclusion in _conclusions(think):
+    is_open = ground_truth.question_type == "open"
+    for conclusion in islice(_conclusions(think), _MOST_COMPARED if is_open else None):
         statement = _statement(think, conclusion.end())
         is_weak = conclusion["weak"] is not None
         verdict = _contradicts(statement, answer, ground_truth, is_weak)
@@ -220,7 +232,8 @@ def _contradicts(
     if ground_truth.question_type == "closed":
         return _takes_other_side(statement, answer)
     if ground_truth.question_type == "open":
-        return None if is_weak or not statement else contradicts(statement, answer)
+        is_none = is_weak or not statement or _EXPLAINS.match(statement)
+        return None if is_none else contradicts(statement, answer)
     stated = parse_letters(statement, ground_truth.choices)
     chosen = parse_letters(answer, ground_truth.choices)
     if not stated or not chosen:

@@ -316,9 +316,11 @@ _LEADING = re.compile(
 )
 _ALONE = re.compile(
     r"""
-    (?: \A | [\s,;.:/|&\\(\"'*] | \b(?:or|and|but)\s ) \s*+
-    (yes|no) [\"'*`)\]]*+ \s*+
-    (?= [,;.:!?/|&\\] | \Z | \bor\b )""",
+    # behind any mark: "Yes/no", "Yes—no", "Yes=no", "Yes {no}", "Yes <no>"
+    (?: \A | \W ) \s*+
+    (yes|no) [\"'*`)\]}>”’»]*+ \s*+
+    # before a mark or at the end, but not in "Yes, with no – or little – change"
+    (?= [,;.:!?/|&\\=~] | [–—] (?!\s*+or\b) | \Z | \bor\b )""",
     re.IGNORECASE | re.VERBOSE,
 )
 _WAVERS_AFTER_YES_NO = re.compile(

@@ -3,8 +3,8 @@
 A box alone explains nothing. A citation counts by a third for its box, a third for naming the
 region, and a third for a sentence that states what is seen (`completeness`): nothing is missing of
 "The left lung [63, 20, 98, 80] is clear.", two thirds of "a [63, 20, 98, 80]". What is seen is
-stated by a word of chest X-ray reports (`reward.text.OBSERVATIONS`). Whether it is true cannot be
-told here: the answer, which rests on it, is checked.
+stated by a word of chest X-ray reports (`OBSERVATIONS` of `reward.report_words`). Whether it is
+true cannot be told here: the answer, which rests on it, is checked.
 """
 
 import re
@@ -15,8 +15,9 @@ from typing import NamedTuple
 from reward.boxes_in_text import cited_groups, name_similarity
 from reward.ground_truth import GroundTruth, place
 from reward.grounding import distinct, value
+from reward.report_words import OBSERVATIONS
 from reward.response import Region, Response
-from reward.text import OBSERVATIONS, stem
+from reward.text import stem
 
 _SENTENCE_END = re.compile(r"[.;!?\n](?=\s|\Z)")
 _WORD = re.compile(r"[a-z]+")

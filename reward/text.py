@@ -3,6 +3,7 @@
     score = F1 of the content words (as multisets, lightly stemmed, stop words left out),
             squared if words were replaced rather than only added or left out,
             times 0.4 if the sense differs,
+            times 1/2 for each thing of importance that the answer leaves out,
             0 if the answer contradicts itself.
 
 The sense differs if the findings said to be there are not the same; if a word that both texts use
@@ -13,7 +14,17 @@ other states. So the same words in the same sense score 1 in whatever order, and
 negation, side or finding scores at most 0.4. What is read are words and phrases of chest X-ray
 reports, not grammar: a denial phrased in another way can be missed, which is what a judge is for.
 
-Squaring and the two factors are this project's choice; the F1 of words is that of SQuAD
+Of importance are each side, level, degree and state of `NAMED_BY`, a number, and any observation.
+One is left out if the reference names it, and the answer names neither it nor another of its kind:
+for "is clear" another state or a finding, for an observation any other. So "an opacity in the lung"
+leaves out "left", and "the left lung" leaves out "is clear".
+
+Why a half: let p be the probability of the likelier of two words, f the score with the right one,
+and c the score with the wrong one. Naming the likelier word gets p f + (1 - p) c on average.
+Leaving it out gets at most f / 2, as a shared word raises F1. So for p >= 1/2, naming never gets
+less, whatever c is.
+
+Squaring and the three factors are this project's choice; the F1 of words is that of SQuAD
 (Rajpurkar et al., EMNLP 2016).
 """
 
@@ -22,119 +33,30 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
-from reward.boxes_in_text import word_set
+from reward.report_words import (
+    ALIKE,
+    BOTH_SIDES,
+    CLAUSE_BREAKS,
+    COMPARES,
+    EXCLUSIVE,
+    FINDINGS,
+    LEVELS,
+    NAMED_BY,
+    NEGATES_AFTER,
+    NEGATES_CLAUSE,
+    NEW_SUBJECT,
+    OBSERVATIONS,
+    ONLY_LEFT,
+    SAME_WORD,
+    SIDES,
+    STOP_WORDS,
+    UNCERTAIN,
+)
 
 FACTOR_OF_OTHER_SENSE = 0.4
-
-STOP_WORDS = word_set(
-    "a an the this that these those there here it its is are was were be been being has have had "
-    "do does did in on at of to from with within by for as and which who where what when also "
-    "image chest x ray xray radiograph film patient study seen noted present visible visualized "
-    "visualised show shown shows show showing demonstrates demonstrate demonstrated appears appear "
-    "appearing suggests suggest suggesting indicates indicate indicating consistent evidence "
-    "finding findings sign signs identified observed located side sided due area region aspect "
-    "any some can"
-)
-FINDINGS = word_set(
-    "abscess aneurysm atelectasis blunting bronchiectasis calcification catheter collapse "
-    "congestion consolidation cyst cystic device deviation edema effusion elevated emphysema "
-    "enlarged fibrosis fracture granuloma hematoma hernia hyperinflation infiltrate infection "
-    "lesion mass metastasis nodule opacity pacemaker pneumonia pneumothorax pneumomediastinum "
-    "scarring scoliosis stent sternotomy thickening tortuous tube tuberculosis tumor widened wire "
-    "dilated lucency hemorrhage embolism cavity adenopathy lymphadenopathy kyphosis osteopenia "
-    "dislocation pneumoperitoneum implant port bronchitis"
-)
-SIDES = word_set("left right")
-LEVELS = word_set("upper mid lower apical")
-EXCLUSIVE = (
-    SIDES,
-    LEVELS,
-    word_set("mild moderate severe"),
-    word_set("small large"),
-    word_set("smaller larger"),
-    word_set("acute chronic"),
-    word_set("above below"),
-    word_set("midline deviation"),
-    word_set("increased decreased"),
-    word_set("improved worsened"),
-    word_set("normal abnormal"),
-    word_set("normal enlarged"),
-    word_set("prominent obscured"),
-    word_set("engorged sparse"),
-)
-"""Words of which two texts that name some must name the same."""
-
-OBSERVATIONS = FINDINGS | word_set(
-    "normal abnormal clear sharp intact stable unchanged midline small large smaller larger "
-    "increased decreased improved worsened prominent obscured engorged sparse mild moderate severe "
-    "acute chronic hazy haziness dense density lucent marking fluid airspace aerated expanded "
-    "inflated flattened shifted rotated crowding silhouetting"
-)
-"""Words that state what a region looks like."""
-
-NEGATES_AFTER = word_set(
-    "no without denies nor fails failed lacks lacking excludes exclude zero non hardly couldnt"
-)
-"""Negate what follows in the clause."""
-
-NEGATES_CLAUSE = word_set(
-    "not absent never neither negative cannot absence lack excluded unlikely resolved resolution "
-    "resolving disappeared gone false"
-)
-"""Negate the whole clause; two of them cancel each other."""
-
-CLAUSE_BREAKS = word_set("but however although though whereas while except")
-NEW_SUBJECT = word_set("is are was were has have there the a an no not shows appears")
-"""Behind "and", the sign of a new statement that a negation does not reach."""
-
-UNCERTAIN = word_set(
-    "possible possibly maybe perhaps might may could questionable suspected suspicious"
-)
-COMPARES = word_set("than compared versus vs")
-
-SAME_WORD = {
-    variant: word
-    for word, variants in {
-        "bilateral": "bilaterally both",
-        "left": "leftsided",
-        "right": "rightsided",
-        "mid": "middle",
-        "apical": "apex apices",
-        "lower": "base basal basilar bibasilar",
-        "small": "tiny minimal",
-        "large": "big massive",
-        "normal": "unremarkable",
-        "abnormal": "abnormality",
-        "trachea": "tracheal",
-        "deviation": "deviated displaced",
-        "elevated": "higher elevation elevate raised",
-        "larger": "greater",
-        "increased": "increase",
-        "decreased": "decrease",
-        "worsened": "worse",
-        "improved": "better",
-        "opacity": "opacification opacifications opacities opaque",
-        "edema": "oedema",
-        "enlarged": "enlargement enlarge",
-        "atelectasis": "atelectatic atelectases",
-        "blunting": "blunted",
-        "widened": "widening",
-        "thickening": "thickened",
-        "heart": "cardiac",
-        "consolidation": "consolidative",
-        "calcification": "calcified",
-        "fracture": "fractured",
-        "collapse": "collapsed",
-        "congestion": "congested",
-        "hyperinflation": "hyperinflated",
-        "metastasis": "metastases",
-        "hemidiaphragm": "diaphragm",
-        "cavity": "cavities cavitation",
-    }.items()
-    for variant in variants.split()
-}
+FACTOR_OF_OMISSION = 0.5
 
 _CONTRACTION = re.compile(
     r"\b(?:is|are|was|were|does|do|did|has|have|ca|could|would|should|wo)n['’]?t\b"
@@ -149,14 +71,21 @@ _SUBSTITUTES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\b(?:there\s++is\s++)?no\s++doubt\b(?:\s++(?:of|about|that))?", ""),
         (r"\bnot\s++normal\b", "abnormal"),
         (r"\bnot\s++abnormal\b", "normal"),
-        (r"\bno\s++(?:\w++\s++)?abnormalit(?:y|ies)\b", "normal"),
+        (
+            r"\bno\s++(?:\w++\s++)?(?:abnormalit(?:y|ies)\b|findings?\b(?=\s*+(?:[.,;]|\Z)))"
+            r"|\bnothing\s++abnormal\b",
+            "normal",
+        ),
+        (r"\bno\s++abnormal\s++(?=\w)", "no "),
         (r"\b(?:no\s++cardiomegaly|no\s++enlarged\s++heart)\b", "normal heart size"),
         (r"\b(?:not\s++enlarged|non-?\s?enlarged)\b", "normal size"),
         (r"\bcardiomegaly\b", "enlarged heart"),
+        (r"\b(?:larger|bigger|wider|greater)\s++than\s++normal\b", "enlarged"),
         (r"\b(?:free\s++of|clear\s++of|rules?\s++out|ruled\s++out)\b", "without"),
         # a denial after what it denies
         (r"([a-z ]{1,60})[:?]\s*+(?:no|none|absent|negative)\b(?=\s*+(?:[.,;]|\Z))", r"no \1"),
         # sides
+        (r"\bbi(basilar|basal|apical|hilar)\b", r"bilateral \1"),
         (r"\b(left|right)[-\s]++sided\b", r"\1"),
         (
             r"\b(left|right)\s++(\w++(?:\s\w++){0,2}?)\s++and\s++(?:the\s++)?(?!\1)"
@@ -168,6 +97,9 @@ _SUBSTITUTES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             "bilateral",
         ),
     )
+)
+_CLEAR_AND_NORMAL = re.compile(
+    r"\bclear\s+and\s+(?:normal|unremarkable)\b|\b(?:normal|unremarkable)\s+and\s+clear\b"
 )
 _EITHER_SIDE = re.compile(r"\b(?:left\s++or\s++right|right\s++or\s++left)\b")
 _SENTENCE_END = re.compile(r"[;:!?\n]|\.(?![0-9])")
@@ -184,7 +116,9 @@ class Reading:
     """The words of a text and what it says about them.
 
     `polarity` holds for each word whether it is denied (True), stated (False) or both; `stated`
-    the same for each word and the sides it is bound to; `positions` the sides and levels of a word.
+    the same for each word and the sides it is bound to; `positions` the sides and levels of a word;
+    `implied` the sets of sides that its other words can stand for; `repeats_clear` whether each
+    "normal" only repeats a "clear", as in "clear and normal".
     """
 
     words: Counter[str]
@@ -194,18 +128,38 @@ class Reading:
     hedges_side: bool
     is_uncertain: bool
     compared_side: str
+    implied: frozenset[frozenset[str]]
+    repeats_clear: bool
 
-    @property
+    @cached_property
+    def named(self) -> frozenset[str]:
+        """The words, with both sides for "bilateral"."""
+        return _both_sides(self.words)
+
+    @cached_property
+    def required(self) -> frozenset[frozenset[str]]:
+        """For each thing of importance in the text, the words of which an answer must name one.
+
+        A degree that is denied is none: "no fracture" says more than "no acute fracture".
+        """
+        return frozenset(
+            NAMED_BY[word] | (ALIKE.get(word, frozenset()) - self.named)
+            for word in self.named & NAMED_BY.keys()
+            if (word in SIDES or word in LEVELS or False in self.polarity[word])
+            and not (word == "normal" and self.repeats_clear)
+        )
+
+    @cached_property
     def findings(self) -> frozenset[str]:
         """Findings that the text names, including denied ones."""
         return FINDINGS & self.words.keys()
 
-    @property
+    @cached_property
     def affirmed(self) -> frozenset[str]:
         """Findings that the text says are there."""
         return frozenset(word for word in self.findings if False in self.polarity[word])
 
-    @property
+    @cached_property
     def numbers(self) -> frozenset[str]:
         """Numbers that the text names."""
         return frozenset(word for word in self.words if word[0].isdigit())
@@ -219,18 +173,13 @@ def text_score(answer: str, reference: str) -> float:
     if _contradicts_itself(answered, expected):
         return 0.0
     shared = (answered.words & expected.words).total()
-    score = 2 * shared / (answered.words.total() + expected.words.total())
-    if answered.words - expected.words and expected.words - answered.words:
+    lengths = answered.words.total(), expected.words.total()
+    score = 2 * shared / sum(lengths)
+    if shared < min(lengths):
         score *= score
-    return score * FACTOR_OF_OTHER_SENSE if _sense_differs(answered, expected) else score
-
-
-def contradicts(first: str, second: str) -> bool:
-    """Return whether two texts speak of the same thing in a different sense."""
-    a, b = read(first), read(second)
-    if not a.words & b.words:
-        return False
-    return _opposes(a, b) or bool(a.findings and b.findings and not a.findings & b.findings)
+    if _sense_differs(answered, expected):
+        score *= FACTOR_OF_OTHER_SENSE
+    return score * FACTOR_OF_OMISSION ** _count_omissions(answered, expected)
 
 
 def _contradicts_itself(answered: Reading, expected: Reading) -> bool:
@@ -243,30 +192,50 @@ def _contradicts_itself(answered: Reading, expected: Reading) -> bool:
     )
 
 
+def _count_omissions(answered: Reading, expected: Reading) -> int:
+    """Return how many things of importance the reference names and the answer leaves out."""
+    named = answered.named
+    sides = expected.named & SIDES
+    if sides in answered.implied:
+        named |= sides
+    omissions = sum(words.isdisjoint(named) for words in expected.required)
+    omissions += bool(expected.numbers) and not answered.numbers
+    others = (expected.words.keys() & OBSERVATIONS) - NAMED_BY.keys()
+    return omissions + (bool(others) and OBSERVATIONS.isdisjoint(named))
+
+
 def _sense_differs(a: Reading, b: Reading) -> bool:
-    return a.affirmed != b.affirmed or a.is_uncertain != b.is_uncertain or _opposes(a, b)
+    return a.affirmed != b.affirmed or a.is_uncertain != b.is_uncertain or opposes(a, b)
 
 
-def _opposes(a: Reading, b: Reading) -> bool:
-    """Return whether a negation, side, level, number or degree that both texts name differs."""
+def opposes(a: Reading, b: Reading, deniable: AbstractSet[str] | None = None) -> bool:
+    """Return whether a negation, side, level, number or degree that both texts name differs.
+
+    Args:
+        a: a text.
+        b: another text.
+        deniable: the words whose negation counts, all of them if None.
+    """
     for word in a.words.keys() & b.words.keys():
+        if deniable is not None and word not in deniable:
+            continue
         is_plain = len(a.polarity[word]) == len(b.polarity[word]) == 1
         if a.polarity[word] != b.polarity[word] and (is_plain or word in FINDINGS):
             return True
-    named_a, named_b = _both_sides(a.words), _both_sides(b.words)
     return (
-        _differ(a.numbers, b.numbers)
+        differ(a.numbers, b.numbers)
         or (a.compared_side != b.compared_side and "" not in (a.compared_side, b.compared_side))
-        or any(_differ(named_a & group, named_b & group) for group in EXCLUSIVE)
+        or any(differ(a.named & group, b.named & group) for group in EXCLUSIVE)
         or any(
-            _differ(a.positions[finding] & group, b.positions[finding] & group)
+            differ(a.positions[finding] & group, b.positions[finding] & group)
             for finding in a.findings & b.findings
             for group in (SIDES, LEVELS)
         )
     )
 
 
-def _differ(a: AbstractSet[str], b: AbstractSet[str]) -> bool:
+def differ(a: AbstractSet[str], b: AbstractSet[str]) -> bool:
+    """Return whether both have words, and not the same ones."""
     return bool(a) and bool(b) and a != b
 
 
@@ -295,6 +264,9 @@ def read(text: str) -> Reading:
         hedges_side=bool(_EITHER_SIDE.search(lowered)),
         is_uncertain=not UNCERTAIN.isdisjoint(tokens),
         compared_side=_compared_side(tokens),
+        implied=_implied_sides(lowered, tokens),
+        repeats_clear="clear" in words
+        and words["normal"] == len(_CLEAR_AND_NORMAL.findall(lowered)),
     )
 
 
@@ -317,6 +289,18 @@ def _both_sides(words: Iterable[str]) -> frozenset[str]:
     """Return the words, with "bilateral" replaced by both sides."""
     words = frozenset(words)
     return (words - {"bilateral"}) | SIDES if "bilateral" in words else words
+
+
+def _implied_sides(lowered: str, tokens: list[str]) -> frozenset[frozenset[str]]:
+    """Return the sets of sides that words can stand for: "lungs" for both, "lingula" for left."""
+    implied = set()
+    if not BOTH_SIDES.isdisjoint(tokens):
+        implied.add(SIDES)
+    if not ONLY_LEFT.isdisjoint(tokens):
+        implied.add(frozenset(("left",)))
+    if "middle lobe" in lowered:
+        implied.add(frozenset(("right",)))
+    return frozenset(implied)
 
 
 def _with_positions(segments: list[Segment]) -> list[tuple[Segment, frozenset[str]]]:

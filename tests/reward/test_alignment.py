@@ -1,5 +1,6 @@
 """Agreement of the reasoning with the final answer and boxes."""
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -212,6 +213,22 @@ def test_without_final_boxes(
         ("The answer is the left lung.", "right lung", 0),
         ("The conclusion is: no effusion.", "An effusion", 0),
         ("The answer is an opacity in the left lung.", "left lung", 1),  # says more
+        # another finding, or none
+        ("The angle is blunted. The answer is: pneumothorax.", "pleural effusion", 0),
+        ("A pleural effusion is seen. The answer is: normal.", "pleural effusion", 0),
+        ("The answer is cardiomegaly.", "no abnormality", 0),
+        ("The answer is: the left lung is clear.", "An opacity in the left lung", 0),
+        # the same in other words
+        ("The answer is an enlarged heart.", "cardiomegaly", 1),
+        ("The answer is: the lungs are clear.", "No abnormality", 1),
+        ("The answer is pneumonia.", "Consolidation", 1),
+        ("The answer is: no opacity in the left lung.", "The left lung is clear.", 1),
+        # no conclusion about what the answer says
+        ("The answer is the heart.", "spine", 0.5),
+        ("The answer is as above.", "pleural effusion", 0.5),
+        ("The answer is based on the enlarged heart.", "pulmonary edema", 0.5),
+        ("A pleural effusion is seen. The answer is as above.", "pleural effusion", 1),
+        ("The answer is an effusion. The answer is as above.", "pneumothorax", 0),
         ("Therefore the left lung is clear.", "right lung", 1),  # a step, and half of the words
         ("Therefore the heart is normal.", "right lung", 0.5),
         ("Therefore the cardiac silhouette is normal.", "A normal heart", 1),  # one word for both
@@ -222,6 +239,16 @@ def test_open_conclusion(
 ) -> None:
     truth = make_truth(question_type="open", answer="left lung")
     assert _score(_response(think, answer), truth) == expected
+
+
+def test_many_conclusions_of_an_open_question_are_compared_quickly(
+    make_truth: Callable[..., GroundTruth],
+) -> None:
+    statement = " ".join(f"word{number}," for number in range(40))
+    think = " ".join(f"The answer is number{number} {statement}." for number in range(80))
+    start = time.process_time()
+    _score(_response(think, "effusion"), make_truth(question_type="open", answer="effusion"))
+    assert time.process_time() - start < 0.1
 
 
 @pytest.mark.parametrize(

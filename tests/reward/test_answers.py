@@ -42,6 +42,9 @@ CHOICES = {"A": "Normal", "B": "Pleural effusion", "C": "Enlarged heart and effu
         ("Yes, possibly due to edema", "Yes"),
         ("Yes, or at least a small one", "Yes"),
         ("No, either lung is clear", "No"),
+        ("Yes — there is no effusion", "Yes"),
+        ("Yes, no-one would miss it", "Yes"),
+        ("Yes, with no – or little – change", "Yes"),
         # no side at all
         ("", None),
         ("Normal", None),  # begins with "No"
@@ -71,6 +74,17 @@ CHOICES = {"A": "Normal", "B": "Pleural effusion", "C": "Enlarged heart and effu
         ("Yes (maybe)", None),
         ("Yes, probably not", None),
         ("Yes&No", None),
+        ("Yes—no", None),
+        ("Yes – no", None),
+        ("Yes-no", None),
+        ("Yes — no — yes", None),
+        ("Yes=no", None),
+        ("Yes~no", None),
+        ("Yes {no}", None),
+        ("Yes [no]", None),
+        ("Yes <no>", None),
+        ("Yes “no”", None),
+        ("Yes → no", None),
         ("No. The answer is yes.", None),
         ("The answer is no. The answer is yes.", None),
     ],
@@ -301,10 +315,35 @@ def test_single_choice_takes_one_letter_only(make_truth: Callable[..., GroundTru
 
 
 def test_open_answer_is_correct_from_the_threshold(make_truth: Callable[..., GroundTruth]) -> None:
-    truth = make_truth(question_type="open", answer="Small left pleural effusion")
-    assert answer_is_correct("A small left pleural effusion.", truth)
-    assert not answer_is_correct("Pleural effusion", truth)  # 0.67
-    assert answer_is_correct("Pleural effusion", truth, open_threshold=0.6)
+    truth = make_truth(question_type="open", answer="Left pleural effusion with loculation")
+    assert answer_is_correct("A left pleural effusion, loculation.", truth)
+    assert not answer_is_correct("Left effusion", truth)  # 0.67
+    assert answer_is_correct("Left effusion", truth, open_threshold=0.6)
+
+
+@pytest.mark.parametrize(
+    ("answer", "references"),
+    [
+        (
+            "There is an opacity in the lung.",
+            ["There is an opacity in the left lung.", "There is an opacity in the right lung."],
+        ),
+        (
+            "Moderate pleural effusion with adjacent atelectasis",
+            ["Moderate left pleural effusion with adjacent atelectasis"],
+        ),
+        ("cardiomegaly", ["Mild cardiomegaly", "Severe cardiomegaly"]),
+        ("The left lung.", ["The left lung is clear.", "The left lung is hazy."]),
+        ("heart size", ["The heart size is normal.", "The heart size is increased."]),
+    ],
+)
+def test_an_open_answer_without_side_degree_or_statement_is_not_right(
+    answer: str, references: list[str], make_truth: Callable[..., GroundTruth]
+) -> None:
+    for reference in references:
+        truth = make_truth(question_type="open", answer=reference)
+        assert answer_is_correct(reference, truth)
+        assert not answer_is_correct(answer, truth)
 
 
 def test_an_answer_of_thousands_of_characters_is_none(

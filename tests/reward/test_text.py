@@ -1,10 +1,13 @@
 """The text score of open answers."""
 
+import itertools
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward.text import contradicts, stem, text_score
+from reward.text import stem, text_score
 
 SMALL = "There is a small left pleural effusion."
 
@@ -27,6 +30,12 @@ SMALL = "There is a small left pleural effusion."
         ("Effusion: none.", "No effusion."),
         ("fails to show an effusion", "No effusion."),
         ("An effusion is unlikely", "No effusion."),
+        ("No acute findings", "No abnormality"),
+        ("Nothing abnormal", "normal"),
+        ("No abnormal opacity", "no opacity"),
+        ("The heart is bigger than normal", "The heart is enlarged"),
+        ("two nodules", "2 nodules"),
+        ("bibasilar opacity", "Bilateral basal opacity"),
         ("The", "the"),  # stop words only
     ],
 )
@@ -164,6 +173,115 @@ def test_the_same_sense_in_other_words_scores_high(answer: str, reference: str) 
     assert text_score(answer, reference) > 0.7
 
 
+LEFT_OUT = [
+    ("There is an opacity in the lung.", "There is an opacity in the {} lung.", "left right"),
+    (
+        "Moderate pleural effusion with adjacent atelectasis",
+        "Moderate {} pleural effusion with adjacent atelectasis",
+        "left right bilateral",
+    ),
+    ("cardiomegaly", "{} cardiomegaly", "mild severe"),
+    ("The left lung.", "The left lung is {}.", "clear hazy"),
+    ("heart size", "The heart size is {}.", "normal increased"),
+    ("The left lung. The heart is normal.", "The left lung is {}. The heart is normal.", "hazy"),
+    ("The lungs are clear and the heart", "The lungs are clear and the heart is {}", "normal"),
+    ("left lung zone opacity", "left {} lung zone opacity", "upper mid lower"),
+    ("a nodule in the right upper lung zone", "{} nodules in the right upper lung zone", "2 two"),
+    ("The sixth rib of the left side", "The sixth rib of the left side shows a {}", "fracture"),
+    ("The left pleural space", "There is no pleural {} on the left", "effusion pneumothorax"),
+    ("The left effusion in the lung", "The left effusion in the lung is {}", "larger smaller"),
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        (answer, reference.format(word))
+        for answer, reference, words in LEFT_OUT
+        for word in words.split()
+    ],
+)
+def test_what_leaves_out_something_of_importance_scores_half_at_most(
+    answer: str, reference: str
+) -> None:
+    assert 0 < text_score(answer, reference) <= 0.5
+    assert text_score(reference, reference) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        # without filler words
+        ("Heart size normal", "The heart size is normal on this image."),
+        ("Left effusion", "There is a left pleural effusion."),
+        ("left lung clear, heart normal", "The left lung is clear. The heart is normal in size."),
+        ("The lungs are clear", "The lungs are clear and unremarkable"),
+        # the same in other words
+        ("The lungs are clear", "Both lungs are clear"),
+        (
+            "mild left pleural effusion with adjacent lower lobe atelectasis",
+            "small left pleural effusion with adjacent lower lobe atelectasis",
+        ),
+        ("The lungs and the heart are normal", "The lungs are clear and the heart is normal"),
+        ("middle lobe opacity", "right middle lobe opacity"),
+        ("lingular opacity", "Opacity in the left lingula"),
+        ("retrocardiac opacity", "left retrocardiac opacity"),
+        ("opacities in the bases", "bibasilar opacities"),
+        ("sixth rib fracture", "Fracture of the 6th rib"),
+        ("enlarged hila", "bilateral enlarged hila"),
+        # more is denied
+        ("no fracture of the left clavicle", "no acute fracture of the left clavicle"),
+    ],
+)
+def test_a_shorter_answer_that_says_as_much_is_right(answer: str, reference: str) -> None:
+    assert text_score(answer, reference) >= 0.75
+
+
+def test_words_for_one_side_do_not_stand_for_the_other() -> None:
+    assert text_score("The lungs are clear", "The left lung is clear") == pytest.approx(0.4)
+    assert text_score("lingular opacity", "right lingular opacity") == pytest.approx(0.4)
+
+
+PAIRS = [
+    ("left", "right"),
+    ("upper", "lower"),
+    ("mild", "severe"),
+    ("small", "large"),
+    ("acute", "chronic"),
+    ("2", "3"),
+    ("improved", "worsened"),
+    ("clear", "hazy"),
+    ("bilateral", "right"),
+]
+WORDS = ["pleural", "opacity", "effusion", "lung", "zone", "rib", "heart", "size", "normal"]
+
+
+@given(
+    st.lists(st.sampled_from(PAIRS), min_size=1, max_size=3, unique_by=lambda pair: pair[1]),
+    st.lists(st.floats(0.5, 1), min_size=3, max_size=3),
+    st.lists(st.sampled_from(WORDS), min_size=1),
+)
+def test_leaving_out_what_is_not_sure_never_gets_more_than_the_likeliest_words(
+    pairs: list[tuple[str, str]], beliefs: list[float], words: list[str]
+) -> None:
+    """Each pair's first word is right with its own probability, else the second."""
+    odds = [
+        dict(zip(pair, (p, 1 - p), strict=True))
+        for pair, p in zip(pairs, beliefs[: len(pairs)], strict=True)
+    ]
+
+    def expected(answer: tuple[str, ...]) -> float:
+        return sum(
+            math.prod(chances[word] for chances, word in zip(odds, right, strict=True))
+            * text_score(" ".join([*answer, *words]), " ".join([*right, *words]))
+            for right in itertools.product(*pairs)
+        )
+
+    likeliest = expected(tuple(first for first, _ in pairs))
+    for answer in itertools.product(*[(*pair, "") for pair in pairs]):
+        assert expected(answer) <= likeliest + 1e-9
+
+
 def test_a_changed_sense_leaves_at_most_what_the_formula_says() -> None:
     assert text_score("effusion", "no effusion") == pytest.approx(0.4)
     assert text_score("left effusion", "right effusion") == pytest.approx(0.4 * 0.25)
@@ -172,8 +290,10 @@ def test_a_changed_sense_leaves_at_most_what_the_formula_says() -> None:
 @pytest.mark.parametrize(
     ("answer", "reference", "score"),
     [
-        ("pleural effusion", SMALL, 2 / 3),  # 2 of 4 words: F1 = 2 * 2 / (2 + 4)
+        ("effusion", "pleural effusion with loculation", 1 / 2),  # F1 = 2 * 1 / (1 + 3)
+        ("pleural effusion", SMALL, 2 / 3 / 4),  # F1 2 * 2 / (2 + 4), without side and degree
         ("mild edema", "severe edema", 0.1),  # F1 0.5, squared, and another degree
+        ("left lung opacity", "left lung clear", 0.4 * 4 / 9),  # another state, not one left out
         ("chest edema noted", "brain edema", 2 / 3),  # a word missing
         ("edema " * 4, "edema", 0.4),  # repetition
         ("effusion. No effusion.", "effusion", 0),  # both ways
@@ -208,17 +328,3 @@ def test_range_and_identity(answer: str, reference: str) -> None:
 )
 def test_stem(word: str, expected: str) -> None:
     assert stem(word) == expected
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [
-        ("the left lung", "the right lung", True),
-        ("an effusion", "no effusion", True),
-        ("left effusion", "left pneumothorax", True),
-        ("an effusion in the left lung", "the left lung", False),  # says more
-        ("the heart", "the spine", False),  # of other things
-    ],
-)
-def test_contradiction(first: str, second: str, expected: bool) -> None:
-    assert contradicts(first, second) is expected

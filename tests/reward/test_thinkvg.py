@@ -120,9 +120,9 @@ class TestResult:
         }
         assert paper(respond(answer="A"), **multi)["answer"] == 0
         assert dense(respond(answer="A"), **multi)["answer"] == 0.25
-        opened = {"question_type": "open", "answer": "mild left effusion"}
-        assert paper(respond(answer="left effusion"), **opened)["answer"] == 1
-        assert paper(respond(answer="effusion"), **opened)["answer"] == 0
+        opened = {"question_type": "open", "answer": "mild left pleural effusion"}
+        assert paper(respond(answer="mild left effusion"), **opened)["answer"] == 1
+        assert paper(respond(answer="left pleural effusion"), **opened)["answer"] == 0
 
 
 class TestTags:

@@ -106,6 +106,22 @@ def test_the_answer_must_be_the_rows(of, answer, wanted):
     assert codes(GOOD, answer, of) == (["answer_does_not_follow"] if wanted is CODES else wanted)
 
 
+CONCLUSIONS = [
+    ("an opacity in the left lung", []),
+    ("consolidation of the left lung", []),  # in other words
+    ("as described", []),  # no conclusion
+    ("pneumothorax", ["answer_does_not_follow"]),
+    ("normal", ["answer_does_not_follow"]),
+    ("an enlarged heart", ["answer_does_not_follow"]),
+]
+
+
+@pytest.mark.parametrize(("conclusion", "wanted"), CONCLUSIONS)
+def test_the_reasoning_must_conclude_the_open_answer(conclusion, wanted):
+    of = task("open", "An opacity in the left lung.")
+    assert codes(f"{GOOD} The answer is: {conclusion}.", of.row.answer, of) == wanted
+
+
 def test_a_row_without_regions_needs_no_box_of_its_answer():
     assert codes(GOOD, of=task(boxes=False)) == []
 
