@@ -28,8 +28,9 @@ def run(make_run):
 def real_run(run, tmp_path, monkeypatch):
     """The folders of a real run, as the README names them, in the current folder."""
     monkeypatch.chdir(tmp_path)
-    evaluation = Path("outputs/evaluation")
+    evaluation = Path("outputs/evaluation-grpo")
     shutil.copytree(run / "eval" / "grpo", evaluation)
+    shutil.copytree(run / "eval" / "sft", "outputs/evaluation-sft")
     Path("outputs/grpo").mkdir()
     shutil.copy(run / "grpo" / "metrics.jsonl", "outputs/grpo")
     shutil.copytree(run / "data", "data/thinkvg-qwen2_5_vl")
@@ -96,7 +97,7 @@ def test_every_interval_on_a_page_is_said_to_be_the_same(run):
 
 
 LACKS = [
-    ("metrics.json", "intervals, baselines, controls", "predictions=outputs/evaluation"),
+    ("metrics.json", "intervals, baselines, controls", "predictions=outputs/evaluation-grpo"),
     ("sampled.jsonl", "pass@k", "sampling.samples=4"),
     ("blank.jsonl", "control “blank image”", "controls=[blank,shuffled]"),
     ("shuffled.jsonl", "control “shuffled images”", "controls=[blank,shuffled]"),
@@ -115,11 +116,11 @@ def test_what_an_evaluation_lacks_is_named_with_its_command(real_run, name, show
     [missing] = read_run(
         Path("outputs/grpo"), {"GRPO": real_run}, Path("data/thinkvg-qwen2_5_vl")
     ).missing
-    assert missing.path == f"outputs/evaluation/{name}"
+    assert missing.path == f"outputs/evaluation-grpo/{name}"
     assert shows in missing.shows
     words = shlex.split(missing.command)
     assert words[:3] == ["python", "-m", "recipe.evaluate"]
-    assert {override, "out=outputs/evaluation", "model=qwen2_5_vl_7b"} <= {*words}
+    assert {override, "out=outputs/evaluation-grpo", "model=qwen2_5_vl_7b"} <= {*words}
     config = compose_config("evaluate", words[3:])
     assert config.model.path == "outputs/x"
     page = page_of(readme_command())
