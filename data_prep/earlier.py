@@ -33,7 +33,8 @@ def read_splits(folder: Path) -> dict[str, str]:
     """
     if not (folder / "train.parquet").is_file():
         raise InputError(f"{folder} holds no train.parquet: name a prepared folder")
-    files = {split: folder / f"{split}.parquet" for split in SPLITS}
+    # train last: a patient of two splits, in files of another origin, was trained on
+    files = {split: folder / f"{split}.parquet" for split in reversed(SPLITS)}
     return {
         patient: split
         for split, path in files.items()

@@ -168,12 +168,12 @@ class Training:
             return
         pixels = (int(metadata[key]) for key in ("min_pixels", "max_pixels"))
         prepared = (metadata["model_family"], *pixels)
-        own = (self.family.name, self.min_pixels, self.max_pixels)
-        if prepared != own:
+        asked_as = (self.family.name, self.min_pixels, self.max_pixels)
+        if prepared != asked_as:
             described = "{} with pictures of {} to {} pixels"
             raise InputError(
                 f"the prepared questions of {data} are for {described.format(*prepared)}, and "
-                f"{title} is asked as {described.format(*own)}: leave out --pixels, or start a "
+                f"{title} is asked as {described.format(*asked_as)}: leave out --pixels, or start a "
                 "page for each model"
             )
 

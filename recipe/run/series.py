@@ -1,8 +1,8 @@
 """Whether a start begins a run's steps anew, or continues what the same command has begun.
 
-`trainer.resume_mode=disable` and `resume_path` say where a series of starts begins. A requeued job,
-and a user who is told to run the same command to resume, repeat these settings: they must not lose
-the steps that the series has done. The run's folder therefore has a file that names the settings
+`trainer.resume_mode=disable` and `resume_path` say where a series of starts begins. A requeued job
+repeats these settings, and so does a user who runs the same command to resume. The steps that the
+series has done must not be lost. So the run's folder has a file that names the settings
 with which the series began. The file goes when the run is finished.
 """
 

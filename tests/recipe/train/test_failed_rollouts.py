@@ -10,8 +10,8 @@ from recipe.train.trainer import ThinkVGTrainer
 
 @pytest.mark.parametrize(("came", "missing"), [(20, 0), (19, 1), (18, 2), (24, 0)])
 def test_a_few_are_counted(came: int, missing: int) -> None:
-    found = failed_rollouts(came, asked=20, most=0.1, step=3)
-    assert found == {"training/failed_rollouts": missing}
+    metrics = failed_rollouts(came, asked=20, most=0.1, step=3)
+    assert metrics == {"training/failed_rollouts": missing}
 
 
 def test_many_end_the_run_with_one_line() -> None:

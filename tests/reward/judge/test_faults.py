@@ -148,7 +148,7 @@ async def test_a_dead_server_is_left_alone_within_the_bound(score, judge_server)
     start = time.monotonic()
     results = await asyncio.gather(*(score(f"Finding {n}", judge=patience) for n in range(200)))
     # Scoring takes its own time; all 200 waiting for their time-outs would take a minute.
-    assert time.monotonic() - start < bound + 30
+    assert time.monotonic() - start < bound + 10
     assert all(scores["judge_failed"] for scores in results)
     requests = judge_server.seen()["requests"]
     assert requests <= 4 * 2 + 2
