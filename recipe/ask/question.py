@@ -173,8 +173,8 @@ class Training:
             described = "{} with pictures of {} to {} pixels"
             raise InputError(
                 f"the prepared questions of {data} are for {described.format(*prepared)}, and "
-                f"{title} is asked as {described.format(*asked_as)}: leave out --pixels, or start a "
-                "page for each model"
+                f"{title} is asked as {described.format(*asked_as)}: leave out --pixels, or start "
+                "a page for each model"
             )
 
     def asked(self, question: Question, picture: Image.Image) -> Asked:
