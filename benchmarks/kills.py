@@ -308,7 +308,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=24, help="how many (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/kills"))
-    parser.add_argument("--docs", action="store_true", help="update docs/cluster.md as well")
+    parser.add_argument("--docs", action="store_true", help="update docs/measurements.md as well")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     run = Run(options.model.resolve(), options.data.resolve(), options.out.resolve())
@@ -319,7 +319,7 @@ def main() -> None:
     print(text)
     (options.out / "kills.md").write_text(text + "\n", encoding="utf-8")
     if options.docs:
-        write_section("cluster.md", "kills", text)
+        write_section("measurements.md", "kills", text)
 
 
 if __name__ == "__main__":

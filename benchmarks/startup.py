@@ -2,7 +2,7 @@
 
 Starts ``python -m recipe.train`` (or, with ``--program``, ``recipe.sft`` or ``recipe.evaluate``)
 with the overrides, records when each stage's last line appears, and ends the run after its first
-step, an evaluation when it begins to answer. docs/scaling.md has the same names of stages.
+step, an evaluation when it begins to answer. docs/measurements.md has the same names of stages.
 """
 
 import argparse
