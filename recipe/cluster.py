@@ -279,8 +279,7 @@ def ray_command(options: argparse.Namespace) -> list[str]:
     command += [f"--min-worker-port={base + FIRST_WORKER}"]
     command += [f"--max-worker-port={base + BLOCK - 1}"]
     if options.head:
-        command += ["--head", f"--include-dashboard={str(options.dashboard).lower()}"]
-        command += ["--dashboard-host=127.0.0.1"]
+        command += ["--head", "--include-dashboard=false"]
     else:
         command += [f"--address={options.address}"]
     return command + list(options.ray)
@@ -356,7 +355,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--ip", required=True, help="address of this node that others reach")
     add("--address", required=True, help="HOST:PORT of Ray's head")
     add("--head", action="store_true", help="this node is the head")
-    add("--dashboard", action="store_true", help="with Ray's dashboard (local)")
     add("--temp-dir", required=True, help="Ray's folder on this node: a short path")
     add("--timeout", type=float, default=600, help="seconds to wait for the head")
     add("ray", nargs="*", help="after --: further options of `ray start`")

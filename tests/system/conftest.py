@@ -16,6 +16,9 @@ import pytest
 PROGRAM_TIMEOUT = 600
 RESPONSE_LENGTH = 24
 
+GAP = 2e-5
+"""The most that probabilities of rollout and actor may differ by on average, in float32."""
+
 ROOT = Path(__file__).parents[2]
 GREEDY = Path(__file__).parent / "drivers" / "greedy_driver.py"
 
@@ -203,3 +206,20 @@ def read_metrics(run_dir: Path) -> dict[int, dict[str, float]]:
 def metrics() -> Callable[[Path], dict[int, dict[str, float]]]:
     """`read_metrics`."""
     return read_metrics
+
+
+@pytest.fixture(scope="session")
+def check_rollout_follows() -> Callable[[dict[int, dict[str, float]]], None]:
+    """A check of the metrics of a run whose KL has the model at the start as its reference."""
+
+    def check(logged: dict[int, dict[str, float]]) -> None:
+        """The policy moves away from its start, and the rollout's probabilities move with it."""
+        assert logged[1]["actor/kl_loss"] == pytest.approx(0, abs=1e-6)
+        for step in range(2, max(logged) + 1):
+            assert logged[step]["actor/kl_loss"] > 0.1
+        for values in logged.values():
+            assert values["training/rollout_probs_diff_mean"] < GAP
+            # With earlier weights, they would differ by as much as the policy has moved since.
+            assert values["training/rollout_actor_log_prob_diff/mean"] < 0.02
+
+    return check

@@ -35,8 +35,6 @@ OVERRIDES = (
     "actor_rollout_ref.actor.use_kl_loss=true",
     "actor_rollout_ref.actor.kl_loss_coef=1e-3",
 )
-GAP = 2e-5
-"""The most that probabilities of rollout and actor may differ by on average, in float32."""
 
 
 @pytest.fixture(scope="module")
@@ -97,20 +95,11 @@ def test_the_console_is_a_line_for_each_step(
     assert "target_num_threads" not in log  # TransferQueue's warning, 80 times a step
 
 
-def check_rollout_follows_the_actor(logged: dict[int, dict[str, float]]) -> None:
-    """The policy moves away from where it began, and the rollout's probabilities move with it."""
-    assert logged[1]["actor/kl_loss"] == pytest.approx(0, abs=1e-6)
-    for step in range(2, STEPS + 1):
-        assert logged[step]["actor/kl_loss"] > 0.1
-    for values in logged.values():
-        assert values["training/rollout_probs_diff_mean"] < GAP
-        # With the weights of an earlier step, they would differ by as much as the policy has moved.
-        assert values["training/rollout_actor_log_prob_diff/mean"] < 0.02
-
-
-def test_rollout_follows_the_actor(uninterrupted: Any, metrics: Any) -> None:
+def test_rollout_follows_the_actor(
+    uninterrupted: Any, metrics: Any, check_rollout_follows: Any
+) -> None:
     run_dir, _ = uninterrupted
-    check_rollout_follows_the_actor(metrics(run_dir))
+    check_rollout_follows(metrics(run_dir))
 
 
 def test_no_row_is_lost_before_training(uninterrupted: Any, workspace: Path) -> None:
@@ -235,7 +224,13 @@ def kill_in_the_middle_of_a_step(
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(
-    uninterrupted: Any, tmp_path: Path, run: Any, training: Any, metrics: Any, uploaded: Any
+    uninterrupted: Any,
+    tmp_path: Path,
+    run: Any,
+    training: Any,
+    metrics: Any,
+    uploaded: Any,
+    check_rollout_follows: Any,
 ) -> None:
     command = training(tmp_path, *OVERRIDES, f"trainer.rollout_data_dir={tmp_path / 'rollouts'}")
 
@@ -252,7 +247,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(
     resumed = run(*command)
     assert resumed.returncode == 0, resumed.stdout[-8000:]
     assert sorted(metrics(tmp_path)) == list(range(1, STEPS + 1))
-    check_rollout_follows_the_actor(metrics(tmp_path))
+    check_rollout_follows(metrics(tmp_path))
     assert sorted(tensorboard_steps(tmp_path, "reward/score/mean")) == list(range(1, STEPS + 1))
     assert [point["_step"] for point in uploaded(tmp_path)] == list(range(1, STEPS + 1))
     reference, _ = uninterrupted
