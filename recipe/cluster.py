@@ -76,10 +76,7 @@ def check_declared(config: DictConfig) -> None:
 
 def check_cpus(config: DictConfig) -> None:
     """Refuse a machine with too few CPUs for a private cluster that takes Ray's count of them."""
-    is_running = (
-        Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
-    ).exists()
-    if joins_a_cluster() or is_running or config.ray_kwargs.ray_init.num_cpus is not None:
+    if joins_a_cluster() or config.ray_kwargs.ray_init.num_cpus is not None:
         return
     from ray._private.utils import get_num_cpus
 

@@ -1,7 +1,7 @@
 """``python -m recipe.compare BEFORE AFTER``: compare two models on the same questions, paired.
 
-Both are scored predictions files of recipe.evaluate. Differences are AFTER minus BEFORE, with 95 %
-intervals over patients.
+Both are folders of recipe.evaluate, of which the greedy answers are compared, or a file of
+predictions in one. Differences are AFTER minus BEFORE, with 95 % intervals over patients.
 """
 
 import argparse
@@ -60,11 +60,17 @@ def markdown(comparison: dict[str, Any], names: tuple[str, str]) -> str:
     return "\n".join(parts)
 
 
+def predictions_file(path: str) -> Path:
+    """Return the file of predictions that a user names, by itself or by its folder."""
+    return Path(path) / "greedy.jsonl" if Path(path).is_dir() else Path(path)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare, write and print; on failure print one line to stderr and return 2."""
     parser = argparse.ArgumentParser(prog="python -m recipe.compare", description=__doc__)
+    what = "folder of an evaluation, or its greedy.jsonl or sampled.jsonl"
     for name in ("before", "after"):
-        parser.add_argument(name, type=Path, metavar=name.upper(), help="greedy or sampled .jsonl")
+        parser.add_argument(name, type=predictions_file, metavar=name.upper(), help=what)
     parser.add_argument("--out", type=Path, help="folder for comparison.json and comparison.md")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (0)")
     options = parser.parse_args(arguments)

@@ -3,7 +3,6 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from verl.utils import tracking
 
@@ -47,11 +46,11 @@ def lines_up_to(text: str, step: int) -> str:
     return "".join(lines)
 
 
-def continue_tensorboard(run_dir: str, step: int) -> None:
+def continue_tensorboard(run_dir: str, step: int | None) -> None:
     """Make verl's ``tensorboard`` logger of this process write to the run's folder.
 
-    TensorBoard then drops the steps after `step` that earlier starts wrote. Call it before the
-    logger is created.
+    TensorBoard then drops the steps after `step` that earlier starts wrote; with 0 all of them,
+    with None nothing. Call it before the logger is created.
     """
     folder = os.environ.setdefault("TENSORBOARD_DIR", str(Path(run_dir) / "tensorboard"))
 
@@ -60,7 +59,8 @@ def continue_tensorboard(run_dir: str, step: int) -> None:
             from torch.utils.tensorboard import SummaryWriter
 
             del project_name, experiment_name
-            purge: dict[str, Any] = {"purge_step": step + 1} if step else {}
-            self.writer = SummaryWriter(folder, **purge)
+            # Step 0 has the validation before the training.
+            first = step + 1 if step else step
+            self.writer = SummaryWriter(folder, purge_step=first)
 
     tracking._TensorboardAdapter = ContinuedAdapter

@@ -23,7 +23,7 @@ from data_prep.program import STOPPED, InputError, read_metadata, whole_file, wr
 from recipe import console
 from recipe.evaluate.tables import markdown_table
 from recipe.metrics_log import read_metrics
-from recipe.preflight.checklist import examine
+from recipe.preflight.checklist import examine, read_mode
 from recipe.program import CONFIG_FOLDER, compose_config, one_line_at_the_end, set_environment
 from recipe.run.checkpoints import start_from
 from recipe.run.host import leave_on_sigterm, run_child
@@ -351,7 +351,7 @@ def sweep(options: argparse.Namespace, shared: Sequence[str]) -> int:
 
 def _check(runs: Sequence[Run], elsewhere: bool) -> None:
     """Run preflight for every run to start, as THINKVG_PREFLIGHT says."""
-    mode = os.environ.get("THINKVG_PREFLIGHT", "on")
+    mode = read_mode()
     for run in runs if mode != "off" else ():
         config = compose_config("train", list(run.overrides))
         with _same_environment_after():

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The same GRPO run on this machine, on a Ray of its own, whatever cluster RAY_ADDRESS names:
+# The same GRPO run on this machine, on a private Ray, whatever cluster RAY_ADDRESS names:
 #   launch/ray/local.sh model=qwen2_5_vl_3b data.dir=data/thinkvg-qwen2_5_vl model.path=outputs/sft
 # SIGTERM or SIGUSR1 (docker stop, a pod that is evicted, kill) has it save a checkpoint after its step
 # and end with code 75; run the same command to resume. A second SIGTERM ends it at once.
@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=launch/await.sh
 source launch/await.sh
-unset RAY_ADDRESS
+export RAY_ADDRESS=local
 folder=$(mktemp -d)
 export THINKVG_STOP_FILE=$folder/stop
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}

@@ -52,6 +52,7 @@ export THINKVG_SCRATCH=/tmp
 # export THINKVG_MAX_RESTARTS=50    # a job that was requeued this often fails instead
 # export THINKVG_MAX_IDLE_RESTARTS=3 # as does one that was requeued this often without a new checkpoint
 # export THINKVG_PREFLIGHT=on       # warn: show the problems that the checks find, and continue; off
+# export WANDB_MODE=online          # send every step to W&B at once, after `wandb login`; else offline
 # export THINKVG_PROBE_TIMEOUT=30   # seconds that nodes have to answer after the driver failed
 # export THINKVG_RAY_CPUS=64        # CPUs that Ray may give out on each node; by default the job's
 # site_srun=(--network=...)         # further options of every srun

@@ -7,6 +7,7 @@ The model is a Hugging Face folder, a checkpoint of this recipe or an OpenAI-com
 import json
 import multiprocessing
 import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,9 @@ Runs = dict[str, list[Prediction]]
 
 FILES = ("greedy", "sampled", "blank", "shuffled")
 RESULTS = ("metrics.json", "metrics.md")
+MERGED = "merged"
+"""Folder of shards and adapters that are merged for the time of the evaluation."""
+
 OF_ANSWERS = ("base_url", "model", "response_prefix", "extra_body")
 """Settings of a server that change its answers; others, such as a time limit, do not."""
 
@@ -80,6 +84,7 @@ def evaluate(config: DictConfig) -> None:
         prompts = _chosen_prompts(config)
         _clear(out)
         about, runs = _generate(config, prompts)
+        shutil.rmtree(out / MERGED, ignore_errors=True)
         _write(config, _score(config, runs), about)
         for name in FILES:
             journal_file(out, name).unlink(missing_ok=True)
@@ -185,7 +190,7 @@ def _model(config: DictConfig, prompts: list[Prompt]) -> LocalModel | ServedMode
         return connect(config, prompts, MODEL_FAMILIES[name].patch)
     from recipe.export import loadable
 
-    config.model.path = str(loadable(config.model.path, Path(config.out)))
+    config.model.path = str(loadable(config.model.path, Path(config.out) / MERGED))
     console.say("starting vLLM, which takes half a minute or more")
     return LocalModel(config, split)
 

@@ -7,6 +7,7 @@ only a wrong basic setting ends the list early. The programs make the checks whe
 takes long or may change until the job starts.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -36,6 +37,11 @@ from recipe.run.host import check_outputs
 TRAIN, SFT, EVALUATE = "train", "sft", "evaluate"
 TRAINING = (TRAIN, SFT)
 ALL = (TRAIN, SFT, EVALUATE)
+
+MODE = "THINKVG_PREFLIGHT"
+"""Environment variable: what becomes of problems, one of `MODES`."""
+
+MODES = ("on", "warn", "off")
 
 
 @dataclass
@@ -72,6 +78,7 @@ class Check:
     faults: Callable[[Plan], Iterable[str] | None]
     programs: tuple[str, ...] = ALL
     is_certain: bool = True  # its faults stop a run; otherwise they are warnings
+    protects: bool = False  # patients or another run: its faults stop a run in every mode
     is_basic: bool = False  # after a fault of it the later checks are impossible
     of_machine: bool = False
     only_ahead: bool = False  # only `recipe.preflight` makes it
@@ -92,28 +99,49 @@ class Check:
             yield f"could not check {self.subject}: {reason}"
 
 
+def read_mode() -> str:
+    """Return the value of ``THINKVG_PREFLIGHT``, one of `MODES`."""
+    mode = os.environ.get(MODE, "on")
+    if mode not in MODES:
+        raise InputError(f"{MODE}={mode}: choose on, warn (problems do not end the run) or off")
+    return mode
+
+
 def refuse_faulty(config: DictConfig, program: str) -> None:
-    """Refuse a run of one of the programs if it has problems; name all of them on one line."""
-    plan = examine(config, program, ahead=False)
+    """Refuse a run of one of the programs if it has problems; name all of them on one line.
+
+    With ``THINKVG_PREFLIGHT=warn`` those are warnings that harm nobody else, with ``off`` they are
+    not shown.
+    """
+    mode = read_mode()
+    plan = examine(config, program, ahead=False, insists=mode == "on")
     if len(plan.problems) > 1:
         numbered = (f"({number}) {text}" for number, text in enumerate(plan.problems, 1))
         raise InputError(f"{len(plan.problems)} problems: {' '.join(numbered)}")
     if plan.problems:
         raise InputError(plan.problems[0])
-    for warning in plan.warnings:
+    for warning in plan.warnings if mode != "off" else ():
         console.say(f"warning: {warning}")
 
 
-def examine(config: DictConfig, program: str, elsewhere: bool = False, ahead: bool = True) -> Plan:
+def examine(
+    config: DictConfig,
+    program: str,
+    elsewhere: bool = False,
+    ahead: bool = True,
+    insists: bool = True,
+) -> Plan:
     """Make the checks of a program (one of `ALL`), and return the plan with their results.
 
-    `ahead` includes the checks that only `recipe.preflight` makes.
+    `ahead` includes the checks that only `recipe.preflight` makes. Without `insists`, only the
+    faults of checks that protect patients or another run are problems, and all others warnings.
     """
     plan = Plan(config, program, elsewhere)
     for check in CHECKS:
         if not check.applies(plan, ahead):
             continue
-        lines = plan.problems if check.is_certain else plan.warnings
+        stops = check.protects or (check.is_certain and insists)
+        lines = plan.problems if stops else plan.warnings
         lines += [fault for fault in dict.fromkeys(check.collect(plan)) if fault not in lines]
         if check.is_basic and plan.problems:
             break
@@ -255,11 +283,11 @@ CHECKS = (
     Check("the lengths of prompts", _length_warnings, (TRAIN,), is_certain=False),
     Check("the chat template", _of(check_chat_template, "config", "program"), TRAINING),
     # the run and its folder
-    Check("the run's folder", _of(check_same_run, "config", "program"), TRAINING),
-    Check("the checkpoint", _of(check_resumable, "config", "program"), TRAINING),
+    Check("the run's folder", _of(check_same_run, "config", "program"), TRAINING, protects=True),
+    Check("the checkpoint", _of(check_resumable, "config", "program"), TRAINING, protects=True),
     # what one of the programs has
     Check("the soft targets", _of(choices.check_smoothing, "config"), (SFT,)),
-    Check("the loggers", _picture_faults, (TRAIN,)),
+    Check("the loggers", _picture_faults, (TRAIN,), protects=True),
     Check("the reward", _of(choices.check_reward, "config"), (TRAIN,)),
     Check("GDPO", _of(choices.check_gdpo, "config"), (TRAIN,)),
     Check("Ray's resources", _of(cluster.check_declared, "config"), (TRAIN,)),

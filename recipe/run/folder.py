@@ -35,12 +35,19 @@ def wandb_run_id(run_dir: Path) -> str:
     return run_id
 
 
-def set_variables(run_dir: Path) -> dict[str, str]:
-    """Set variables of the loggers that the user has not set; return the values of `PASSED_ON`."""
+def set_variables(run_dir: Path, begins_anew: bool = False) -> dict[str, str]:
+    """Set variables of the loggers that the user has not set; return the values of `PASSED_ON`.
+
+    A run that `begins_anew` gets an id of its own in W&B, which would keep the points of the steps
+    that the folder's run has done.
+    """
     os.environ["VERL_FILE_LOGGER_PATH"] = str(run_dir / "metrics.jsonl")
     os.environ.setdefault("WANDB_DIR", str(run_dir))
     os.environ.setdefault("WANDB_MODE", "offline")
-    os.environ["WANDB_RUN_ID"] = wandb_run_id(run_dir)
+    if begins_anew:
+        os.environ["WANDB_RUN_ID"] = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+    else:
+        os.environ["WANDB_RUN_ID"] = wandb_run_id(run_dir)
     os.environ.setdefault("WANDB_RESUME", "allow")
     return {name: os.environ[name] for name in PASSED_ON}
 
@@ -62,6 +69,9 @@ def read_run_config(run_dir: Path) -> dict[str, Any]:
 
 
 FILE = "run.json"
+NEXT = "run_to_begin.json"
+"""The same of a run that begins anew in the folder, but has not begun yet."""
+
 COMMON = (
     "seed",
     "data.apply_chat_template_kwargs",
@@ -166,9 +176,34 @@ def check_same_run(config: DictConfig, program: str) -> None:
         )
 
 
+def resume_mode(config: DictConfig, program: str) -> str:
+    """Return a start's mode: ``auto`` (from the last checkpoint), ``disable``, ``resume_path``."""
+    mode = config.trainer.get("resume_mode", "auto")
+    if mode == "auto" and program == "sft" and config.trainer.get("resume_from_path"):
+        return "resume_path"  # as verl's SFT trainer takes it
+    return str(mode)
+
+
+def begins_anew(config: DictConfig, program: str) -> bool:
+    """Return whether the start drops steps that the folder's run may have done."""
+    return resume_mode(config, program) != "auto" and not config.trainer.get("val_only")
+
+
 def note_settings(config: DictConfig, program: str) -> None:
+    """Store the settings of the run; those of one that begins anew only for `replace_run`.
+
+    So a start that fails before its first step leaves the folder to the run that it holds.
+    """
+    name = NEXT if resume_mode(config, program) != "auto" else FILE
     text = json.dumps(settings(config, program), indent=2) + "\n"
-    write_whole(Path(config.run_dir) / FILE, text)
+    write_whole(Path(config.run_dir) / name, text)
+
+
+def replace_run(run_dir: Path) -> None:
+    """Make the folder that of the run that begins anew there."""
+    if (run_dir / NEXT).is_file():
+        (run_dir / NEXT).replace(run_dir / FILE)
+    wandb_run_id(run_dir)
 
 
 def differences(config: DictConfig, program: str) -> list[str]:
@@ -282,7 +317,7 @@ def take_run(config: DictConfig, program: str) -> dict[str, str]:
     prune(config, program)
     marker = Path(config.trainer.default_local_dir).absolute() / LAST
     StopRequest(config.stop_file).tell_marker(marker)
-    return set_variables(run_dir)
+    return set_variables(run_dir, begins_anew(config, program))
 
 
 def resolve_paths(config: DictConfig) -> None:

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from data_prep.program import write_whole
 from recipe import console
 from recipe.run.checkpoints import last_step, load_json, mark_step
-from recipe.run.folder import differences
+from recipe.run.folder import differences, replace_run, resume_mode
 
 FILE = "begun.json"
 
@@ -65,7 +65,7 @@ def begin_series(config: DictConfig, program: str, step: int) -> None:
     """Record how a series begins at `step`; call it where the metrics after `step` are removed.
 
     The marker of the last checkpoint of an earlier series is removed as well, or put to `step`: it
-    must not be taken for one of this series.
+    must not be taken for one of this series. From here on the folder is this run's.
     """
     beginning = _beginning(config, program)
     file = Path(config.run_dir) / FILE
@@ -77,6 +77,7 @@ def begin_series(config: DictConfig, program: str, step: int) -> None:
     path = beginning["path"]
     is_here = path is not None and os.path.dirname(path) == os.path.realpath(holder)
     mark_step(holder, step if is_here else 0)
+    replace_run(Path(config.run_dir))
     write_whole(file, json.dumps(beginning) + "\n")
 
 
@@ -87,9 +88,6 @@ def end_series(config: DictConfig) -> None:
 
 
 def _beginning(config: DictConfig, program: str) -> dict[str, str | None]:
-    mode = config.trainer.get("resume_mode", "auto")
-    path = config.trainer.get("resume_from_path")
-    if mode == "auto" and program == "sft" and path:
-        mode = "resume_path"  # as verl's SFT trainer takes it
+    mode, path = resume_mode(config, program), config.trainer.get("resume_from_path")
     is_path = mode == "resume_path" and path
     return {"mode": mode, "path": os.path.realpath(path) if is_path else None}

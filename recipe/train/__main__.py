@@ -40,6 +40,8 @@ def train(config: DictConfig) -> None:
         SystemExit: with the code `STOPPED` after a request to stop; with 1 where a part of the
             engine failed.
     """
+    # A private cluster, unless the user names one: Ray would join any that runs on this machine.
+    os.environ.setdefault("RAY_ADDRESS", "local")
     is_alone = config.cluster.fork_processes and not cluster.joins_a_cluster()
     python = fork_server.start(LIBRARIES, ENGINE) if is_alone else None
     start_from(config)
@@ -51,7 +53,10 @@ def train(config: DictConfig) -> None:
             runtime = config.ray_kwargs.ray_init.runtime_env
             runtime.py_executable = runtime.env_vars[fork_server.VARIABLE] = python
     finished = Path(config.run_dir) / FINISHED
-    finished.unlink(missing_ok=True)
+    # A validation of a run that has begun says nothing about the run's end.
+    trains = not (config.trainer.val_only and last_step(Path(config.trainer.default_local_dir)))
+    if trains:
+        finished.unlink(missing_ok=True)
     if cluster.joins_a_cluster():
         console.say("waiting for the Ray cluster to offer what the run needs")
         cluster.wait_for_cluster(config)
@@ -63,7 +68,8 @@ def train(config: DictConfig) -> None:
         ray.shutdown()
         console.say(STOPPED_AFTER.format(step))
         raise SystemExit(STOPPED)
-    finished.write_text("{}\n", encoding="utf-8")
+    if trains:
+        finished.write_text("{}\n", encoding="utf-8")
     series.end_series(config)
     console.say(f"finished: {config.run_dir}")
 
@@ -83,9 +89,6 @@ def prepare(config: DictConfig) -> None:
             config.ray_kwargs.ray_init.num_gpus = None
     # Workers do not have this process's resolvers.
     OmegaConf.resolve(config)
-    if config.cluster.platform == "cpu":
-        # A private cluster, unless the user names one.
-        os.environ.setdefault("RAY_ADDRESS", "local")
     # On a running cluster the process that trains and logs inherits nothing from this one.
     variables = take_run(config, "train") | console.variables()
     runtime = config.ray_kwargs.ray_init.runtime_env

@@ -29,6 +29,16 @@ SIDE = 448
 TABLE_COLUMNS = ("picture", "question type", "prompt", "response", "reference", "score")
 
 
+def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers that a reward function gave for a rollout, with its ``score``.
+
+    A function that returns a number alone has it under verl's name, ``acc``.
+    """
+    kinds = (int, float, np.number)
+    values = {name: float(value) for name, value in row.items() if isinstance(value, kinds)}
+    return {"score": values["acc"], **values} if "acc" in values else values
+
+
 def component_metrics(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """Return ``reward/NAME/mean`` and ``reward/NAME/std`` (population) of each component.
 
@@ -68,7 +78,7 @@ def group_metrics(scores: Sequence[float], groups: Sequence[str]) -> dict[str, f
 
 
 def type_metrics(rows: Sequence[Mapping[str, float]], types: Sequence[str]) -> dict[str, float]:
-    """Return mean and deviation of `BY_TYPE` for each question type, and the type's share.
+    """Return mean and deviation of `BY_TYPE`, where given, for each question type, and its share.
 
     They are ``by_type/TYPE/NAME/mean``, ``by_type/TYPE/NAME/std`` and ``by_type/TYPE/share``. A
     type without a rollout in the step has share 0 and nothing else.
@@ -78,7 +88,8 @@ def type_metrics(rows: Sequence[Mapping[str, float]], types: Sequence[str]) -> d
         of_kind = [row for row, name in zip(rows, types, strict=True) if name == kind]
         metrics[f"by_type/{kind}/share"] = len(of_kind) / len(rows) if rows else 0.0
         if of_kind:
-            metrics |= _means_and_stds(f"by_type/{kind}", of_kind, BY_TYPE)
+            names = [name for name in BY_TYPE if name in of_kind[0]]
+            metrics |= _means_and_stds(f"by_type/{kind}", of_kind, names)
     return metrics
 
 
@@ -103,12 +114,15 @@ def histograms(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return counts and bin edges of the score and each component, over all rollouts and by type.
 
-    All values are in [0, 1], so the edges are the same at every step and for every run.
+    All values are in [0, 1], so the edges are the same at every step and for every run. Values of
+    another reward function that are outside of it count in the first or last bin.
     """
     edges = np.linspace(0.0, 1.0, BINS + 1)
     counted = {}
     for name in ("score", *COMPONENTS):
-        values = np.array([float(row[name]) for row in rows])
+        if any(name not in row for row in rows):
+            continue  # another reward function has other components
+        values = np.clip([float(row[name]) for row in rows], 0.0, 1.0)
         counted[f"histogram/{name}"] = (np.histogram(values, edges)[0], edges)
         for kind in QUESTION_TYPES:
             of_kind = values[np.array(types) == kind]

@@ -124,7 +124,7 @@ class ThinkVGTrainer(PPOTrainerSync):
         if self.config.trainer.val_only:
             # Nothing is trained: the steps after the loaded one stay as they are.
             loggers.continue_from(sys.maxsize)
-            loggers.continue_tensorboard(self.config.run_dir, 0)
+            loggers.continue_tensorboard(self.config.run_dir, None)
         else:
             begin_series(self.config, "train", self.global_steps)
             loggers.continue_from(self.global_steps)
@@ -202,6 +202,9 @@ class ThinkVGTrainer(PPOTrainerSync):
             self._save_checkpoint()
         self.total_training_steps = self.global_steps
         self._stops = True
+        with open_dict(self.config):
+            # The time until the end of the job may not be enough for a validation.
+            self.config.trainer.test_freq = -1
 
     def on_train_end(self) -> None:
         """Answer the request to stop, once the last step is logged."""
@@ -323,7 +326,8 @@ class ThinkVGTrainer(PPOTrainerSync):
         keys = _rollouts(batch)
         fields = ["extra_fields", "uid", "reward_model", "extra_info", "responses"]
         data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
-        rows = [row["reward_extra_info"] for row in list(data["extra_fields"])]
+        extra_fields = list(data["extra_fields"])
+        rows = [step_metrics.numbers(row["reward_extra_info"]) for row in extra_fields]
         groups = [str(uid) for uid in list(data["uid"])]
         metrics = step_metrics.component_metrics(rows)
         metrics |= step_metrics.group_metrics([row["score"] for row in rows], groups)

@@ -244,7 +244,9 @@ def test_each_run_has_the_variables_of_its_own_configuration(
 def test_a_run_that_fails_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("THINKVG_PREFLIGHT", "off")
+    # The run finds what the sweep did not.
+    monkeypatch.setattr("recipe.sweep.examine", lambda *_, **__: argparse.Namespace(problems=()))
+    monkeypatch.setenv("THINKVG_PREFLIGHT", "on")
     missing = ["data.dir=/nowhere", "model.path=x", "cluster=cpu"]
     options = argparse.Namespace(
         out=tmp_path, variants=["base"], slurm=None, dry_run=False, table=False

@@ -43,6 +43,15 @@ def test_two_models_compared(two_models, tmp_path, capsys):
     assert "+0.300 [+0.300, +0.300]" in capsys.readouterr().out
 
 
+def test_a_folder_stands_for_its_greedy_answers(two_models, tmp_path, capsys):
+    folders = [tmp_path / name for name in ("before", "after")]
+    for folder, file in zip(folders, two_models, strict=True):
+        folder.mkdir()
+        file.rename(folder / "greedy.jsonl")
+    assert compare([*map(str, folders)]) == 0
+    assert "+0.300 [+0.300, +0.300]" in capsys.readouterr().out
+
+
 def test_other_questions_cannot_be_compared(two_models, tmp_path, capsys):
     lines = two_models[0].read_text().splitlines(keepends=True)
     short = tmp_path / "short.jsonl"

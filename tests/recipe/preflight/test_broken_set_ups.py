@@ -437,8 +437,10 @@ def test_what_may_be_patients_does_not_leave(
     assert not any(told in message for message in small(prepared, *overrides))
     # a launcher of the user's own may start the program without preflight
     given = [*CPU, "experiment=demo_grpo", f"model.path={prepared / 'model'}", real, *overrides]
-    with pytest.raises(InputError, match=told):
-        refuse_faulty(compose_config("train", given), "train")
+    for mode in ("on", "warn", "off"):
+        monkeypatch.setenv("THINKVG_PREFLIGHT", mode)
+        with pytest.raises(InputError, match=told):
+            refuse_faulty(compose_config("train", given), "train")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A start whose settings say where to begin does so once, and then continues what it has begun."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from omegaconf import DictConfig
 
 from recipe.program import compose_config
 from recipe.run.checkpoints import LAST, last_step, mark_step
-from recipe.run.folder import note_settings
+from recipe.run.folder import PASSED_ON, WANDB_ID, check_same_run, differences, take_run
 from recipe.run.series import FILE, begin_series, continue_series, end_series
 
 DISABLE = ("trainer.resume_mode=disable",)
@@ -24,11 +25,26 @@ def resume_path(path: Path) -> tuple[str, str]:
     return ("trainer.resume_mode=resume_path", f"trainer.resume_from_path={path}")
 
 
-def start(folder: Path, *overrides: str, loaded: int = 0, program: str = "train") -> DictConfig:
-    """What a start does to the folder up to its first step; the configuration of the engine."""
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take back the variables that a start sets."""
+    for name in PASSED_ON:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+def load(folder: Path, *overrides: str, program: str = "train") -> DictConfig:
+    """What a start does to the folder before the engine is loaded; its configuration."""
     config = run(folder, *overrides, program=program)
     continue_series(config, program)
-    note_settings(config, program)
+    os.environ.pop("WANDB_RUN_ID", None)  # each start is a process
+    take_run(config, program)
+    return config
+
+
+def start(folder: Path, *overrides: str, loaded: int = 0, program: str = "train") -> DictConfig:
+    """What a start does to the folder up to its first step; the configuration of the engine."""
+    config = load(folder, *overrides, program=program)
     begin_series(config, program, loaded)
     return config
 
@@ -99,3 +115,33 @@ def test_a_plain_start_continues_a_series_or_ends_it_at_step_0(tmp_path: Path) -
     shutil.rmtree(holder)
     start(tmp_path)
     assert not (tmp_path / FILE).exists()
+
+
+def test_a_start_that_fails_before_its_first_step_leaves_the_folder_to_its_run(
+    tmp_path: Path,
+) -> None:
+    start(tmp_path)
+    mark_step(tmp_path / "checkpoints", 300)
+    run_id = (tmp_path / WANDB_ID).read_text()
+    load(tmp_path, *DISABLE, "seed=7")  # and then there is no memory for its engine
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    check_same_run(run(tmp_path), "train")
+    assert continue_series(run(tmp_path, *DISABLE, "seed=7"), "train") == 0
+    assert differences(run(tmp_path, "seed=7"), "train")
+    assert (tmp_path / WANDB_ID).read_text() == run_id
+
+
+def test_a_run_that_begins_anew_is_another_run_for_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(tmp_path)
+    first = (tmp_path / WANDB_ID).read_text()
+    start(tmp_path, *DISABLE, "seed=7")
+    second = (tmp_path / WANDB_ID).read_text()
+    assert second != first
+    assert differences(run(tmp_path, "seed=7"), "train") == []
+    mark_step(tmp_path / "checkpoints", 100)
+    start(tmp_path, *DISABLE, "seed=7", loaded=100)  # requeued
+    assert (tmp_path / WANDB_ID).read_text() == second
+    start(tmp_path, "trainer.val_only=true", *DISABLE)
+    assert (tmp_path / WANDB_ID).read_text() == second

@@ -1,6 +1,7 @@
 """Metrics and pictures of a training step, from known rollouts."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from recipe.train.metrics import (
     BINS,
     REFERENCE,
     Sample,
+    component_metrics,
     draw,
     histograms,
     length_metrics,
+    numbers,
     reasonings,
     type_metrics,
 )
@@ -92,3 +95,20 @@ def test_boxes_are_drawn_where_they_are(tmp_path) -> None:
     assert picture.getpixel((150, 60)) == given  # three quarters, on the right edge
     assert picture.getpixel((75, 37)) == (0, 0, 0)  # inside
     assert picture.getpixel((10, 10)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"acc": -2.5}, {"score": -2.5, "note": "too short", "bleu": 0.5}],
+    ids=["a number", "other components"],
+)
+def test_another_reward_function_has_the_metrics_that_there_are(given: dict[str, Any]) -> None:
+    rows = [numbers(given)] * 3
+    assert component_metrics(rows)["reward/score/mean"] == -2.5
+    assert "reward/note/mean" not in component_metrics(rows)
+    metrics = type_metrics(rows, TYPES)
+    assert metrics["by_type/closed/score/mean"] == -2.5
+    assert "by_type/closed/answer/mean" not in metrics
+    found = histograms(rows, TYPES)
+    assert set(found) == {f"histogram/{name}" for name in ("score", "closed/score", "open/score")}
+    assert found["histogram/score"][0][0] == 3
