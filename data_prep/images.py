@@ -138,9 +138,14 @@ class Manifest:
         (self._out / MANIFEST).unlink(missing_ok=True)
 
     def add(self, entry: Entry) -> None:
+        """Add a copy; one of the same picture in another format, of an earlier run, goes."""
         entry = entry | {"made": self.recipe}
         self._log_entries([entry])
         self.entries[entry["path"]] = entry
+        for ending in FORMATS:
+            other = Path(entry["path"]).with_suffix(f".{ending}").as_posix()
+            if other != entry["path"] and self.entries.pop(other, None):
+                (self._out / other).unlink(missing_ok=True)
 
     def _log_entries(self, entries: list[Entry]) -> None:
         with self._log.open("a", encoding="utf-8") as file:

@@ -122,11 +122,8 @@ class Folder:
 
 
 def _key(path: Path) -> str:
-    """Return the folder and the name of a path below the folder of pictures.
-
-    In MIMIC-CXR the folder is the study; a name alone is unique there only.
-    """
-    return f"{path.parent.name}/{path.stem}"
+    """Return a path below the folder of pictures, without ``files/`` and without its suffix."""
+    return path.with_suffix("").as_posix().removeprefix("files/")
 
 
 class Original(NamedTuple):

@@ -6,6 +6,7 @@ split by patient  ->  write the training files and the rejects  ->  write the au
 move all files to the folder of output
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 from data_prep.audit import build_audit, choose_rows, read_rows, write_audit
 from data_prep.convert.examples import ABOUT, Converter, Scan, convert_rows, scan
 from data_prep.convert.training_files import (
+    AUDIT,
     REJECTS,
     check_whole,
     choose_files,
@@ -53,6 +55,9 @@ from data_prep.sources.side_tables import (
 )
 from data_prep.splits import SPLITS, limited_rows, split_patients
 
+UNUSABLE = "unusable"
+"""Folder for the audit of a run without a usable row, where the folder has files already."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -76,10 +81,16 @@ def prepare(settings: Settings) -> dict[str, Any]:
     with alone_in(settings.out), work_folder(settings.out) as work:
         rows, examples = convert_rows(source, plan.converter, settings.workers, work)
         audit = _write_files(settings, source, plan, rows, examples, work / "files")
-        publish(settings.out, work / "files")
-    if not audit["files"]:
-        raise InputError(_nothing_usable(settings, source, audit))
-    return audit
+        if audit["files"]:
+            publish(settings.out, work / "files")
+            shutil.rmtree(settings.out / UNUSABLE, ignore_errors=True)
+            return audit
+        folder = settings.out
+        if (folder / AUDIT).is_file():
+            folder /= UNUSABLE  # the files of an earlier run stay
+            folder.mkdir(exist_ok=True)
+        publish(folder, work / "files")
+        raise InputError(_nothing_usable(settings, source, audit, folder))
 
 
 def _make_plan(settings: Settings, source: Source) -> Plan:
@@ -201,11 +212,14 @@ def _parameters(settings: Settings, source: Source, plan: Plan) -> dict[str, Any
     }
 
 
-def _nothing_usable(settings: Settings, source: Source, audit: Mapping[str, Any]) -> str:
+def _nothing_usable(
+    settings: Settings, source: Source, audit: Mapping[str, Any], folder: Path
+) -> str:
+    """Say why no row is usable; `folder` has the audit and the lists of this run."""
     reason, count = max(audit["rejects"].items(), key=lambda item: item[1])
     text = f"no row of {source.label} is usable, {count} are rejected as {reason}: "
     if reason == "missing_image" and audit["missing_images_listed"]:
-        listed = settings.out / MISSING
+        listed = folder / MISSING
         return (
             f"{text}name the folder that image_path is relative to (--images {settings.images}), "
             f"or fetch the images listed in {listed}: {download_command(listed, settings.images)}"
@@ -215,7 +229,7 @@ def _nothing_usable(settings: Settings, source: Source, audit: Mapping[str, Any]
             f"{text}make copies with 8 bits a channel and name their folder as --images: "
             f"{copy_command(settings.images)}"
         )
-    return f"{text}see {settings.out / 'audit.html'}"
+    return f"{text}see {folder / 'audit.html'}"
 
 
 def _check_lists(

@@ -24,6 +24,7 @@ _READERS: dict[str, Callable[[Path], pa.Table]] = {
     ".jsonl": pajson.read_json,
 }
 _MIMIC_PART = re.compile(r"p\d{6,}|s\d{6,}")
+_NUMBER = re.compile(r"\.\d+")
 _DIGITS = re.compile(r"\d{6,}")
 _SEPARATOR = re.compile(r"[,;\t]")
 
@@ -42,14 +43,14 @@ class Exclusion:
         return len(self._entries)
 
     def has(self, image_path: str, patient: str, study: str) -> bool:
-        stem = PurePosixPath(image_path).stem.lower()
-        return any(name in self._names for name in (stem, patient, study) if name)
+        names = (_stem(image_path), patient, study)
+        return any(name in self._names for name in names if name)
 
     def unknown(self, image_paths: Iterable[str]) -> list[str]:
         """Return the entries that match none of these images."""
         known: set[str] = set()
         for path in image_paths:
-            known.add(PurePosixPath(path).stem.lower())
+            known.add(_stem(path))
             known.update(patient_and_study(path) or ())
         return [entry for entry, names in self._entries.items() if not names & known]
 
@@ -77,10 +78,18 @@ def read_exclusion(path: Path | None) -> Exclusion:
     return Exclusion(entries)
 
 
+def _stem(path: str) -> str:
+    """Return the name of an image without its suffix, in lower case.
+
+    Names of DICOM files have dots: a part of digits is no suffix.
+    """
+    name = PurePosixPath(path.lower()).name
+    return name if _NUMBER.fullmatch(PurePosixPath(name).suffix) else PurePosixPath(name).stem
+
+
 def _names_of(entry: str) -> frozenset[str]:
     """Return the names that an entry may mean, in lower case."""
-    last = PurePosixPath(entry.lower()).name
-    name = last if _MIMIC_PART.fullmatch(last) else PurePosixPath(last).stem
+    name = _stem(entry)
     if _DIGITS.fullmatch(name):
         return frozenset((name, f"p{name}", f"s{name}"))
     return frozenset((name,))

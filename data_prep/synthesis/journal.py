@@ -53,6 +53,11 @@ class Journal:
     def __len__(self) -> int:
         return len(self._offsets)
 
+    @property
+    def end(self) -> int:
+        """The number of source rows up to the last one that is done."""
+        return max(self._offsets, default=-1) + 1
+
     def close(self) -> None:
         self._file.close()
 

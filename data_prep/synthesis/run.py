@@ -204,9 +204,17 @@ async def synthesize(settings: Settings) -> dict[str, Any]:
     prompt = read_prompt(settings.prompt, settings.limits.least, settings.limits.most)
     findings = read_findings(settings.findings)
     source = open_source(settings.source)
+    _refuse_own_source(source, settings.out)
     settings.out.mkdir(parents=True, exist_ok=True)
     with alone_in(settings.out):
         return await _synthesize_alone(settings, prompt, findings, source)
+
+
+def _refuse_own_source(source: Source, out: Path) -> None:
+    written = {(out / name).resolve() for name in (ROWS, REJECTS)}
+    for path in map(Path, source.files):
+        if path.resolve() in written:
+            raise InputError(f"--out {out} would overwrite the source {path}: name another folder")
 
 
 async def _synthesize_alone(
@@ -220,7 +228,8 @@ async def _synthesize_alone(
         # What a resumed run must have in common with its journal.
         identity = about | {"source": source.identity(), "findings": stamps([settings.findings])}
         with closing(Journal(settings.out, identity)) as journal:
-            rows = source.rows if settings.limit is None else min(settings.limit, source.rows)
+            limit = source.rows if settings.limit is None else min(settings.limit, source.rows)
+            rows = max(limit, journal.end)  # what an earlier run has written stays
             writer = Writer(client, settings, prompt)
             await Run(settings, writer, journal).all(source, findings, rows)
             write_output(settings, source, rows, journal, about)

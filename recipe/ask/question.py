@@ -166,10 +166,10 @@ class Training:
         """
         if not (metadata := data_metadata(data)):
             return
-        pixels = (int(metadata[key]) for key in ("min_pixels", "max_pixels"))
-        prepared = (metadata["model_family"], *pixels)
+        name = metadata["model_family"]
+        prepared = (name, *(int(metadata[key]) for key in ("min_pixels", "max_pixels")))
         asked_as = (self.family.name, self.min_pixels, self.max_pixels)
-        if prepared != asked_as:
+        if prepared[1:] != asked_as[1:] or not fits(name, self.family.name):
             described = "{} with pictures of {} to {} pixels"
             raise InputError(
                 f"the prepared questions of {data} are for {described.format(*prepared)}, and "
@@ -208,6 +208,12 @@ class Training:
         return Asked(prompt, question, picture.size, Frame(self.family.box_space(size)))
 
 
+def fits(prepared: str, actual: str) -> bool:
+    """Return whether data prepared for one family has the boxes and image tokens of the other."""
+    first, second = MODEL_FAMILIES.get(prepared), MODEL_FAMILIES.get(actual)
+    return prepared == actual or bool(first and second and first.writes_like(second))
+
+
 def read_training(
     data: Path | None, config: dict[str, Any], reasoning: bool, pixels: tuple[int, int] | None
 ) -> Training:
@@ -223,9 +229,9 @@ def read_training(
     known = ", ".join(MODEL_FAMILIES)
     if not (prepared or actual):
         raise InputError(f"the model's family is not known: give --family (one of {known})")
-    if prepared and actual and prepared != actual:
+    if prepared and actual and not fits(prepared, actual):
         raise InputError(f"--data {data}: prepared for {prepared}, the model is a {actual}")
-    name = str(prepared or actual)
+    name = str(actual or prepared)
     if name not in MODEL_FAMILIES:
         raise InputError(f"the model is a {name}; the families known here are {known}")
     family = MODEL_FAMILIES[name]

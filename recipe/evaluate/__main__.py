@@ -143,6 +143,9 @@ def _generate(config: DictConfig, prompts: list[Prompt]) -> tuple[dict[str, Any]
     """Return the model's entries of `metrics.json`, and its responses, each set written."""
     about, asked = _identity(config)
     model = _model(config, prompts)
+    if isinstance(model, ServedModel):
+        # Another model may be at the same address since an evaluation that was interrupted.
+        asked["server"]["model"] = model.name()
     requests = {"greedy": (prompts, 0.0, 1)}
     if config.sampling.samples:
         requests["sampled"] = (prompts, config.sampling.temperature, config.sampling.samples)

@@ -116,8 +116,11 @@ def check_server(config: DictConfig) -> None:
 
 
 def prediction_faults(config: DictConfig) -> Iterator[str]:
-    """Yield folders that should hold an earlier evaluation and do not."""
+    """Yield folders that should hold an earlier evaluation and do not, or would lose it."""
     folders = {f"beside.{title}": folder for title, folder in config.beside.items()}
+    for key, folder in folders.items():
+        if Path(folder).resolve() == Path(config.out).resolve():
+            yield f"{key}={folder}: is out= as well, whose answers are replaced: give another out="
     if config.predictions:
         folders["predictions"] = config.predictions
     for key, folder in folders.items():

@@ -90,9 +90,11 @@ def read_images(path: str | Path, indices: Collection[int]) -> dict[int, Any]:
     lists = read_columns(path, ("images",), [rows[index] for index in present])["images"]
     first_images = {}
     for index, images in zip(present, lists, strict=True):
-        if not images or "image" not in images[0]:
+        # --embed-images of data_prep.thinkvg writes bytes
+        image = images and (images[0].get("image") or images[0].get("bytes"))
+        if not image:
             raise InputError(f'{path}: row {rows[index]}: column "images" has no "image"')
-        first_images[index] = images[0]["image"]
+        first_images[index] = image
     return first_images
 
 

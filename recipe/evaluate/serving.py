@@ -116,6 +116,12 @@ class ServedModel:
     def _warn(self, line: str) -> None:
         console.say(f"warning: server.base_url={self._settings.base_url}: {line}")
 
+    def name(self) -> str:
+        """Return the model's name at the server, which is asked if the settings have none."""
+        if self._settings.model is None:
+            self._ask_all([], lambda *_: None, _refuse)
+        return str(self._settings.model)
+
     def description(self) -> dict[str, Any]:
         """Return the model's name, its sampling, and differences from the local engine."""
         sent = chat_body("", [], {}, self._extra)

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from data_prep.program import InputError
+from recipe.evaluate.checks import follow_training
 from recipe.preflight.checklist import ALL, TRAIN, TRAINING, Plan, examine
 from recipe.preflight.machine import checkpoint_bytes
 from recipe.preflight.values import GIB
@@ -27,9 +28,11 @@ def main() -> None:
     try:
         config = compose_config(options.program, options.overrides)
         set_environment(config)
-        start_from(config)
         if options.program in TRAINING:
+            start_from(config)
             continue_series(config, options.program)
+        else:
+            follow_training(config)
     except InputError as error:
         if not options.json:
             fail(str(error))

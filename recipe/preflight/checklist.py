@@ -294,7 +294,9 @@ CHECKS = (
     Check("Ray's resources", _of(cluster.check_cpus, "config"), (TRAIN,), of_machine=True),
     Check("the judges", _of(evaluation.judge_faults, "config"), (EVALUATE,)),
     Check("the server", _of(evaluation.check_server, "config"), (EVALUATE,)),
-    Check("the predictions", _of(evaluation.prediction_faults, "config"), (EVALUATE,)),
+    Check(
+        "the predictions", _of(evaluation.prediction_faults, "config"), (EVALUATE,), protects=True
+    ),
     # the work of a GPU
     Check("the workload", _read_work, TRAINING),
     Check("batch sizes", _of(values.batch_faults, "config", "work"), TRAINING),

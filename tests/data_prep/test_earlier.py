@@ -84,3 +84,23 @@ def test_a_remark_says_that_training_patients_are_tested(options, tmp_path, excl
 def test_a_folder_that_was_not_prepared_is_named(options, tmp_path, capsys):
     assert main(options(tmp_path / "out", "--splits-of", str(tmp_path))) == 2
     assert f"--splits-of: {tmp_path} holds no train.parquet" in capsys.readouterr().err
+
+
+def test_a_run_without_a_usable_row_leaves_the_files_of_the_run_before(
+    dataset, options, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    assert main(options(out)) == 0
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    splits = read_splits(out)
+    moved = (dataset / "files").rename(tmp_path / "elsewhere")
+    (dataset / "files").mkdir()
+    again = options(out, "--splits-of", str(out))
+    assert main(again) == 2
+    assert f"listed in {out / 'unusable' / 'missing_images.txt'}" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    (dataset / "files").rmdir()
+    moved.rename(dataset / "files")
+    assert main(again) == 0
+    assert read_splits(out) == splits
+    assert not (out / "unusable").exists()

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from data_prep.images import main
-from data_prep.pictures import read_manifest
+from data_prep.pictures import Folder, read_manifest
 from data_prep.program import alone_in
 from data_prep.thinkvg import main as thinkvg_main
 from reward.ground_truth import GroundTruth
@@ -150,7 +150,7 @@ def test_boxes_in_original_pixels_fit_the_copies(make_dataset, tmp_path, ending)
         truth = GroundTruth.parse(row["reward_model"]["ground_truth"])
         assert truth.image_size == (168, 84)
         assert truth.regions[0].box == (42, 21, 84, 63)
-    assert read_manifest(small) == {"s50000001/a": ((672, 336), "", False)}
+    assert read_manifest(small) == {"p10/p10000001/s50000001/a": ((672, 336), "", False)}
 
 
 def test_unfinished_copies_are_refused(make_dataset, paths, tmp_path, capsys):
@@ -308,3 +308,28 @@ def test_a_copy_is_near_the_best_that_there_is(tmp_path):
     best = np.asarray(picture.resize((400, 300), Image.Resampling.LANCZOS), dtype=float)
     # JPEG of quality 90 costs about 44 dB on a radiograph.
     assert 10 * np.log10(255**2 / np.mean((written - best) ** 2)) > 46
+
+
+def test_originals_of_the_same_name_keep_their_own_sizes(tmp_path):
+    for patient, size in (("p1", (400, 200)), ("p2", (300, 600))):
+        path = tmp_path / "images" / patient / "s1" / "frontal.png"
+        path.parent.mkdir(parents=True)
+        Image.new("L", size).save(path)
+    arguments = ["--images", str(tmp_path / "images"), "--out", str(tmp_path / "small")]
+    assert main([*arguments, "--long-side", "100"]) == 0
+    folder = Folder(tmp_path / "small")
+    assert folder.measure("p1/s1/frontal.png").original == (400, 200)
+    assert folder.measure("p2/s1/frontal.png").original == (300, 600)
+
+
+def test_copies_of_another_format_replace_those_of_the_same_pictures(folder, tmp_path):
+    arguments = ["--images", str(folder), "--out", str(tmp_path / "small"), "--workers", "1"]
+    assert main([*arguments, "--long-side", "50"]) == 0
+    assert main([*arguments, "--long-side", "100", "--format", "png"]) == 0
+    assert [entry["path"] for entry in manifest(tmp_path / "small")] == [
+        "p10/p10000001/s50000001/1.png",
+        "p10/p10000002/s50000001/2.png",
+    ]
+    assert not list((tmp_path / "small").rglob("*.jpg"))
+    name = "/p10/p10000001/s50000001/1.jpg"
+    assert Folder(tmp_path / "small").measure(name).size == (100, 50)

@@ -37,6 +37,15 @@ def test_entries_are_taken_in_many_forms(tmp_path, text):
     assert len(exclusion.unknown([PATH])) < len(exclusion)
 
 
+@pytest.mark.parametrize("entry", ["1.2.840.10008", "1.2.840.10008.dcm", "/a/1.2.840.10008.JPG"])
+@pytest.mark.parametrize("image", ["1.2.840.10008", "a/1.2.840.10008.jpg"])
+def test_names_of_dicom_files_have_dots(tmp_path, entry, image):
+    (tmp_path / "list.txt").write_text(entry)
+    exclusion = read_exclusion(tmp_path / "list.txt")
+    assert exclusion.has(image, "", "")
+    assert not exclusion.has("1.2.840.dcm", "", "")
+
+
 @pytest.mark.parametrize("text", ["10000002", "p100000", "nonsense", "s10000001", "ab"])
 def test_other_entries_keep_nothing_out(tmp_path, text):
     (tmp_path / "list.txt").write_text(text)

@@ -370,3 +370,22 @@ def test_a_trusted_host_is_taken(command, capsys):
     options = ["--base-url", "http://no-such-host.invalid:1/v1", "--attempts", "1"]
     assert main([*command, *options, "--trusted-hosts", "no-such-host.invalid"]) == 2
     assert "no connection" in capsys.readouterr().err
+
+
+def test_the_source_is_not_overwritten(command, tmp_path, capsys):
+    assert main(command) == 0
+    out = tmp_path / "out"
+    (file,) = (out / "data").glob("*.parquet")
+    before = file.read_bytes()
+    assert main([*command, "--source", str(out)]) == 2
+    assert f"--out {out} would overwrite the source" in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
+def test_a_smaller_limit_keeps_what_is_written(command, tmp_path):
+    assert main([*command, "--limit", "12"]) == 0
+    before = files(tmp_path / "out")
+    assert main([*command, "--limit", "5"]) == 0
+    kept, rejects, report = files(tmp_path / "out")
+    assert (kept, rejects) == before[:2]
+    assert report["rows"] == before[2]["rows"]

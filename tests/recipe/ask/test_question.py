@@ -131,6 +131,13 @@ def test_other_prompts_and_families_are_refused(data, tmp_path) -> None:
         read_training(tmp_path, {"model_type": data[1]}, reasoning=True, pixels=None)
 
 
+def test_data_of_a_family_that_writes_alike_fits(data) -> None:
+    alike = {"qwen2_5_vl": "qwen2_5_vl", "qwen3_vl": "qwen3_5"}[data[1]]
+    training = read_training(data[0], {"model_type": alike}, reasoning=True, pixels=None)
+    assert training.family.name == alike
+    training.check_examples(data[0], "SFT")
+
+
 def test_examples_of_pictures_of_another_size_are_refused(data, training) -> None:
     training.check_examples(data[0], "SFT")
     other = read_training(data[0], {"model_type": data[1]}, reasoning=True, pixels=(12544, 50176))

@@ -17,6 +17,7 @@ FAULTS = [
     (["sampling.temperature=0"], "sampling.temperature=0"),
     (["predictions=NO_SUCH"], "predictions=NO_SUCH: no greedy.jsonl"),
     (["+beside.SFT=NO_SUCH"], "beside.SFT=NO_SUCH: no greedy.jsonl"),
+    (["+beside.SFT=OUT", "out=./OUT"], "beside.SFT=OUT: is out= as well"),
     (["server.base_url=https://api.example.com/v1"], "server.base_url: api.example.com"),
     (["ar_score=true"], "ar_score: "),
     (["ar_score=true", "judge.base_url=http://api.example.com"], "ar_score: "),

@@ -20,6 +20,12 @@ def test_images_are_found_by_index(write_parquet, make_truth):
     assert read_images(path, [3, 1, 99]) == {1: "1.jpg", 3: "3.jpg"}
 
 
+def test_images_may_be_in_the_file(tmp_path):
+    rows = [{"extra_info": {"index": 0}, "images": [{"bytes": b"PNG", "min_pixels": 1}]}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
+    assert read_images(tmp_path / "test.parquet", [0]) == {0: b"PNG"}
+
+
 GOOD = {"reward_model": {"ground_truth": "{}"}, "extra_info": {"index": 0}}
 BROKEN = [
     ([GOOD], "row 0: ground_truth lacks question_type"),

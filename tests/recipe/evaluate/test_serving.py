@@ -71,6 +71,12 @@ def test_the_question_and_the_settings_are_sent(config: Any, prompts: Any, serve
     assert (body["max_tokens"], body["top_k"], body["temperature"]) == (1024, 5, 0.0)
 
 
+def test_the_server_is_asked_for_the_name_of_its_model(config: Any, served: Any) -> None:
+    assert config.server.model is None
+    assert ServedModel(config, patch_size=14).name() == "tiny"
+    assert served.bodies == []
+
+
 def test_no_sampling_is_left_to_the_server(config: Any, prompts: Any, served: Any) -> None:
     ask(config, prompts, samples=3)
     neutral = {"top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 
 from data_prep.program import InputError
+from recipe.preflight.__main__ import main
 from recipe.preflight.checklist import refuse_faulty
 from recipe.program import compose_config
 from recipe.run.folder import note_settings
@@ -55,3 +57,17 @@ def test_another_mode_is_refused(overrides: list[str], monkeypatch: pytest.Monke
     monkeypatch.setenv("THINKVG_PREFLIGHT", "no")
     with pytest.raises(InputError, match="THINKVG_PREFLIGHT=no: choose on, warn"):
         refuse_faulty(compose_config("train", overrides), "train")
+
+
+def test_an_evaluation_merges_shards_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse_shards(config: DictConfig) -> None:
+        raise InputError("its weights are in shards")
+
+    monkeypatch.setattr("recipe.preflight.__main__.start_from", refuse_shards)
+    arguments = ["--program", "evaluate", "data.dir=DIR", "model.path=./MODEL", "cluster=cpu"]
+    monkeypatch.setattr("sys.argv", ["preflight", *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    assert "model.path=./MODEL: no such folder" in capsys.readouterr().out
