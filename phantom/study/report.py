@@ -1,6 +1,7 @@
 """docs/results.md, made only from the result files and the manifest."""
 
 import datetime
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -91,14 +92,12 @@ def summary(results: Results) -> Iterator[str]:
 
 
 def missing(results: Results) -> list[str]:
-    """Return an item for each seed of the study for which arms have no result, with those arms."""
-    items = []
-    for seed in SEEDS:
-        titles = [arm.title for arm in ARMS if seed not in results.get(arm.name, {})]
-        if titles:
-            arms = "all arms" if len(titles) == len(ARMS) else "; ".join(titles)
-            items.append(f"seed {seed}: {arms}")
-    return items
+    """Return an item for each group of seeds of the study: the arms that have no result there."""
+    arms_of = defaultdict(list)
+    for arm in ARMS:
+        if seeds := [str(seed) for seed in SEEDS if seed not in results.get(arm.name, {})]:
+            arms_of[", ".join(seeds)].append(arm.title)
+    return [f"seed {seeds}: {'; '.join(titles)}" for seeds, titles in sorted(arms_of.items())]
 
 
 def history(manifest: list[dict[str, Any]]) -> str:

@@ -235,10 +235,10 @@ def test_the_page_answers_with_the_numbers(results: Path, tmp_path: Path) -> Non
     assert "V-score better (+0.100 [+0.100, +0.100])" in short
     assert "V-score worse (-0.090 [-0.090, -0.090])" in short  # `paper` less `dense`
     assert "by question type, `dense`" not in short  # three seeds make an interval
-    lacking = {line[:8]: line for line in text.split("Without a result:")[1].split("\n")[2:5]}
-    assert "RL only, dense" in lacking["- seed 0"]
-    assert "SFT, all data" not in lacking["- seed 1"]
-    assert lacking["- seed 2"] == "- seed 2: all arms."
+    lines = text.split("Without a result:")[1].split("## In short")[0].split("\n")
+    lacking = dict(line.removeprefix("- seed ").split(": ") for line in lines if line)
+    assert "RL only, dense" in lacking["0, 1, 2"]
+    assert "SFT, all data" in lacking["2"]
     assert "11 started: 10 done, 1 failed, 0 without an end noted" in text
     for plot in ("results-fractions.svg", "results-curves.svg"):
         assert (page.parent / plot).read_text().startswith("<?xml")
