@@ -33,11 +33,11 @@ browser: ## Debian's Chromium, for the tests in a browser: installed as root, wh
 	@tools/chromium.sh
 
 test-unit: setup browser ## unit tests only
-	$(PYTHON) -m pytest -m "not system and not slurm" -n logical --maxprocesses 8
+	$(PYTHON) -m pytest -m "not system and not slurm" -n logical --maxprocesses 8 --dist worksteal
 
 test-gpu-stack: browser ## the tests at the GPU lock's versions, on a CPU (.venv-gpu-stack, up to 9 GB)
 	@tools/setup.sh gpu-stack
-	.venv-gpu-stack/bin/python -m pytest -m "not system and not slurm" -n logical --maxprocesses 8
+	.venv-gpu-stack/bin/python -m pytest -m "not system and not slurm" -n logical --maxprocesses 8 --dist worksteal
 	.venv-gpu-stack/bin/python -m pytest -n 2 --dist loadfile $(SYSTEM_TESTS)
 
 slurm: ## Debian's SLURM, for the tests of the launcher: installed as root, where it is missing

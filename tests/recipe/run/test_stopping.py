@@ -1,10 +1,10 @@
 """When a trainer saves and ends because it was asked; the engines are in tests/slurm."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from torch import distributed
 
 from recipe.run.folder import StopRequest
@@ -19,7 +19,7 @@ class Saving(ThinkVGTrainer):
         self._stop, self._stops = StopRequest(stop), False
         self._unmarked = 0
         self.global_steps, self.total_training_steps = step, 10
-        self.config = SimpleNamespace(trainer=SimpleNamespace(save_freq=save_freq))
+        self.config = OmegaConf.create({"trainer": {"save_freq": save_freq, "test_freq": 2}})
         self.saved: list[int] = []
 
     def _save_checkpoint(self) -> None:
@@ -40,6 +40,7 @@ def test_a_step_that_did_not_save_saves_on_request(
     trainer.end_step()
     assert trainer.saved == saved
     assert trainer.total_training_steps == 4
+    assert trainer.config.trainer.test_freq == -1  # there may be no time for a validation
     assert StopRequest(tmp_path / "stop").answered() == 4
 
 
