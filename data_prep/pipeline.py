@@ -218,6 +218,8 @@ def _nothing_usable(
     """Say why no row is usable; `folder` has the audit and the lists of this run."""
     reason, count = max(audit["rejects"].items(), key=lambda item: item[1])
     text = f"no row of {source.label} is usable, {count} are rejected as {reason}: "
+    if folder != settings.out:
+        text = f"{settings.out} is as it was: {text}"
     if reason == "missing_image" and audit["missing_images_listed"]:
         listed = folder / MISSING
         return (

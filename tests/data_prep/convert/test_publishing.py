@@ -78,15 +78,17 @@ def test_a_file_that_does_not_read_is_not_whole(tmp_path, content):
         check_whole(tmp_path, {"val.parquet": 2})
 
 
-def test_no_file_of_an_earlier_run_stays(make_dataset, paths, tmp_path):
+def test_files_of_a_run_without_a_usable_row_are_apart(make_dataset, paths, tmp_path, capsys):
     out, dataset = tmp_path / "out", make_dataset({}, {"image_path": "/p10/p10000003/s1/b.jpg"})
     assert main(paths(dataset, out)) == 0
     assert (out / "train.parquet").exists()
     (dataset / "files" / "p10" / "p10000001" / "s50000001" / "a.jpg").unlink()
     assert main(paths(dataset, out)) == 2  # no row is usable any more
-    names = sorted(path.name for path in out.iterdir())
+    assert f"{out} is as it was: no row" in capsys.readouterr().err
+    assert json.loads((out / "audit.json").read_text())["rows"]["train"] == 1
+    names = sorted(path.name for path in (out / "unusable").iterdir())
     assert names == ["audit.html", "audit.json", "missing_images.txt", "rejects.parquet"]
-    assert json.loads((out / "audit.json").read_text())["rows"]["train"] == 0
+    assert json.loads((out / "unusable" / "audit.json").read_text())["rows"]["train"] == 0
 
 
 def test_files_of_two_runs_never_stand_together(tmp_path, monkeypatch):
