@@ -23,7 +23,6 @@ _READERS: dict[str, Callable[[Path], pa.Table]] = {
     ),
     ".jsonl": pajson.read_json,
 }
-_MIMIC_PART = re.compile(r"p\d{6,}|s\d{6,}")
 _NUMBER = re.compile(r"\.\d+")
 _DIGITS = re.compile(r"\d{6,}")
 _SEPARATOR = re.compile(r"[,;\t]")

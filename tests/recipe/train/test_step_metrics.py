@@ -109,6 +109,6 @@ def test_another_reward_function_has_the_metrics_that_there_are(given: dict[str,
     metrics = type_metrics(rows, TYPES)
     assert metrics["by_type/closed/score/mean"] == -2.5
     assert "by_type/closed/answer/mean" not in metrics
-    found = histograms(rows, TYPES)
-    assert set(found) == {f"histogram/{name}" for name in ("score", "closed/score", "open/score")}
-    assert found["histogram/score"][0][0] == 3
+    counted = histograms(rows, TYPES)
+    assert set(counted) == {f"histogram/{name}" for name in ("score", "closed/score", "open/score")}
+    assert counted["histogram/score"][0][0] == 3
